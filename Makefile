@@ -1,0 +1,44 @@
+# One environment, three commands: quickstart, test, check. They install what is missing and nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test check
+
+quickstart: $(STAMP)-run
+	$(BIN)/python scripts/quickstart.py
+
+test: $(STAMP)-test
+	$(BIN)/python -m pytest
+
+check: $(STAMP)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff reasonir/train reasonir/model > /dev/null || true
+	$(BIN)/mypy reasonir
+
+# Without an NVIDIA GPU torch comes first and pinned, so that no CUDA packages come along.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "reasonir needs Python >= 3.11; name one: make PYTHON=python3.11 ..."; exit 2; }
+	@echo "making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP)-torch: $(VENV)/bin/python
+	@command -v nvidia-smi > /dev/null || { echo "installing torch for the CPU"; $(BIN)/pip install -q torch==2.13.0; }
+	@touch $@
+
+$(STAMP)-run: pyproject.toml | $(STAMP)-torch
+	@echo "installing reasonir"
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(STAMP)-test: pyproject.toml | $(STAMP)-torch
+	@echo "installing reasonir with what the tests need"
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@ $(STAMP)-run
+
+$(STAMP)-dev: pyproject.toml | $(STAMP)-torch
+	@echo "installing reasonir with its development tools"
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(STAMP)-run $(STAMP)-test

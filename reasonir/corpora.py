@@ -1,0 +1,319 @@
+"""Corpora, queries, relevance judgements and runs, in the formats of BRIGHT, BEIR and TREC.
+
+Invariant: within a corpus an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file
+and line. Leaves training rows to `schema.py` and metrics to `reasonir.eval.metrics`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasonir.schema import UserError, load_hub, read_jsonl
+
+PLACEHOLDER = "N/A"
+"""Stands in BRIGHT's id lists for "none"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document of a corpus; its text may be empty."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query, its relevant documents with grades, and documents that must not be ranked for it."""
+
+    id: str
+    text: str
+    gold: Mapping[str, int]
+    excluded_ids: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Collection:
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
+
+    name: str
+    documents: list[Document]
+    queries: list[Query]
+    instruction: str = ""
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def read_documents(path: str) -> dict[str, str]:
+    """Read a corpus as {id: text}, in file order.
+
+    Args:
+        path: a BRIGHT task folder or root (its tasks merged), a BEIR folder or corpus file, JSONL of id and content,
+            or hub:xlangai/BRIGHT.
+    Raises:
+        UserError: missing, empty, malformed, or one id with two texts.
+    """
+    documents: dict[str, str] = {}
+    if path.startswith("hub:"):
+        splits = load_hub(path.removeprefix("hub:"), "documents", None)
+        for split in splits:
+            _add(documents, ((0, row) for row in splits[split]), f"{path}/{split}")
+        return documents
+    for file in _corpus_files(Path(path)):
+        _add(documents, read_jsonl(file), str(file))
+    if not documents:
+        raise UserError(f"{path}: the corpus is empty")
+    return documents
+
+
+def _corpus_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    for name in ("documents", "corpus"):
+        found = _find(path, name)
+        if found is not None:
+            return [found]
+    nested = [found for folder in sorted(path.glob("*/")) if (found := _find(folder, "documents")) is not None]
+    if nested:
+        return nested
+    raise UserError(f"{path}: no corpus here (documents.jsonl or corpus.jsonl, also .gz, or folders of them)")
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    for suffix in (".jsonl", ".jsonl.gz"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    return None
+
+
+def _require_file(folder: Path, name: str) -> Path:
+    found = _find(folder, name)
+    if found is None:
+        raise UserError(f"{folder}: {name}.jsonl (or .jsonl.gz) is missing")
+    return found
+
+
+def _add(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
+    for line, row in rows:
+        identifier = row.get("id", row.get("_id"))
+        text = row.get("content", row.get("text"))
+        if not isinstance(identifier, str) or not isinstance(text, str):
+            raise UserError(f"{source}:{line}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
+        title = row.get("title")
+        if isinstance(title, str) and title:
+            text = f"{title} {text}".strip()
+        if documents.setdefault(identifier, text) != text:
+            raise UserError(f"{source}:{line}: document id {identifier!r} stands twice with different text")
+
+
+def list_bright_tasks(root: str) -> list[str]:
+    """Return the names of the task folders under `root` (`root` itself, where it is one task)."""
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(f"data.dir={root}: no such folder")
+    if _find(folder, "examples") is not None:
+        return [folder.resolve().name]
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and _find(path, "examples") is not None)
+    if not tasks:
+        raise UserError(f"data.dir={root}: no task here (folders with examples.jsonl and documents.jsonl)")
+    return tasks
+
+
+def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long: bool = False) -> Iterator[Collection]:
+    """Yield one collection a task.
+
+    Args:
+        root: folder, one task's folder, or hub:owner/name.
+        queries: "original", or the name of rewritten queries, matched by id.
+        long: use long_documents and gold_ids_long.
+    """
+    for task in tasks:
+        yield _bright_hub(root, task, queries, long) if root.startswith("hub:") else _bright_folder(
+            root, task, queries, long
+        )
+
+
+def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+    folder = Path(root)
+    if _find(folder, "examples") is None or folder.resolve().name != task:
+        folder = folder / task
+    if not folder.is_dir():
+        raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
+    documents = read_documents(str(_require_file(folder, "long_documents" if long else "documents")))
+    source = str(_require_file(folder, "examples"))
+    rewritten = None
+    if queries != "original":
+        rewritten = {str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))}
+    parsed = list(_bright_queries(read_jsonl(source), source, documents, long, rewritten, queries))
+    instruction = folder / "instruction.txt"
+    text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
+    return Collection(task, [Document(*item) for item in documents.items()], parsed, text)
+
+
+def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
+    name = root.removeprefix("hub:")
+    documents: dict[str, str] = {}
+    configuration = "long_documents" if long else "documents"
+    _add(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
+    rewritten = None
+    if queries != "original":
+        config = queries if queries.endswith("_reason") else f"{queries}_reason"
+        rows = enumerate(load_hub(name, config, task), start=1)
+        rewritten = {str(row["id"]): (line, row["query"]) for line, row in rows}
+    rows = enumerate(load_hub(name, "examples", task), start=1)
+    parsed = list(_bright_queries(rows, f"{root}/examples/{task}", documents, long, rewritten, queries))
+    return Collection(task, [Document(*item) for item in documents.items()], parsed)
+
+
+def _bright_queries(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    source: str,
+    documents: Mapping[str, str],
+    long: bool,
+    rewritten: Mapping[str, tuple[int, Any]] | None,
+    rewriting: str,
+) -> Iterator[Query]:
+    seen: set[str] = set()
+    for line, row in rows:
+        identifier, text = row.get("id"), row.get("query")
+        if not isinstance(identifier, str) or not isinstance(text, str):
+            raise UserError(f"{source}:{line}: an example needs strings `id` and `query`")
+        if identifier in seen:
+            raise UserError(f"{source}:{line}: query id {identifier!r} stands twice")
+        seen.add(identifier)
+        if rewritten is not None:
+            other_line, text = rewritten.get(identifier, (0, None))
+            if not isinstance(text, str) or not text.strip():
+                state = "is missing" if other_line == 0 else "is empty"
+                raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
+        gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
+        unknown = [i for i in gold if i not in documents]
+        if unknown:
+            raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
+        yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)))
+
+
+def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]:
+    ids = row.get(name)
+    if ids is None:
+        ids = []
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise UserError(f"{source}:{line}: `{name}` must be a list of strings")
+    return [i for i in dict.fromkeys(ids) if i != PLACEHOLDER]
+
+
+def read_beir(folder: str, split: str) -> Collection:
+    """Read a BEIR folder; queries without a relevant document in the split are left out, as BEIR does."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"data.dir={folder}: no such folder")
+    documents = read_documents(str(_require_file(root, "corpus")))
+    file = root / "qrels" / f"{split}.tsv"
+    if not file.is_file():
+        splits = ", ".join(sorted(path.stem for path in (root / "qrels").glob("*.tsv")))
+        raise UserError(f"{file}: no such file; there are splits: {splits or 'none'}")
+    qrels = read_qrels(str(file))
+    for query, grades in qrels.items():
+        unknown = [i for i in grades if i not in documents]
+        if unknown:
+            raise UserError(f"{file}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
+    texts: dict[str, str] = {}
+    source = _require_file(root, "queries")
+    for line, row in read_jsonl(source):
+        if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
+            raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
+        texts[row["_id"]] = row["text"]
+    missing = [query for query in qrels if query not in texts]
+    if missing:
+        raise UserError(f"{file}: query id {missing[0]!r} is not in {source}")
+    queries = [
+        Query(query, texts[query], {i: g for i, g in grades.items() if g > 0}) for query, grades in qrels.items()
+    ]
+    return Collection(root.resolve().name, [Document(*item) for item in documents.items()], queries)
+
+
+def read_qrels(path: str) -> dict[str, dict[str, int]]:
+    """Read TREC qrels (query, 0, document, grade) or a BEIR tsv (query-id, corpus-id, score, with its header)."""
+    qrels: dict[str, dict[str, int]] = {}
+    for line, parts in _columns(path):
+        if line == 1 and parts[0] == "query-id":
+            continue
+        if len(parts) not in (3, 4):
+            raise UserError(f"{path}:{line}: {len(parts)} columns; qrels have 4 (TREC) or 3 (BEIR)")
+        query, document, grade = parts[0], parts[-2], parts[-1]
+        try:
+            qrels.setdefault(query, {})[document] = int(grade)
+        except ValueError as error:
+            raise UserError(f"{path}:{line}: grade {grade!r} is not a whole number") from error
+    return qrels
+
+
+def read_run(path: str) -> dict[str, dict[str, float]]:
+    """Read a TREC run (6 columns) or BRIGHT's score.json."""
+    if path.endswith(".json"):
+        return _read_score_json(path)
+    run: dict[str, dict[str, float]] = {}
+    for line, parts in _columns(path):
+        if len(parts) != 6:
+            raise UserError(f"{path}:{line}: {len(parts)} columns; a run has 6 (query Q0 document rank score name)")
+        hits = run.setdefault(parts[0], {})
+        if parts[2] in hits:
+            raise UserError(f"{path}:{line}: query {parts[0]!r} ranks document {parts[2]!r} twice")
+        hits[parts[2]] = _score(parts[4], f"{path}:{line}")
+    return run
+
+
+def _score(value: Any, where: str) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: score {value!r} is not a number") from error
+    if math.isnan(score):
+        raise UserError(f"{where}: the score is NaN")
+    return score
+
+
+def _read_score_json(path: str) -> dict[str, dict[str, float]]:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: broken JSON: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(hits, dict) for hits in content.values()):
+        raise UserError(f"{path}: expected {{query id: {{document id: score}}}}")
+    return {q: {d: _score(s, f"{path}: query {q!r}") for d, s in hits.items()} for q, hits in content.items()}
+
+
+def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, columns): split at tabs where the line has any, at white space elsewhere."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    found = False
+    with Path(path).open("rb") as stream:
+        for line, raw in enumerate(stream, start=1):
+            try:
+                text = raw.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8") from error
+            if text.strip():
+                found = True
+                yield line, text.split("\t") if "\t" in text else text.split()
+    if not found:
+        raise UserError(f"{path}: the file is empty")
+
+
+def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], name: str) -> None:
+    """Write a TREC run, best first, scores with all their digits; tabs where an id holds a space."""
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.partial")
+    with scratch.open("w", encoding="utf-8") as stream:
+        for query, hits in run.items():
+            ordered = sorted(hits.items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
+            for rank, (document, score) in enumerate(ordered, start=1):
+                separator = "\t" if " " in query or " " in document else " "
+                stream.write(separator.join((query, "Q0", document, str(rank), repr(score), name)) + "\n")
+    os.replace(scratch, path)

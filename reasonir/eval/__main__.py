@@ -1,0 +1,3 @@
+from reasonir.eval.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""Tables of results: ours beside the published rows.
+
+Owns results.md and what is printed at the end. Leaves numbers to `metrics.py` and `published.py`.
+"""
+
+from pathlib import Path
+
+from reasonir.eval.published import PUBLISHED_TASKS, published_rows
+
+AVERAGED = ("ndcg_at_10", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
+
+
+def macro_average(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed."""
+    names = next(iter(results.values())).keys()
+    mean = {name: sum(row[name] for row in results.values()) / len(results) for name in names}
+    mean["num_queries"] = sum(row["num_queries"] for row in results.values())
+    return mean
+
+
+def write_table(
+    folder: Path,
+    results: dict[str, dict[str, float]],
+    average: dict[str, float] | None,
+    queries: str,
+    title: str,
+) -> None:
+    """Write results.md: nDCG@10 in points per task, published BRIGHT rows beneath where the tasks are BRIGHT's."""
+    tasks = list(results)
+    header = [f"| nDCG@10 | {' | '.join(tasks)} |{' average |' if average else ''}"]
+    header.append(f"|---|{'---|' * (len(tasks) + bool(average))}")
+    cells = [f"{100 * results[task]['ndcg_at_10']:.1f}" for task in tasks]
+    if average:
+        cells.append(f"{100 * average['ndcg_at_10']:.1f}")
+    rows = [f"| **{title}** | {' | '.join(cells)} |"]
+    known = [task for task in tasks if task in PUBLISHED_TASKS]
+    if known and average:
+        for name, points in published_rows(queries):
+            cells = [f"{points[task]:.1f}" if task in points else "" for task in tasks]
+            whole = f"{points['average']:.1f}" if len(known) == len(PUBLISHED_TASKS) else ""
+            rows.append(f"| {name} | {' | '.join(cells)} | {whole} |")
+    text = "\n".join([*header, *rows]) + "\n"
+    if known and average:
+        text += "\nPublished rows: arXiv 2504.20595 and arXiv 2407.12883. The averages are over all 12 tasks.\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")

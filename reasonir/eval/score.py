@@ -1,0 +1,49 @@
+"""`reasonir-eval score`: any run against any qrels."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from reasonir.corpora import read_qrels, read_run
+from reasonir.eval.config import ScoreConfig
+from reasonir.eval.metrics import score_run
+from reasonir.runs import describe_inputs, write_json
+from reasonir.schema import UserError, read_jsonl, write_jsonl
+
+SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
+
+
+def score_files(config: ScoreConfig) -> None:
+    """Read run and qrels, score, write metrics.json, per_query.jsonl and a manifest, print the means."""
+    begun = time.time()
+    run, qrels = read_run(config.run), read_qrels(config.qrels)
+    excluded = read_excluded(config.excluded) if config.excluded is not None else None
+    scored = score_run(run, qrels, excluded)
+    if not scored.per_query:
+        raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(output.with_name("per_query.jsonl"), [{"id": i, **row} for i, row in scored.per_query.items()])
+    write_json(output, scored.mean)
+    counts = {
+        "queries": len(scored.per_query),
+        "queries_without_gold": scored.queries_without_gold,
+        "run_queries_without_qrels": scored.unknown_queries,
+    }
+    inputs = [path for path in (config.run, config.qrels, config.excluded) if path is not None]
+    manifest: dict[str, Any] = {"inputs": describe_inputs(inputs), "counts": counts}
+    write_json(output.with_name("manifest.json"), {**manifest, "wall_seconds": round(time.time() - begun, 3)})
+    for name in SHOWN_METRICS:
+        print(f"{name:14} {scored.mean[name]:.4f}")
+    print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
+
+
+def read_excluded(path: str) -> dict[str, list[str]]:
+    """Read id and excluded_ids from JSONL rows; "N/A" is a placeholder for none."""
+    excluded = {}
+    for line, row in read_jsonl(path):
+        identifier, ids = row.get("id"), row.get("excluded_ids")
+        if not isinstance(identifier, str) or not isinstance(ids, list):
+            raise UserError(f"{path}:{line}: a row needs a string `id` and a list `excluded_ids`")
+        excluded[identifier] = [i for i in ids if i != "N/A"]
+    return excluded

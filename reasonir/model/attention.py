@@ -1,0 +1,169 @@
+"""Padding-free attention: texts lie end to end in one stream and each attends to itself only.
+
+Owns the attention function that transformers' models call (`AttentionInterface`) and the description of the
+stream's segments. Invariant: no score is ever computed between two texts. No mask is built: on CUDA one call of
+torch's variable-length kernel, elsewhere one SDPA call per run of equally long texts.
+
+Letters: T tokens of the stream, L tokens of one text, H heads, G key-value heads, C channels of a head.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+PACKED_ATTENTION = "reasonir_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Where the texts of a packed stream begin and end.
+
+    lengths: tokens of each text, in order. cumulative: int32 (len(lengths) + 1), on the stream's device.
+    """
+
+    lengths: tuple[int, ...]
+    cumulative: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Segments":
+        """Describe texts of these lengths."""
+        total = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(device, torch.int32)
+        return cls(tuple(lengths), total)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return (number of texts, their length) for each run of neighbours of equal length."""
+        return [(sum(1 for _ in group), length) for length, group in groupby(self.lengths)]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each segment, in both directions; transformers' attention signature.
+
+    A sliding window reaches `config.sliding_window` tokens to either side, inclusive, as transformers' own
+    bidirectional masks do (its flash kernels use one less for decoders).
+
+    Args:
+        query: (1, H, T, C); key, value: (1, G, T, C).
+        segments: handed to the model's forward as a keyword; without it the model has dropped the argument.
+    Returns:
+        (1, T, H, C) and no weights.
+    Raises:
+        ValueError: the model lost `segments` on the way, or asks for attention features not built here.
+    """
+    if segments is None or attention_mask is not None:
+        raise ValueError(f"{type(module).__name__} does not hand packed segments to its attention function")
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise ValueError(f"{type(module).__name__} uses attention sinks or position biases, which cannot be packed")
+    window = _window(module, sliding_window)
+    query_THC, key_TGC, value_TGC = (x[0].transpose(0, 1) for x in (query, key, value))
+    on_kernel = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    if on_kernel and dropout == 0.0 and softcap is None:
+        output = _variable_length_kernel(query_THC, key_TGC, value_TGC, segments, scaling, window)
+    else:
+        output = _per_run(query_THC, key_TGC, value_TGC, segments, scaling, window, dropout, softcap)
+    return output.unsqueeze(0), None
+
+
+def _window(module: torch.nn.Module, sliding_window: int | None) -> int | None:
+    if sliding_window is None:
+        return None
+    return getattr(getattr(module, "config", None), "sliding_window", None) or sliding_window - 1
+
+
+def _variable_length_kernel(
+    query_THC: torch.Tensor,
+    key_TGC: torch.Tensor,
+    value_TGC: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(segments.lengths)
+    return varlen_attn(
+        query_THC.contiguous(),
+        key_TGC.contiguous(),
+        value_TGC.contiguous(),
+        segments.cumulative,
+        segments.cumulative,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, -1) if window is None else (window, window),
+        enable_gqa=query_THC.shape[1] != key_TGC.shape[1],
+    )
+
+
+def _per_run(
+    query_THC: torch.Tensor,
+    key_TGC: torch.Tensor,
+    value_TGC: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """One call per run of equal lengths. `split` rather than slices: its backward is one concatenation."""
+    runs = segments.runs()
+    sizes = [count * length for count, length in runs]
+    parts = []
+    pieces = zip(runs, query_THC.split(sizes), key_TGC.split(sizes), value_TGC.split(sizes), strict=True)
+    for (count, length), query, key, value in pieces:
+        q, k, v = (x.reshape(count, length, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
+        mask = None if window is None or length <= window + 1 else _band(length, window, query.device)
+        if softcap is None:
+            out = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        else:
+            out = _soft_capped(q, k, v, mask, scaling, dropout, softcap)
+        parts.append(out.transpose(1, 2).reshape(count * length, q.shape[1], v.shape[-1]))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    position = torch.arange(length, device=device)
+    return (position[:, None] - position[None, :]).abs() <= window
+
+
+def _soft_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float,
+) -> torch.Tensor:
+    """Gemma 2's attention: logits squeezed through softcap * tanh(logits / softcap), softmax in float32."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
+    return torch.nn.functional.dropout(weights, p=dropout) @ value
+
+
+def register() -> None:
+    """Make `attn_implementation="reasonir_packed"` known to transformers (no mask function: none is built)."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)

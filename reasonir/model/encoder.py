@@ -1,0 +1,189 @@
+"""The bi-encoder: texts in, unit vectors out; the same forward pass in training, evaluation and export.
+
+Owns packing token lists into a stream and `encode`. Invariant: embeddings come back in input order and do not
+depend on how texts were packed. Leaves loading and saving to `checkpoint.py`, text form to `templates.py`.
+
+Letters: B texts, T tokens of a packed stream, D embedding dimension, N texts of a call.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from reasonir.model.attention import Segments
+from reasonir.model.bidirectional import forward_packed
+from reasonir.model.pooling import pool
+from reasonir.templates import Template, TokenizedText
+
+TEXTS_PER_BLOCK = 16_384
+LONGEST_INPUT = 32_768
+DEFAULT_CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTexts:
+    """Texts end to end. token_ids: int64 (T); lengths, prefix_tokens: int64 (B)."""
+
+    token_ids: torch.Tensor
+    lengths: torch.Tensor
+    prefix_tokens: torch.Tensor
+    segments: Segments
+
+    @classmethod
+    def of(cls, ids: Sequence[np.ndarray], prefix_tokens: Sequence[int], device: Any = "cpu") -> "PackedTexts":
+        """Lay token lists end to end on a device."""
+        lengths = [len(row) for row in ids]
+        return cls(
+            torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device),
+            torch.tensor(lengths, device=device),
+            torch.tensor(list(prefix_tokens), device=device),
+            Segments.of(lengths, device),
+        )
+
+
+def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:
+    """Sort texts by length, longest first, and cut them into chunks of at most `chunk_tokens` tokens.
+
+    A text longer than the budget gets a chunk of its own. Sorting puts equal lengths side by side, which packed
+    attention on a CPU batches; the largest chunk comes first, so that memory that does not suffice fails at once.
+
+    Returns:
+        Arrays of text indices; every index exactly once.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    chunks, start, filled = [], 0, 0
+    for position, index in enumerate(order):
+        if position > start and filled + lengths[index] > chunk_tokens:
+            chunks.append(order[start:position])
+            start, filled = position, 0
+        filled += int(lengths[index])
+    if len(order):
+        chunks.append(order[start:])
+    return chunks
+
+
+class Encoder(torch.nn.Module):
+    """A bidirectional trunk of transformers, its text template, instruction-masked mean pooling."""
+
+    def __init__(
+        self,
+        trunk: Any,
+        tokenizer: Any,
+        template: Template,
+        fingerprint: str = "",
+        declared_max_tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.declared_max_tokens = declared_max_tokens
+        self.trunk = trunk
+        self.tokenizer = tokenizer
+        self.template = template
+        self.fingerprint = fingerprint
+        self.truncated_texts = 0
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, dtype: torch.dtype | None = None, device: str | None = None, template: str = "auto"
+    ) -> "Encoder":
+        """Load a folder or hub id: bidirectional where the checkpoint is a decoder, without remote code.
+
+        Args:
+            path: a transformers, sentence-transformers or reasonir model folder, or a hub id.
+            dtype: of the weights; default float32 on a CPU, the checkpoint's own on CUDA.
+            device: default "cuda" where there is one.
+            template: "auto" (what the folder says; else reasonir for decoders, plain for encoders) or a style.
+        Raises:
+            UserError: unreadable folder, missing weights or tokenizer, or a failed leak probe.
+        """
+        from reasonir.model.checkpoint import load_encoder
+
+        return load_encoder(path, dtype=dtype, device=device, template=template)
+
+    def save_pretrained(self, path: str) -> None:
+        """Write a folder that this class, transformers and SentenceTransformer load, atomically."""
+        from reasonir.model.checkpoint import save_encoder
+
+        save_encoder(self, path)
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return int(self.trunk.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.trunk.device
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest input that learned position embeddings allow; None where positions are computed."""
+        learned = getattr(getattr(self.trunk, "embeddings", None), "position_embeddings", None)
+        if learned is None:
+            return None
+        return int(learned.num_embeddings) - (0 if learned.padding_idx is None else learned.padding_idx + 1)
+
+    def forward(self, texts: PackedTexts) -> torch.Tensor:
+        """Embed packed texts: float32 (B, D), rows of length 1."""
+        hidden_TD = forward_packed(self.trunk, texts.token_ids, texts.segments)
+        return pool(hidden_TD, texts.lengths, texts.prefix_tokens)
+
+    @property
+    def default_max_tokens(self) -> int:
+        """What the model folder declares; else its positions, at most 32,768 (the paper's evaluation)."""
+        positions = self.max_positions or getattr(self.trunk.config, "max_position_embeddings", None) or LONGEST_INPUT
+        return min(self.declared_max_tokens or LONGEST_INPUT, positions)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        instruction: str | Sequence[str] = "",
+        max_tokens: int = 2048,
+        chunk_tokens: int | None = None,
+        precision: str = "fp32",
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Embed texts, sorted by length inside, in input order at the end.
+
+        Args:
+            instruction: one for all texts, or one a text; "" for documents.
+            max_tokens: of a whole input, instruction and special tokens included; the text's end is cut
+                (counted in `truncated_texts`). Lowered to what learned position embeddings allow.
+            chunk_tokens: tokens of one forward pass; a longer text gets a pass of its own.
+            precision: "fp32" (the weights' own) or "bf16" (autocast).
+            progress: called with the number of texts done.
+        Returns:
+            float32 (N, D), L2-normalised.
+        """
+        instructions = [instruction] * len(texts) if isinstance(instruction, str) else list(instruction)
+        pairs = list(zip(instructions, texts, strict=True))
+        output = np.empty((len(texts), self.dimension), dtype=np.float32)
+        limit = min(max_tokens, self.max_positions or max_tokens)
+        budget = chunk_tokens or DEFAULT_CHUNK_TOKENS.get(self.device.type, 16_384)
+        trained = self.training
+        self.eval()
+        self.truncated_texts = 0
+        for start in range(0, len(pairs), TEXTS_PER_BLOCK):
+            block = self.template.encode(pairs[start : start + TEXTS_PER_BLOCK], limit)
+            self.truncated_texts += sum(text.truncated for text in block)
+            for indices, embeddings in self._embed_block(block, budget, precision):
+                output[start + indices] = embeddings
+                if progress is not None:
+                    progress(len(indices))
+        self.train(trained)
+        return output
+
+    def _embed_block(
+        self, block: list[TokenizedText], budget: int, precision: str
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for indices in token_budget_chunks([len(text.ids) for text in block], budget):
+            chosen = [block[i] for i in indices]
+            packed = PackedTexts.of([t.ids for t in chosen], [t.prefix_tokens for t in chosen], self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                embeddings = self(packed)
+            yield indices, embeddings.float().cpu().numpy()

@@ -1,0 +1,47 @@
+"""Which arithmetic a device should use: float32, or bfloat16 products under autocast.
+
+Invariant: `auto` decides by measurement on a CPU and says why; a resumed run keeps what it began with.
+"""
+
+import time
+
+import torch
+
+from reasonir.schema import UserError
+
+BF16_SPEEDUP_NEEDED = 3.0
+"""bf16 products must be this much faster on a CPU: below it, casts eat the gain (docs/log.md has the figures)."""
+
+
+def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
+    """Return ("fp32" or "bf16", the reason in words).
+
+    Args:
+        requested: "auto", "fp32" or "bf16".
+    """
+    if requested != "auto":
+        if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise UserError("precision=bf16: this GPU has no bfloat16 arithmetic; use precision=fp32")
+        return requested, "as asked"
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported()
+        return ("bf16" if supported else "fp32"), f"{torch.cuda.get_device_name(device)}"
+    if device.type != "cpu":
+        return "fp32", f"{device.type} device"
+    ratio = bf16_speedup()
+    chosen = "bf16" if ratio >= BF16_SPEEDUP_NEEDED else "fp32"
+    return chosen, f"bf16 products run {ratio:.1f} x as fast as fp32 here, {BF16_SPEEDUP_NEEDED:g} x needed"
+
+
+def bf16_speedup() -> float:
+    """Measure how much faster bfloat16 matrix products are than float32 on this CPU (about 0.1 s)."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.randn(1024, 768).to(dtype), torch.randn(768, 768).to(dtype)
+        tries = []
+        for _ in range(6):
+            begun = time.perf_counter()
+            left @ right
+            tries.append(time.perf_counter() - begun)
+        seconds[dtype] = min(tries)
+    return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -1,0 +1,80 @@
+"""A Llama of a few million parameters with a tokenizer built here: the whole decoder path on a laptop.
+
+Invariant: the same texts and seed give the same tokenizer and the same weights. Nothing is downloaded.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from reasonir.model.attention import PACKED_ATTENTION, register
+from reasonir.model.bidirectional import prepare_trunk
+from reasonir.model.encoder import Encoder
+from reasonir.templates import Template, TemplateStyle
+
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+
+
+def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
+    """Learn a byte-level BPE from `texts`; every string can be encoded. BOS is put in front, as Llama 3 does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+
+
+def build_tiny(
+    texts: Iterable[str],
+    *,
+    vocabulary_size: int = 8_192,
+    hidden_size: int = 256,
+    intermediate_size: int = 704,
+    layers: int = 4,
+    heads: int = 8,
+    key_value_heads: int = 4,
+    max_positions: int = 8_192,
+    seed: int = 0,
+) -> Encoder:
+    """Build a randomly initialised bidirectional Llama whose tokenizer is learned from `texts`.
+
+    Args:
+        hidden_size: embedding dimension, a multiple of `heads`.
+    Returns:
+        An `Encoder` on the CPU in float32.
+    """
+    from transformers import AutoModel, LlamaConfig
+
+    register()
+    tokenizer = build_tokenizer(texts, vocabulary_size)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        max_position_embeddings=max_positions,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+    config.is_causal = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = AutoModel.from_config(config, attn_implementation=PACKED_ATTENTION, dtype=torch.float32)
+    prepare_trunk(trunk, "model=tiny")
+    return Encoder(trunk, tokenizer, Template(tokenizer, TemplateStyle.reasonir), fingerprint=f"tiny:{seed}")

@@ -1,0 +1,251 @@
+"""The output folder of a command: what was asked, what came out, and whether it is finished.
+
+Invariant: `manifest.json` is written last and atomically; its absence means unfinished. A folder never mixes two
+runs. Owns metrics.jsonl, the wandb sink and the progress line.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from reasonir import __version__, settings
+from reasonir.schema import UserError
+
+CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
+MANIFEST_PACKAGES = (
+    "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
+    "accelerate", "deepspeed", "peft", "vllm",
+)  # fmt: skip
+SECONDS_BETWEEN_LOG_LINES = 60.0
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: complete under its final name or not there at all."""
+    scratch = path.with_name(f".{path.name}.partial")
+    with scratch.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(scratch, path)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the hex digest of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Return path, sha256 and bytes of every input file (files inside, for a folder)."""
+    described = []
+    for path in map(Path, paths):
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        described += [
+            {"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in files if f.exists()
+        ]
+    return described
+
+
+class RunFolder:
+    """One command's output folder, opened before any work."""
+
+    def __init__(self, path: str, config: Any, *, resume: bool, ignored: Iterable[str] = ()) -> None:
+        """Claim `path` for this configuration.
+
+        Args:
+            resume: whether to continue what the folder holds.
+            ignored: fields that may differ from the stored configuration (its own path, how far to go).
+        Raises:
+            UserError: the folder holds another run, a run that `resume` was not given for, or other files.
+        """
+        self.path = Path(path)
+        self._config = config
+        self._started = time.time()
+        self._refuse_strangers(resume, list(ignored))
+
+    def _refuse_strangers(self, resume: bool, ignored: list[str]) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output_dir={self.path} is a file; name a folder")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        stored = self.path / CONFIG_FILE
+        if not stored.is_file():
+            raise UserError(f"output_dir={self.path} holds other files; name a new folder")
+        changed = settings.changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
+        if changed:
+            raise UserError(
+                f"output_dir={self.path} holds a run of another configuration ({'; '.join(changed[:3])}); "
+                "name a new folder, or give the same options"
+            )
+        if not resume:
+            raise UserError(f"output_dir={self.path} holds this run already; resume=true continues it")
+
+    def start(self) -> None:
+        """Create the folder and write the resolved configuration; an older manifest no longer counts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / MANIFEST_FILE).unlink(missing_ok=True)
+        text = settings.to_yaml(self._config)
+        scratch = self.path / f".{CONFIG_FILE}.partial"
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, self.path / CONFIG_FILE)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last run in this folder reached its end."""
+        return (self.path / MANIFEST_FILE).is_file()
+
+    def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
+        """Write the manifest: command, versions, seeds, inputs by hash, counts in, out and rejected."""
+        manifest = {
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "reasonir": __version__,
+            "git_commit": _git_commit(),
+            "python": platform.python_version(),
+            "packages": _package_versions(),
+            "seed": getattr(self._config, "seed", None),
+            "inputs": describe_inputs(inputs),
+            "counts": counts,
+            "wall_seconds": round(time.time() - self._started, 3),
+            "peak_memory_gib": round(peak_memory_gib(), 3),
+            **more,
+        }
+        write_json(self.path / MANIFEST_FILE, manifest)
+
+
+def peak_memory_gib() -> float:
+    """Return the largest resident memory of this process so far."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2**20 if sys.platform != "darwin" else kib / 2**30
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout this package runs from; None when installed elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _package_versions() -> dict[str, str]:
+    from importlib import metadata
+
+    versions = {}
+    for name in MANIFEST_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+class MetricsLog:
+    """metrics.jsonl, one row a step, and wandb when asked.
+
+    Opened at a step, it drops rows that an interrupted run wrote after its last checkpoint, so that each step
+    stands exactly once.
+    """
+
+    def __init__(self, folder: Path, config: Any, *, first_step: int, tracking: str) -> None:
+        path = folder / METRICS_FILE
+        kept = []
+        if path.exists():
+            rows = path.read_text(encoding="utf-8").split("\n")
+            kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= first_step]  # type: ignore[operator]
+        scratch = folder / f".{METRICS_FILE}.partial"
+        scratch.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+        os.replace(scratch, path)
+        self._stream = path.open("a", encoding="utf-8")
+        self._wandb = _start_wandb(folder, config) if tracking == "wandb" else None
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row (it must hold `step`) and flush it."""
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+        if self._wandb is not None:
+            self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+
+    def close(self) -> None:
+        """Close the file and end the wandb run."""
+        self._stream.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _step_of(row: str) -> int | None:
+    try:
+        return int(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _start_wandb(folder: Path, config: Any) -> Any:
+    """Open a wandb run that a resumed process continues under the same id. WANDB_MODE=offline needs no account."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("tracking=wandb needs the wandb package: pip install 'reasonir[tracking]'") from error
+    import yaml
+
+    id_file = folder / "wandb_id.txt"
+    if not id_file.exists():
+        id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "reasonir"),
+        id=id_file.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        name=folder.name,
+        dir=str(folder),
+        config=yaml.safe_load(settings.to_yaml(config)),
+    )
+
+
+class Progress:
+    """How far a long piece of work is: a live bar on a terminal, a log line a minute elsewhere."""
+
+    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._first_done, self._started = done, time.monotonic()
+        self._last_line = self._started
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = _open_bar(label, total, done)
+
+    def update(self, count: int, note: str = "") -> None:
+        """Add `count` units; `note` stands behind the bar or on the log line."""
+        self.done += count
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, advance=count, note=f"{self._rate()} {note}")
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LOG_LINES:
+            self._last_line = time.monotonic()
+            print(f"{self.label}: {self.done}/{self.total} {self.unit}, {self._rate()} {note}", file=sys.stderr)
+
+    def _rate(self) -> str:
+        rate = (self.done - self._first_done) / max(time.monotonic() - self._started, 1e-9)
+        left = (self.total - self.done) / rate if rate > 0 else 0.0
+        return f"{rate:.3g} {self.unit}/s, {left / 60:.1f} min left,"
+
+    def close(self) -> None:
+        """Remove the live bar."""
+        if self._bar is not None:
+            self._bar[0].stop()
+
+
+def _open_bar(label: str, total: int, done: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar.start()
+    return bar, bar.add_task(label, total=total, completed=done, note="")

@@ -1,0 +1,214 @@
+"""Record types and strict reading and writing of the files that hold them.
+
+Invariant: what these functions return is whole and well-typed; anything else is a `UserError` that names file, line
+and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
+"""
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class UserError(ValueError):
+    """A user's mistake; commands print it as one line and exit 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstructedText:
+    """A text and the instruction before it ("" for none)."""
+
+    instruction: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A query, documents that answer it, documents that only seem to. `id` is the row's own or its line number."""
+
+    id: str
+    query: InstructedText
+    positives: tuple[InstructedText, ...]
+    negatives: tuple[InstructedText, ...]
+    weight: float
+    line: int
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
+
+    Raises:
+        UserError: missing or empty file, broken JSON, a byte that is not UTF-8, a line that is not an object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    found = False
+    with opener(path, "rb") as stream:
+        lines = enumerate(stream, start=1)
+        while True:
+            try:
+                number, raw = next(lines)
+            except StopIteration:
+                break
+            except (OSError, EOFError) as error:
+                raise UserError(f"{path}: damaged file: {error}") from error
+            if raw.strip():
+                found = True
+                yield number, _parse_line(path, number, raw)
+    if not found:
+        raise UserError(f"{path}: the file is empty")
+
+
+def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}:{number}: broken JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{number}: a line must hold one JSON object, not {type(row).__name__}")
+    return row
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows, one JSON object a line, gzipped for .gz; the file appears complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    count = 0
+    with scratch.open("wb") as raw:
+        # A fixed time stamp and no name: the same rows give the same bytes.
+        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        for row in rows:
+            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+            count += 1
+        if stream is not raw:
+            stream.close()
+        raw.flush()
+        os.fsync(raw.fileno())
+    os.replace(scratch, path)
+    return count
+
+
+def read_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line or row number from 1, object) of .jsonl, .jsonl.gz, .parquet or hub:owner/name[:config[:split]]."""
+    if source.startswith("hub:"):
+        yield from _read_hub(source)
+    elif source.endswith(".parquet"):
+        yield from _read_parquet(source)
+    else:
+        yield from read_jsonl(source)
+
+
+def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(source).is_file():
+        raise UserError(f"{source}: no such file")
+    try:
+        file = pyarrow.parquet.ParquetFile(source)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{source}: not a parquet file: {str(error).splitlines()[0]}") from error
+    number = 0
+    for batch in file.iter_batches(batch_size=1_000):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+    if not number:
+        raise UserError(f"{source}: the file is empty")
+
+
+def _read_hub(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    name, configuration, split = (source.removeprefix("hub:").split(":") + ["", ""])[:3]
+    yield from enumerate(load_hub(name, configuration or None, split or "train"), start=1)
+
+
+def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
+    """Load a split of a hub data set (all splits by name, for None) through the datasets library."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, configuration, split=split)
+    except Exception as error:  # the library raises a dozen unrelated types
+        where = ":".join(part for part in (name, configuration, split) if part)
+        message = str(error).strip().splitlines()
+        raise UserError(f"hub:{where} cannot be loaded: {message[0] if message else type(error).__name__}") from error
+
+
+def read_training_examples(source: str, documents: Mapping[str, str] | None = None) -> Iterator[TrainingExample]:
+    """Yield the training rows of a source; extra fields of a row are ignored.
+
+    A `pos` or `neg` entry is a text, an [instruction, text] pair, or, where `documents` is given, a document id in
+    either place. With `documents`, every `pos` must be an id; a `neg` may also be a text: whatever holds white space
+    (ReasonIR's HQ rows pair document ids with written negatives).
+
+    Raises:
+        UserError: naming source and line.
+    """
+    for line, row in read_rows(source):
+        where = f"{source}:{line}"
+        query = _instructed(row.get("query"), f"{where}: `query`")
+        if not query.text.strip():
+            raise UserError(f"{where}: `query` is empty; remove the row or give it a text")
+        positives = tuple(_entries(row, "pos", where, documents))
+        if not positives:
+            raise UserError(f"{where}: the row has no `pos`; every row needs at least one positive")
+        yield TrainingExample(
+            id=str(row["id"]) if row.get("id") is not None else str(line),
+            query=query,
+            positives=positives,
+            negatives=tuple(_entries(row, "neg", where, documents)),
+            weight=_weight(row.get("weight"), where),
+            line=line,
+        )
+
+
+def _entries(
+    row: Mapping[str, Any], field: str, where: str, documents: Mapping[str, str] | None
+) -> Iterator[InstructedText]:
+    entries = row.get(field)
+    if entries is None:
+        return
+    if not isinstance(entries, list):
+        raise UserError(f"{where}: `{field}` must be a list, not {type(entries).__name__}")
+    for position, entry in enumerate(entries):
+        piece = _instructed(entry, f"{where}: `{field}`[{position}]")
+        if documents is not None:
+            piece = InstructedText(piece.instruction, _resolve(piece.text, field, where, documents))
+        if not piece.text.strip():
+            raise UserError(f"{where}: `{field}`[{position}] is empty; remove it or give it a text")
+        yield piece
+
+
+def _resolve(entry: str, field: str, where: str, documents: Mapping[str, str]) -> str:
+    found = documents.get(entry)
+    if found is not None:
+        return found
+    if field == "neg" and len(entry.split()) > 1:
+        return entry
+    raise UserError(f"{where}: `{field}` names document id {entry[:80]!r}, which data.documents does not hold")
+
+
+def _instructed(entry: Any, where: str) -> InstructedText:
+    if isinstance(entry, str):
+        return InstructedText("", entry)
+    if isinstance(entry, (list, tuple)) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        return InstructedText(entry[0], entry[1])
+    found = "missing" if entry is None else f"a {type(entry).__name__}"
+    raise UserError(f"{where} must be a text or an [instruction, text] pair, but is {found}")
+
+
+def _weight(value: Any, where: str) -> float:
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise UserError(f"{where}: `weight` is {value!r}; it must be a finite number, not negative")
+    return float(value)

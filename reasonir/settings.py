@@ -1,0 +1,198 @@
+"""From a command line to a typed configuration object, and from a mistake to one clear line.
+
+Owns: where `configs/` lies, composition through Hydra, the help page, exit codes. Invariant: below this
+room nothing sees OmegaConf or Hydra; commands receive plain dataclasses that passed their `validate()`.
+Leaves the meaning of the options to each stage's `config.py`.
+"""
+
+import ast
+import dataclasses
+import inspect
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from reasonir.schema import UserError
+
+CONFIG_GROUPS_KEY = "defaults"
+
+
+def find_configs() -> Path:
+    """Return the folder of YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"reasonir is installed without its configs/ (looked beside {package})")
+
+
+def run_command(
+    program: str, config_name: str, schema: type, run: Callable[[Any], None], argv: Sequence[str]
+) -> NoReturn:
+    """Compose `configs/<config_name>.yaml` with the overrides in `argv`, validate it and call `run`.
+
+    Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 130 on
+    Ctrl-C, 1 with a traceback on our own failure. `debug=true` shows the traceback of any of them.
+    """
+    if any(argument in ("--help", "-h") for argument in argv):
+        print(help_page(program, config_name, schema))
+        sys.exit(0)
+    debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
+    try:
+        _compose_and_run(program, config_name, schema, run, argv)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug or not _is_user_mistake(error):
+            raise
+        print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _compose_and_run(
+    program: str, config_name: str, schema: type, run: Callable[[Any], None], argv: Sequence[str]
+) -> None:
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    ConfigStore.instance().store(name=f"{schema.__name__}", node=schema)
+
+    def main(composed: Any) -> None:
+        config = OmegaConf.to_object(composed)
+        validate_tree(config)
+        run(config)
+
+    # Hydra prints and exits 1 by itself otherwise; with this it hands the exception to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    previous = sys.argv
+    sys.argv = [program, *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
+    finally:
+        sys.argv = previous
+
+
+def validate_tree(config: Any) -> None:
+    """Call `validate()` on every dataclass of the tree, leaves first."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            validate_tree(value)
+    if hasattr(config, "validate"):
+        config.validate()
+
+
+def to_yaml(config: Any) -> str:
+    """Return the resolved configuration as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> list[str]:
+    """Return `field: old -> new` for every leaf in which a stored configuration differs from `config`."""
+    from omegaconf import OmegaConf
+
+    old = _leaves(OmegaConf.to_container(OmegaConf.create(old_yaml)))
+    new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
+    return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _is_user_mistake(error: Exception) -> bool:
+    if isinstance(error, UserError):
+        return True
+    module = type(error).__module__
+    return module.startswith(("hydra.", "omegaconf."))
+
+
+def _one_line(error: Exception, schema: type) -> str:
+    """Fold an error's message into one line; for an unknown option add the nearest known ones."""
+    message = " ".join(str(error).split())
+    unknown = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
+    if unknown and "not in" in message:
+        import difflib
+
+        known = [name for name, _, _ in option_rows(schema)]
+        near = difflib.get_close_matches(str(unknown), known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; --help lists the options"
+        return f"unknown option {unknown!r}{hint}"
+    return message.split(" full_key:")[0] + (f" (option {unknown})" if unknown else "")
+
+
+def option_rows(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (dotted name, type, docstring) of every leaf option of a config dataclass."""
+    documents = _field_docstrings(schema)
+    rows: list[tuple[str, str, str]] = []
+    for field in dataclasses.fields(schema):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type):
+            rows += option_rows(field.type, f"{name}.")  # type: ignore[arg-type]
+        else:
+            rows.append((name, _type_name(field.type), documents.get(field.name, "")))
+    return rows
+
+
+def _type_name(kind: Any) -> str:
+    members = getattr(kind, "__members__", None)
+    if members is not None:
+        return "|".join(members)
+    return getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__args__") else str(kind)
+
+
+def _field_docstrings(schema: type) -> dict[str, str]:
+    """Map field name to the string literal that follows it in the class body."""
+    tree = ast.parse(inspect.cleandoc(inspect.getsource(schema)))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    documents = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            documents[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
+    return documents
+
+
+def help_page(program: str, config_name: str, schema: type) -> str:
+    """Return the help text: what the command does, its options with their values, its config groups."""
+    import textwrap
+
+    import yaml
+
+    root = find_configs()
+    values = _leaves(yaml.safe_load((root / f"{config_name}.yaml").read_text(encoding="utf-8")))
+    lines = [f"usage: {program} [option=value ...]", "", inspect.getdoc(schema) or "", "", "options:"]
+    for name, kind, document in option_rows(schema):
+        default = "" if name not in values else f" [{values[name]}]"
+        lines.append(f"  {name}  ({kind}){default}")
+        lines += textwrap.wrap(document, 100, initial_indent="      ", subsequent_indent="      ")
+    names = {option.split(".")[0] for option, _, _ in option_rows(schema)} | {"experiment"}
+    for group in sorted(path for path in root.iterdir() if path.is_dir() and path.name in names):
+        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        sign = "+" if group.name == "experiment" else ""
+        if program == "reasonir-train" or group.name != "experiment":
+            lines.append(f"\n{sign}{group.name}=  one of: {choices}")
+    lines.append("\n--cfg job prints the composed configuration; -m runs a sweep (Hydra).")
+    return "\n".join(lines)

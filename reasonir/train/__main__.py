@@ -1,0 +1,3 @@
+from reasonir.train.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""The options of training: names, types, units, invariants. Values stand in `configs/`. Imports no torch."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from reasonir.schema import UserError
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward and backward pass."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Parallel(StrEnum):
+    """Engine that runs the ranks."""
+
+    single = "single"
+
+
+class Tracking(StrEnum):
+    """Where metrics go beside metrics.jsonl."""
+
+    none = "none"
+    wandb = "wandb"
+
+
+class TemplateChoice(StrEnum):
+    """Text form of the model's input."""
+
+    auto = "auto"
+    reasonir = "reasonir"
+    plain = "plain"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The encoder to start from."""
+
+    path: str | None = MISSING
+    """Hub id or folder: any decoder or encoder that transformers loads. null builds a new Llama of the sizes below,
+    its tokenizer learned from the training files."""
+    template: TemplateChoice = MISSING
+    """Text form; auto takes what the folder says, else reasonir for decoders and plain for encoders."""
+    dropout: float | None = MISSING
+    """Probability for all of the model's dropouts, 0 to 1; null keeps the checkpoint's own."""
+    vocabulary_size: int = MISSING
+    """Entries of the new tokenizer (path=null only)."""
+    hidden_size: int = MISSING
+    """Embedding dimension of the new model (path=null only)."""
+    intermediate_size: int = MISSING
+    """Width of the new model's feed-forward layers (path=null only)."""
+    layers: int = MISSING
+    """Transformer layers of the new model (path=null only)."""
+    heads: int = MISSING
+    """Attention heads of the new model; must divide hidden_size (path=null only)."""
+    key_value_heads: int = MISSING
+    """Key-value heads of the new model; must divide heads (path=null only)."""
+
+    def validate(self) -> None:
+        """Refuse sizes that do not fit together."""
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout} must lie in [0, 1)")
+        if self.path is None:
+            if self.vocabulary_size < 260:
+                raise UserError(f"model.vocabulary_size={self.vocabulary_size} must be at least 260 (bytes and tags)")
+            require(self.hidden_size % (2 * self.heads) == 0, "model.heads", self.heads, "must divide hidden_size evenly")
+            require(self.heads % self.key_value_heads == 0, "model.key_value_heads", self.key_value_heads, "must divide model.heads")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Where training rows come from."""
+
+    files: list[str] = MISSING
+    """Training files (.jsonl, .jsonl.gz, .parquet, hub:owner/name:config:split). Each is a source: a global batch
+    holds rows of one source only."""
+    documents: list[str] | None = MISSING
+    """Corpora in which document ids of the rows are looked up (BRIGHT or BEIR folders, JSONL of id and content)."""
+    weights: list[float] | None = MISSING
+    """Share of the global batches per source, normalised; null is in proportion to rows."""
+    cache_dir: str = MISSING
+    """Folder of tokenised sources, named by content and settings."""
+
+    def validate(self) -> None:
+        """Refuse an empty list of files and weights that do not match it."""
+        if not self.files:
+            raise UserError("data.files is empty; name at least one training file: data.files=[rows.jsonl]")
+        if self.weights is not None:
+            if len(self.weights) != len(self.files):
+                raise UserError(f"data.weights has {len(self.weights)} entries for {len(self.files)} data.files")
+            if any(not 0 <= weight < float("inf") for weight in self.weights) or sum(self.weights) <= 0:
+                raise UserError(f"data.weights={self.weights} must be finite, not negative, and not all zero")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Train a bi-encoder with the contrastive loss over global batches (GradCache, packed input)."""
+
+    output_dir: str = MISSING
+    """Folder of the run: config.yaml, metrics.jsonl, checkpoints/, model/, manifest.json."""
+    resume: bool = MISSING
+    """Continue from the newest complete checkpoint of output_dir; starts afresh where there is none."""
+    seed: int = MISSING
+    """Seed of a new model's weights, the data order and dropout."""
+    debug: bool = MISSING
+    """Show tracebacks for mistakes in options and input too."""
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    query_max_tokens: int = MISSING
+    """Tokens of a query's input, instruction and tags included; its end is cut. Paper: 2,048."""
+    document_max_tokens: int = MISSING
+    """Tokens of a document's input. Paper: 2,048."""
+    global_batch_queries: int = MISSING
+    """Queries of an optimizer step over all ranks; every one is scored against all their documents. Paper: 2,048."""
+    negatives_per_query: int = MISSING
+    """Hard negatives drawn from each row's list (fewer where the row has fewer). Paper: 1."""
+    chunk_tokens: int = MISSING
+    """Tokens of one forward pass; bounds activation memory, changes no result."""
+    graph_memory_gib: float = MISSING
+    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. 0 keeps none."""
+    max_steps: int | None = MISSING
+    """Optimizer steps; null runs `epochs`. Paper: 1,000."""
+    epochs: float = MISSING
+    """Passes over all rows when max_steps is null."""
+    learning_rate: float = MISSING
+    """Peak of AdamW's rate; constant after the warm-up. Paper: 2e-5."""
+    warmup_steps: int = MISSING
+    """Steps of linear warm-up. Paper: 60."""
+    weight_decay: float = MISSING
+    """AdamW's decoupled decay of matrices. Paper: 0."""
+    max_gradient_norm: float = MISSING
+    """Gradients of a larger global 2-norm are scaled down to it; 0 never clips."""
+    temperature: float = MISSING
+    """Divides cosines before the softmax. Paper: 0.02."""
+    precision: Precision = MISSING
+    """auto: bf16 autocast on CUDA and on CPUs where a probe finds it fast, else fp32."""
+    parallel: Parallel = MISSING
+    """Engine."""
+    save_every_steps: int = MISSING
+    """Steps between checkpoints; 0 saves only on an interrupt and at the end."""
+    keep_checkpoints: int = MISSING
+    """Newest checkpoints that stay."""
+    tracking: Tracking = MISSING
+    """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range, by name."""
+        positive = ("query_max_tokens", "document_max_tokens", "global_batch_queries", "chunk_tokens", "temperature",
+                    "learning_rate", "epochs", "keep_checkpoints")  # fmt: skip
+        for name in positive:
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        at_least_zero = ("negatives_per_query", "graph_memory_gib", "warmup_steps", "weight_decay",
+                         "max_gradient_norm", "save_every_steps", "seed")  # fmt: skip
+        for name in at_least_zero:
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        if self.max_steps is not None:
+            require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
+        self.validate_ranks()
+
+    def validate_ranks(self) -> None:
+        """Refuse a launch that this engine, or this batch, cannot be split over."""
+        from reasonir.distributed import world_size
+
+        ranks = world_size()
+        if self.global_batch_queries % ranks:
+            raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
+        if ranks > 1 and self.parallel is Parallel.single:
+            raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process")
+
+
+def require(holds: bool, field: str, value: Any, rule: str) -> None:
+    """Raise the one-line refusal of a field."""
+    if not holds:
+        raise UserError(f"{field}={value} {rule}")
