@@ -17,8 +17,6 @@ from typing import Any, NoReturn
 
 from reasonir.schema import UserError
 
-CONFIG_GROUPS_KEY = "defaults"
-
 
 def find_configs() -> Path:
     """Return the folder of YAML files: inside the installed package, or beside it in a checkout."""
@@ -166,12 +164,13 @@ def _type_name(kind: Any) -> str:
 
 def _field_docstrings(schema: type) -> dict[str, str]:
     """Map field name to the string literal that follows it in the class body."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(schema)))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
     documents = {}
-    for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            documents[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
+    for kind in schema.__mro__[:-1]:
+        tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
+        body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                documents[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
     return documents
 
 
@@ -179,20 +178,38 @@ def help_page(program: str, config_name: str, schema: type) -> str:
     """Return the help text: what the command does, its options with their values, its config groups."""
     import textwrap
 
-    import yaml
-
     root = find_configs()
-    values = _leaves(yaml.safe_load((root / f"{config_name}.yaml").read_text(encoding="utf-8")))
+    values, groups = _written_values(root, root / f"{config_name}.yaml")
     lines = [f"usage: {program} [option=value ...]", "", inspect.getdoc(schema) or "", "", "options:"]
     for name, kind, document in option_rows(schema):
-        default = "" if name not in values else f" [{values[name]}]"
+        default = "" if name not in values else f" [{'null' if values[name] is None else values[name]}]"
         lines.append(f"  {name}  ({kind}){default}")
         lines += textwrap.wrap(document, 100, initial_indent="      ", subsequent_indent="      ")
-    names = {option.split(".")[0] for option, _, _ in option_rows(schema)} | {"experiment"}
-    for group in sorted(path for path in root.iterdir() if path.is_dir() and path.name in names):
-        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        sign = "+" if group.name == "experiment" else ""
-        if program == "reasonir-train" or group.name != "experiment":
-            lines.append(f"\n{sign}{group.name}=  one of: {choices}")
+    if groups:
+        lines.append("\ngroups of options:")
+        signs = {group: f"{group}=" for group in groups} | {"experiment": "+experiment="}
+        for group, sign in signs.items():
+            lines.append(f"  {sign}  one of: {', '.join(sorted(path.stem for path in (root / group).glob('*.yaml')))}")
     lines.append("\n--cfg job prints the composed configuration; -m runs a sweep (Hydra).")
     return "\n".join(lines)
+
+
+def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the values that a YAML file and its defaults list write, by dotted name, and the groups it chooses."""
+    import yaml
+
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    groups = []
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, str) and (root / f"{entry.lstrip('/')}.yaml").is_file():
+            values |= _written_values(root, root / f"{entry.lstrip('/')}.yaml")[0]
+        elif isinstance(entry, str) and (file.parent / f"{entry}.yaml").is_file():
+            values |= _written_values(root, file.parent / f"{entry}.yaml")[0]
+        elif isinstance(entry, dict):
+            for group, choice in entry.items():
+                if (root / group).is_dir():
+                    groups.append(group)
+                    chosen = _written_values(root, root / group / f"{choice}.yaml")[0]
+                    values |= {f"{group}.{name}": value for name, value in chosen.items()}
+    return values | _leaves(content), groups

@@ -57,7 +57,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def load_trunk(path: str, dtype: torch.dtype | None) -> Any:
+def load_trunk(path: str, config: Any, dtype: torch.dtype | None) -> Any:
     """Load the weights under `path` into a bidirectional trunk with packed attention.
 
     Raises:
@@ -67,7 +67,6 @@ def load_trunk(path: str, dtype: torch.dtype | None) -> Any:
     from transformers import AutoModel
 
     register()
-    config = load_config(path)
     try:
         model, report = AutoModel.from_pretrained(
             path.removeprefix("hub:"),
@@ -77,7 +76,7 @@ def load_trunk(path: str, dtype: torch.dtype | None) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever the readers below like
         raise UserError(f"model.path={path}: weights cannot be loaded: {_first_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from reasonir.model.bidirectional import is_decoder, load_trunk
+from reasonir.model.bidirectional import is_decoder, load_config, load_trunk
 from reasonir.schema import UserError
 from reasonir.templates import Template, TemplateStyle, prompt
 
@@ -36,8 +36,9 @@ def load_encoder(path: str, *, dtype: torch.dtype | None, device: str | None, te
         dtype = torch.float32
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     check_sentence_transformers_layout(Path(path))
+    config = load_config(path)
     tokenizer = load_tokenizer(path)
-    trunk = load_trunk(path, dtype).to(device)
+    trunk = load_trunk(path, config, dtype).to(device)
     style = choose_style(path, trunk.config, template)
     declared = declared_max_tokens(Path(path))
     return Encoder(trunk, tokenizer, Template(tokenizer, style), fingerprint(path, trunk), declared)

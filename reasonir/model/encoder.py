@@ -84,6 +84,7 @@ class Encoder(torch.nn.Module):
         self.template = template
         self.fingerprint = fingerprint
         self.truncated_texts = 0
+        self.eval()
 
     @classmethod
     def from_pretrained(

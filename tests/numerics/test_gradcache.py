@@ -1,0 +1,146 @@
+"""The cached gradient equals the plain one: for any chunking, with dropout, packed or padded."""
+
+import numpy as np
+import pytest
+import torch
+
+from reasonir.model.attention import Segments
+from reasonir.model.encoder import Encoder, PackedTexts
+from reasonir.model.pooling import pool
+from reasonir.train.gradcache import GraphBudget, backward_through_chunks
+from reasonir.train.loop import set_dropout
+from reasonir.train.loss import info_nce
+
+QUERIES = 6
+LENGTHS = (9, 4, 17, 9, 2, 30, 9, 12, 5, 5, 21, 7, 3, 9)
+CHUNKINGS = {
+    "one text each": [[i] for i in range(len(LENGTHS))],
+    "uneven": [[5], [10, 2], [7, 0, 3, 6, 13], [11, 8, 9, 1, 12, 4]],
+    "everything at once": [list(range(len(LENGTHS)))],
+}
+
+
+@pytest.fixture
+def batch() -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return [torch.randint(5, 390, (n,), generator=draw) for n in LENGTHS]
+
+
+def embeddings_loss(embeddings: torch.Tensor) -> torch.Tensor:
+    positives = torch.arange(QUERIES)
+    ignored = torch.zeros(QUERIES, len(LENGTHS) - QUERIES, dtype=torch.bool)
+    ignored[0, 3] = True
+    return info_nce(embeddings[:QUERIES], embeddings[QUERIES:], positives, ignored, 0.05).mean()
+
+
+def packed(batch: list[torch.Tensor], chunk: list[int]) -> PackedTexts:
+    return PackedTexts.of([batch[i].numpy() for i in chunk], [min(2, len(batch[i]) - 1) for i in chunk])
+
+
+def plain_gradient(encoder: Encoder, batch: list[torch.Tensor], chunks: list[list[int]]) -> tuple[float, dict]:
+    """One graph over all chunks, in the same order (dropout draws by chunk), and one backward pass."""
+    encoder.zero_grad()
+    torch.manual_seed(7)
+    order = np.argsort(np.concatenate(chunks))
+    value = embeddings_loss(torch.cat([encoder(packed(batch, chunk)) for chunk in chunks])[torch.from_numpy(order)])
+    value.backward()
+    return value.item(), {name: p.grad.clone() for name, p in encoder.named_parameters()}
+
+
+def cached_gradient(
+    encoder: Encoder, batch: list[torch.Tensor], chunks: list[list[int]], gib: float
+) -> tuple[float, dict]:
+    encoder.zero_grad()
+    torch.manual_seed(7)
+    order = torch.from_numpy(np.argsort(np.concatenate(chunks)))
+    value, report = backward_through_chunks(
+        lambda i: encoder(packed(batch, chunks[i])),
+        [sum(len(batch[i]) for i in chunk) for chunk in chunks],
+        lambda embeddings: embeddings_loss(embeddings[order]),
+        budget=GraphBudget(int(gib * 2**30)),
+        parameters=list(encoder.parameters()),
+        device=torch.device("cpu"),
+    )
+    expected = len(chunks) if gib else 0
+    assert report.kept_chunks == expected
+    assert report.replayed_chunks == len(chunks) - expected
+    return value.item(), {name: p.grad.clone() for name, p in encoder.named_parameters()}
+
+
+def worst(a: dict, b: dict) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("chunking", CHUNKINGS)
+@pytest.mark.parametrize("gib", [0.0, 4.0], ids=["replayed", "kept"])
+def test_equals_the_plain_gradient_in_float64_with_dropout(tiny, batch, chunking, gib):
+    encoder = tiny.double().train()
+    set_dropout(encoder.trunk, 0.2)
+    chunks = CHUNKINGS[chunking]
+    plain_loss, plain = plain_gradient(encoder, batch, chunks)
+    cached_loss, cached = cached_gradient(encoder, batch, chunks, gib)
+    assert all(gradient.abs().max() > 0 for gradient in plain.values())
+    assert abs(plain_loss - cached_loss) <= 1e-12
+    assert worst(plain, cached) <= 1e-10
+    set_dropout(encoder.trunk, 0.0)
+    assert worst(plain, plain_gradient(encoder, batch, chunks)[1]) > 1e-6, "dropout was not active"
+
+
+def test_chunkings_agree_with_each_other_in_float64(tiny, batch):
+    encoder = tiny.double()
+    results = [cached_gradient(encoder, batch, chunks, 0.0)[1] for chunks in CHUNKINGS.values()]
+    assert worst(results[0], results[1]) <= 1e-10
+    assert worst(results[0], results[2]) <= 1e-10
+
+
+def test_keeping_graphs_changes_no_bit(tiny, batch):
+    encoder = tiny.train()
+    set_dropout(encoder.trunk, 0.1)
+    for chunks in CHUNKINGS.values():
+        kept, replayed = (cached_gradient(encoder, batch, chunks, gib)[1] for gib in (4.0, 0.0))
+        assert all(torch.equal(kept[name], replayed[name]) for name in kept)
+
+
+def test_a_small_budget_keeps_some_graphs_and_replays_the_rest(tiny, batch):
+    chunks = CHUNKINGS["one text each"]
+    budget = GraphBudget(1)
+    encoder = tiny
+    _, report = backward_through_chunks(
+        lambda i: encoder(packed(batch, chunks[i])),
+        [len(batch[i]) for i in range(len(LENGTHS))],
+        embeddings_loss,
+        budget=budget,
+        parameters=list(encoder.parameters()),
+        device=torch.device("cpu"),
+    )
+    assert (report.kept_chunks, report.replayed_chunks) == (1, len(LENGTHS) - 1)
+    assert budget.bytes_per_token is not None
+    assert budget.bytes_per_token > 4 * 64
+
+
+def test_packed_equals_padded_in_float32(tiny, batch):
+    _, from_packed = plain_gradient(tiny, batch, CHUNKINGS["everything at once"])
+    tiny.zero_grad()
+    tiny.trunk.set_attn_implementation("sdpa")
+    ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in batch], batch_first=True)
+    assert (mask == 0).any()
+    states = tiny.trunk(input_ids=ids, attention_mask=mask).last_hidden_state
+    flat = torch.cat([states[i, : len(text)] for i, text in enumerate(batch)])
+    lengths = torch.tensor(LENGTHS)
+    embeddings_loss(pool(flat, lengths, torch.minimum(torch.tensor(2), lengths - 1))).backward()
+    from_padded = {name: p.grad for name, p in tiny.named_parameters()}
+    assert worst(from_packed, from_padded) <= 1e-6 * max(float(g.abs().max()) for g in from_padded.values())
+
+
+def test_bf16_autocast_stays_close(tiny, batch):
+    _, exact = plain_gradient(tiny, batch, CHUNKINGS["uneven"])
+    with torch.autocast("cpu", torch.bfloat16):
+        _, rough = cached_gradient(tiny, batch, CHUNKINGS["uneven"], 0.0)
+    flat = [torch.cat([g[name].flatten() for name in sorted(g)]) for g in (exact, rough)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99
+    assert not torch.equal(*flat)
+
+
+def test_segments_describe_runs():
+    assert Segments.of([3, 3, 2, 3]).runs() == [(2, 3), (1, 2), (1, 3)]

@@ -1,0 +1,27 @@
+import torch
+
+from reasonir.model.pooling import pool
+from tests.reference.pooling import pool as slow_pool
+
+
+def test_equals_the_plain_loops_also_without_pooled_tokens():
+    lengths, prefixes = [3, 5, 1, 2], [1, 0, 0, 2]
+    states = torch.randn(sum(lengths), 6, dtype=torch.float64)
+    ours = pool(states, torch.tensor(lengths), torch.tensor(prefixes))
+    slow = torch.tensor(slow_pool(states.tolist(), lengths, prefixes), dtype=torch.float64)
+    assert torch.allclose(ours, slow, atol=1e-12, rtol=0)
+
+
+def test_prefix_states_get_no_gradient():
+    states = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    (pool(states, torch.tensor([4]), torch.tensor([2])) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert (states.grad[:2] == 0).all()
+    assert (states.grad[2:] != 0).any()
+
+
+def test_bfloat16_states_are_averaged_in_float32():
+    states = torch.randn(300, 4).to(torch.bfloat16)
+    ours = pool(states, torch.tensor([300]), torch.tensor([0]))
+    exact = torch.nn.functional.normalize(states.double().mean(0, keepdim=True))
+    assert ours.dtype == torch.float32
+    assert torch.allclose(ours.double(), exact, atol=1e-6, rtol=0)

@@ -1,0 +1,231 @@
+"""Corpora, queries, qrels and runs of every format of the contract, and what each refuses."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from reasonir.corpora import (
+    list_bright_tasks,
+    read_beir,
+    read_bright,
+    read_documents,
+    read_qrels,
+    read_run,
+    write_run,
+)
+from reasonir.schema import UserError, read_jsonl, write_jsonl
+from tests.shared import SHARED_DATA, requires_shared_data
+
+DOCUMENTS = [{"id": "a/1%27.txt", "content": "first"}, {"id": "ü", "content": "second"}, {"id": "c", "content": ""}]
+EXAMPLES = [
+    {"id": "0", "query": "q0", "excluded_ids": ["N/A"], "gold_ids": ["ü", "a/1%27.txt", "ü"]},
+    {"id": "1", "query": "q1", "excluded_ids": ["c", "elsewhere"], "gold_ids": ["N/A"], "gold_ids_long": ["N/A"]},
+]
+
+
+def bright_task(folder: Path, suffix: str = ".jsonl", documents: list | None = None, examples: list | None = None) -> Path:
+    write_jsonl(folder / f"documents{suffix}", DOCUMENTS if documents is None else documents)
+    write_jsonl(folder / f"examples{suffix}", EXAMPLES if examples is None else examples)
+    return folder
+
+
+def beir_folder(folder: Path, qrels: str = "0\ta\t2\n0\tb\t0\n") -> Path:
+    write_jsonl(folder / "corpus.jsonl.gz", [{"_id": "a", "title": "T", "text": "x"}, {"_id": "b", "title": "", "text": "y"}])
+    write_jsonl(folder / "queries.jsonl", [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}])
+    (folder / "qrels").mkdir(exist_ok=True)
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", encoding="utf-8")
+    return folder
+
+
+def refused(call: object, *arguments: object, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        result = call(*arguments, **options)
+        list(result)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_bright_placeholders_repeats_and_empty_documents(suffix: str, tmp_path: Path) -> None:
+    bright_task(tmp_path / "biology", suffix)
+    (collection,) = read_bright(str(tmp_path), ["biology"])
+    assert [document.text for document in collection.documents] == ["first", "second", ""]
+    first, second = collection.queries
+    assert list(first.gold) == ["ü", "a/1%27.txt"]
+    assert first.excluded_ids == ()
+    assert dict(second.gold) == {}
+    assert "c" in second.excluded_ids
+
+
+def test_a_task_folder_is_a_root_of_one_task(tmp_path: Path) -> None:
+    folder = bright_task(tmp_path / "pony")
+    assert list_bright_tasks(str(folder)) == ["pony"]
+    assert list_bright_tasks(str(tmp_path)) == ["pony"]
+    (inside,) = read_bright(str(folder), ["pony"])
+    (above,) = read_bright(str(tmp_path), ["pony"])
+    assert inside == above
+
+
+def test_rewritten_queries_match_by_id_in_any_order(tmp_path: Path) -> None:
+    folder = bright_task(tmp_path / "pony")
+    rewrites = [{"id": "1", "query": "r1"}, {"id": "7", "query": "extra"}, {"id": "0", "query": "r0"}]
+    write_jsonl(folder / "gpt4.jsonl", rewrites)
+    (collection,) = read_bright(str(tmp_path), ["pony"], queries="gpt4")
+    assert [query.text for query in collection.queries] == ["r0", "r1"]
+    write_jsonl(folder / "short.jsonl", rewrites[1:])
+    assert "'1'" in refused(read_bright, str(tmp_path), ["pony"], queries="short")
+    assert "absent" in refused(read_bright, str(tmp_path), ["pony"], queries="absent")
+
+
+def test_long_documents_go_with_long_gold(tmp_path: Path) -> None:
+    examples = [{"id": "0", "query": "q", "excluded_ids": [], "gold_ids": ["c"], "gold_ids_long": ["page"]}]
+    folder = bright_task(tmp_path / "pony", examples=examples)
+    write_jsonl(folder / "long_documents.jsonl", [{"id": "page", "content": "all of it"}])
+    (long,) = read_bright(str(tmp_path), ["pony"], long=True)
+    (short,) = read_bright(str(tmp_path), ["pony"])
+    assert (list(long.queries[0].gold), list(short.queries[0].gold)) == (["page"], ["c"])
+    assert [document.id for document in long.documents] == ["page"]
+
+
+def test_bright_refusals_name_what_is_wrong(tmp_path: Path) -> None:
+    unknown = [{**EXAMPLES[0], "gold_ids": ["ghost"]}]
+    assert "examples.jsonl:1" in (said := refused(read_bright, str(bright_task(tmp_path / "a", examples=unknown)), ["a"]))
+    assert "'ghost'" in said
+    twice = [*EXAMPLES, EXAMPLES[0]]
+    assert "examples.jsonl:3" in refused(read_bright, str(bright_task(tmp_path / "b", examples=twice)), ["b"])
+    assert "biolgy" in refused(read_bright, str(tmp_path), ["biolgy"])
+    empty = bright_task(tmp_path / "c", documents=[])
+    assert "documents.jsonl" in refused(read_bright, str(empty), ["c"])
+    wrong = [{**EXAMPLES[0], "gold_ids": "ü"}]
+    assert "gold_ids" in refused(read_bright, str(bright_task(tmp_path / "d", examples=wrong)), ["d"])
+
+
+def test_documents_of_every_layout(tmp_path: Path) -> None:
+    task = bright_task(tmp_path / "root" / "one")
+    bright_task(tmp_path / "root" / "two", documents=[DOCUMENTS[0], {"id": "only two", "content": "x"}])
+    beir = beir_folder(tmp_path / "beir")
+    assert read_documents(str(task)) == {row["id"]: row["content"] for row in DOCUMENTS}
+    assert list(read_documents(str(tmp_path / "root"))) == [*(row["id"] for row in DOCUMENTS), "only two"]
+    assert read_documents(str(beir)) == {"a": "T x", "b": "y"}
+    assert read_documents(str(beir / "corpus.jsonl.gz")) == {"a": "T x", "b": "y"}
+    assert read_documents(str(task / "documents.jsonl")) == read_documents(str(task))
+
+
+def test_one_id_must_not_stand_for_two_texts(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    same, other = {"id": "x", "content": "same"}, {"id": "x", "content": "other"}
+    write_jsonl(path, [same, same])
+    assert read_documents(str(path)) == {"x": "same"}
+    write_jsonl(path, [same, same, other])
+    assert refused(read_documents, str(path)).startswith(f"{path}:3")
+    bright_task(tmp_path / "root" / "a", documents=[same])
+    bright_task(tmp_path / "root" / "b", documents=[other])
+    assert "'x'" in refused(read_documents, str(tmp_path / "root"))
+
+
+def test_corpus_refusals(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    assert "empty" in refused(read_documents, str(tmp_path / "empty.jsonl"))
+    (tmp_path / "folder").mkdir()
+    assert "folder" in refused(read_documents, str(tmp_path / "folder"))
+    assert "missing.jsonl" in refused(read_documents, str(tmp_path / "missing.jsonl"))
+    (tmp_path / "bad.jsonl").write_bytes(b'{"id": "a", "content": "x"}\n{"id": "b", "content": "\xff"}\n')
+    assert "bad.jsonl:2" in refused(read_documents, str(tmp_path / "bad.jsonl"))
+    for row in ({"id": "a"}, {"content": "x"}, {"id": 3, "content": "x"}, {"id": "a", "content": None}):
+        (tmp_path / "row.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        assert "row.jsonl:1" in refused(read_documents, str(tmp_path / "row.jsonl"))
+
+
+def test_beir_keeps_grades_and_drops_zero_from_gold(tmp_path: Path) -> None:
+    collection = read_beir(str(beir_folder(tmp_path / "b")), "test")
+    query = next(query for query in collection.queries if query.id == "0")
+    assert dict(query.gold) == {"a": 2}
+
+
+def test_beir_refusals(tmp_path: Path) -> None:
+    folder = str(beir_folder(tmp_path / "b", "0\tghost\t1\n"))
+    assert "'ghost'" in refused(read_beir, folder, "test")
+    assert "test" in refused(read_beir, folder, "dev")
+    assert "'5'" in refused(read_beir, str(beir_folder(tmp_path / "c", "5\ta\t1\n")), "test")
+    assert "test.tsv:3" in refused(read_beir, str(beir_folder(tmp_path / "d", "0\ta\t1\n0\tb\tyes\n")), "test")
+
+
+def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
+    expected = {"q 1": {"d": 1}, "q2": {"d": -1, "ü": 2}}
+    (tmp_path / "q.tsv").write_text("query-id\tcorpus-id\tscore\nq 1\td\t1\nq2\td\t-1\nq2\tü\t2\n", encoding="utf-8")
+    (tmp_path / "q.txt").write_text("q 1\t0\td\t1\nq2 0 d -1\nq2 0 ü 2\n", encoding="utf-8")
+    assert read_qrels(str(tmp_path / "q.tsv")) == read_qrels(str(tmp_path / "q.txt")) == expected
+    (tmp_path / "e.tsv").write_text("q d\n", encoding="utf-8")
+    assert "e.tsv:1" in refused(read_qrels, str(tmp_path / "e.tsv"))
+
+
+def test_a_run_survives_writing_to_the_last_bit(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    run = {f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)}
+    run["q/0"]["tie a"[:3]] = run["q/0"]["ü0"]
+    write_run(tmp_path / "run.trec", run, "name")
+    assert read_run(str(tmp_path / "run.trec")) == run
+    (tmp_path / "score.json").write_text(json.dumps(run), encoding="utf-8")
+    assert read_run(str(tmp_path / "score.json")) == run
+
+
+def test_a_written_run_stands_in_trec_order(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.trec", {"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, "name")
+    lines = (tmp_path / "run.trec").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[2:4] for line in lines] == [["c", "1"], ["b", "2"], ["a", "3"]]
+
+
+@pytest.mark.parametrize(
+    "line", ["q Q0 d 1 0.5", "q Q0 d 1 nan n", "q Q0 d 1 high n", "q Q0 first 2 0.1 n"], ids=lambda line: line
+)
+def test_bad_run_lines_are_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "run.trec").write_text(f"q Q0 first 1 0.9 n\n{line}\n", encoding="utf-8")
+    assert "run.trec:2" in refused(read_run, str(tmp_path / "run.trec"))
+
+
+@requires_shared_data
+def test_real_beir_folders() -> None:
+    sizes = {("scifact", "train"): (5_183, 809), ("medquad", "dev"): (15_811, 400), ("theoremqa_theorems", "test"): (354, 800)}
+    for (name, split), (documents, queries) in sizes.items():
+        collection = read_beir(str(SHARED_DATA / name), split)
+        assert (len(collection.documents), len(collection.queries)) == (documents, queries)
+        assert all(query.gold for query in collection.queries)
+
+
+@requires_shared_data
+def test_real_bright_task_excludes_itself_and_repeats_gold() -> None:
+    (collection,) = read_bright(str(SHARED_DATA / "bright_mini"), ["theoremqa_questions"])
+    assert (len(collection.documents), len(collection.queries)) == (800, 194)
+    assert all(query.excluded_ids == (query.id,) for query in collection.queries)
+    raw = [row for _, row in read_jsonl(SHARED_DATA / "bright_mini/theoremqa_questions/examples.jsonl")]
+    assert sum(len(row["gold_ids"]) > len(set(row["gold_ids"])) for row in raw) == 120
+    assert [set(query.gold) for query in collection.queries] == [set(row["gold_ids"]) for row in raw]
+
+
+@requires_shared_data
+def test_all_real_bright_examples_become_queries(tmp_path: Path) -> None:
+    """The examples are read against a corpus of exactly their gold documents; qrels hold the same pairs."""
+    count = 0
+    for path in sorted((SHARED_DATA / "bright/examples").glob("*.jsonl.gz")):
+        task = path.name.removesuffix(".jsonl.gz")
+        rows = [row for _, row in read_jsonl(path)]
+        gold = dict.fromkeys(i for row in rows for i in row["gold_ids"])
+        bright_task(tmp_path / task, documents=[{"id": i, "content": i} for i in gold], examples=rows)
+        (collection,) = read_bright(str(tmp_path), [task])
+        assert not any("N/A" in query.excluded_ids for query in collection.queries)
+        qrels = read_qrels(str(SHARED_DATA / f"bright/qrels/{task}.txt"))
+        count += len(collection.queries)
+        differing = [query.id for query in collection.queries if set(query.gold) != set(qrels.get(query.id, {}))]
+        assert not differing, (task, differing[:3])
+    assert count == 1_384
+
+
+@requires_shared_data
+@pytest.mark.parametrize("task", ["pony", "theoremqa_theorems"])
+def test_real_runs_are_read_whole(task: str) -> None:
+    run = read_run(str(SHARED_DATA / f"bright/runs/{task}.reasonir_gpt4.trec"))
+    qrels = read_qrels(str(SHARED_DATA / f"bright/qrels/{task}.txt"))
+    assert set(run) == set(qrels)
+    assert {len(hits) for hits in run.values()} == {100}
