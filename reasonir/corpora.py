@@ -142,7 +142,9 @@ def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection
         folder = folder / task
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
-    documents = read_documents(str(_require_file(folder, "long_documents" if long else "documents")))
+    # A folder of pages only (no passages) keeps them in documents.jsonl.
+    pages = _find(folder, "long_documents") if long else None
+    documents = read_documents(str(pages or _require_file(folder, "documents")))
     source = str(_require_file(folder, "examples"))
     rewritten = None
     if queries != "original":

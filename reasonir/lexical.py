@@ -1,10 +1,11 @@
 """BM25 as Lucene and BRIGHT compute it, without Java: English analysis, index, search.
 
-Invariant: a ranking is ordered as trec_eval orders it (score at float32, then document id, both descending), with
-excluded documents gone before the cut. Owns nothing about files, metrics or tasks.
+Invariant: a ranking is ordered as trec_eval orders it (score at float32, then document id, both descending),
+with excluded documents gone before the cut. Owns nothing about files, metrics or tasks.
 
-Known departures from a Lucene index: document lengths are exact (Lucene rounds those over 40 to one byte), empty
-documents count in N and in the average length (as in gensim and bm25s), and lengths of tokens are code points.
+Known departures from a Lucene index: document lengths are exact (Lucene rounds those over 40 to one byte),
+empty documents count in N and in the average length (as in gensim and bm25s), and lengths of tokens are code
+points.
 """
 
 from collections import Counter
@@ -19,10 +20,11 @@ import Stemmer
 
 QueryWeighting = Literal["plain", "bm25"]
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
+STOP_WORD_LIST = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
 )
+STOP_WORDS = frozenset(STOP_WORD_LIST.split())
 """Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET, 33 words."""
 
 MAX_TOKEN_CHARACTERS = 255  # StandardAnalyzer.DEFAULT_MAX_TOKEN_LENGTH; a longer token is cut into pieces
@@ -35,24 +37,27 @@ NARROW_NO_BREAK_SPACE = "\u202f"  # the one white-space character that Unicode l
 def compile_token_pattern() -> regex.Pattern[str]:
     """Return the pattern of Lucene 9's StandardTokenizer: UAX #29 word boundaries plus its emoji sequences.
 
-    Letters, digits and connectors run together; one MidLetter character between letters and one MidNum character
-    between digits joins them; Katakana joins only Katakana; South-East Asian runs stay whole; each Han or Hiragana
-    character is a token. Group 1 is the token; a run of connectors alone matches without it, so that the search
-    stays linear. Source: UAX #29 and the grammar in apache/lucene StandardTokenizerImpl.jflex (Unicode 12.1 there,
-    the regex package's Unicode here).
+    Letters, digits and connectors run together; one MidLetter character between letters and one MidNum
+    character between digits joins them; Katakana joins only Katakana; South-East Asian runs stay whole; each
+    Han or Hiragana character is a token. Group 1 is the token; a run of connectors alone matches without it,
+    so that the search stays linear. Source: UAX #29 and the grammar in apache/lucene
+    StandardTokenizerImpl.jflex (Unicode 12.1 there, the regex package's Unicode here).
     """
     x = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*+"
     letter, hebrew = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]", r"\p{WB=Hebrew_Letter}"
-    digit, connector, katakana = r"\p{WB=Numeric}", rf"(?:\p{{WB=ExtendNumLet}}{x})", rf"(?:\p{{WB=Katakana}}{x})++"
+    digit = r"\p{WB=Numeric}"
+    connector, katakana = rf"(?:\p{{WB=ExtendNumLet}}{x})", rf"(?:\p{{WB=Katakana}}{x})++"
     quotes = rf"{hebrew}{x}'{x}|{hebrew}{x}\"{x}{hebrew}{x}"
     number = rf"{digit}{x}(?:[\p{{WB=MidNum}}\p{{WB=MidNumLet}}']{x}(?={digit}))?"
     word = rf"{letter}{x}(?:[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{x}(?={letter}))?"
     unit = rf"(?:{katakana}|(?:{quotes}|{number}|{word})++)"
     words = rf"{connector}*+{unit}(?:{connector}++{unit})*+{connector}*+"
-    emoji, modifier = r"[\p{Extended_Pictographic}[\p{Emoji}--[\p{WB=Regional_Indicator}0-9#*]]]", r"\p{Emoji_Modifier}"
-    marks = rf"(?:[\p{{WB=Format}}\p{{WB=Extend}}--[\uFE0E\uFE0F]]|\p{{WB=ZWJ}}(?!\p{{WB=ZWJ}}*(?:{emoji}|{modifier})))*"
-    element = rf"(?:\p{{WB=ZWJ}}*+(?:{emoji}{marks}\uFE0F?|{modifier}{marks}))"
-    emojis = rf"{element}(?:\p{{WB=ZWJ}}{element})*+|[0-9#*]{marks}\uFE0F?\u20E3{x}|(?:\p{{WB=Regional_Indicator}}{x}){{2}}"
+    flag, joiner = rf"(?:\p{{WB=Regional_Indicator}}{x})", r"\p{WB=ZWJ}"
+    emoji = r"[\p{Extended_Pictographic}[\p{Emoji}--[\p{WB=Regional_Indicator}0-9#*]]]"
+    mark = r"[\p{WB=Format}\p{WB=Extend}--[\uFE0E\uFE0F]]"  # the two choose text or picture, and end a part
+    marks = rf"(?:{mark}|{joiner}(?!{emoji}))*"
+    part = rf"(?:{emoji}{marks}\uFE0F?)"
+    emojis = rf"{part}(?:{joiner}{part})*+|[0-9#*]{marks}\uFE0F?\u20E3{x}|{flag}{{2}}"
     whole = rf"(?:\p{{LB=SA}}{x})++|[\p{{Script=Han}}\p{{Script=Hiragana}}]{x}"
     return regex.compile(rf"({words}|{emojis}|{whole})|{connector}++", flags=regex.VERSION1)
 
@@ -66,8 +71,8 @@ _terms: dict[str, tuple[str, ...]] = {}
 def analyse(text: str) -> list[str]:
     """Return the index terms of a text as Lucene's EnglishAnalyzer makes them.
 
-    Words, without possessive 's, in lower case, without stop words, Porter-stemmed. White space never lies within a
-    token, so the text is taken run by run and what a run gives is remembered.
+    Words, without possessive 's, in lower case, without stop words, Porter-stemmed. White space never lies
+    within a token, so the text is taken run by run and what a run gives is remembered.
     """
     runs = [text] if NARROW_NO_BREAK_SPACE in text else text.split()
     terms: list[str] = []
@@ -98,27 +103,35 @@ def analyse_run(run: str) -> tuple[str, ...]:
 
 def tokenise(text: str) -> list[str]:
     """Return the tokens of Lucene's StandardTokenizer, in order, spelt as in the text."""
-    tokens = [token for token in TOKEN.findall(text) if token]
-    if all(len(token) <= MAX_TOKEN_CHARACTERS for token in tokens):
-        return tokens
-    tokens, start = [], 0
-    while (found := TOKEN.search(text, start)) is not None:
+    tokens: list[str] = []
+    for found in TOKEN.finditer(text):
         if found.end() - found.start() > MAX_TOKEN_CHARACTERS:
-            found = TOKEN.match(text, found.start(), found.start() + MAX_TOKEN_CHARACTERS)
-            assert found is not None, "what matched matches when cut short"
-        if found[1]:
+            tokens.extend(cut(text, found.start(), found.end()))
+        elif found[1]:
             tokens.append(found[1])
-        start = found.end()
     return tokens
+
+
+def cut(text: str, start: int, end: int) -> list[str]:
+    """Return the tokens of an overlong one as Lucene finds them: the text is read through a window of 255."""
+    pieces = []
+    while start < end:
+        found = TOKEN.match(text, start, min(start + MAX_TOKEN_CHARACTERS, end))
+        if found is not None and found[1]:
+            pieces.append(found[1])
+        start = start + 1 if found is None else found.end()
+    return pieces
 
 
 def stem(word: str) -> str:
     """Return the Porter stem of a lower-case word as Lucene's PorterStemFilter does.
 
-    Snowball's "porter" is the algorithm of 1980. Lucene follows Porter's later C program, which differs in three
+    Snowball's "porter" is the algorithm of 1980. Lucene follows Porter's later C program, which differs in
+    three
     points: words of one or two letters stay, and in step 2 -bli becomes -ble (not only -abli -able) and -logi
-    becomes -log, both where the rest has a vowel-consonant sequence: `biology` and `biological` share a stem. The
-    two rules apply to what step 1 leaves; the later steps then act as they do on a word that ends so.
+    becomes -log, both where the rest has a vowel-consonant sequence: `psychology` and `psychological` share a
+    stem. The two rules apply to what step 1 leaves; the later steps then act as they do on a word that ends
+    so.
     """
     if len(word) <= 2:
         return word
@@ -141,7 +154,8 @@ def has_vowel_then_consonant(stem: str) -> bool:
 
 
 def tie_ranks(ids: Sequence[str]) -> np.ndarray:
-    """Return each document's place (int64) in ascending order of ids; of equal scores the highest place is first.
+    """Return each document's place (int64) in ascending order of ids; of equal scores the highest place is
+    first.
 
     trec_eval compares the bytes of ids; Python's order by code point is the same for UTF-8.
     """
@@ -153,8 +167,8 @@ def tie_ranks(ids: Sequence[str]) -> np.ndarray:
 class BM25Index:
     """BM25 over a corpus: weight(t, d) = idf(t) * tf / (tf + k1 * (1 - b + b * |d| / average |d|)).
 
-    idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5)). Lucene's form, without the constant factor k1 + 1. The weights are
-    computed by bm25s, in float64. Source: Kamphuis et al. 2020, "Which BM25 do you mean?".
+    idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5)). Lucene's form, without the constant factor k1 + 1. The
+    weights are computed by bm25s, in float64. Source: Kamphuis et al. 2020, "Which BM25 do you mean?".
     """
 
     def __init__(self, ids: Sequence[str], texts: Iterable[str], k1: float = 0.9, b: float = 0.4) -> None:
@@ -179,7 +193,7 @@ class BM25Index:
         self.idf = np.log((len(ids) + 1.0) / (documents_with_term + 0.5))
 
     def weigh(self, terms: list[list[int]]) -> scipy.sparse.csr_array:
-        """Return the weights, terms x documents; takes time and memory in proportion to the corpus's tokens."""
+        """Return the weights, terms x documents. Time and memory grow with the tokens of the corpus."""
         shape = (len(self.vocabulary), len(terms))
         if not self.vocabulary:
             return scipy.sparse.csr_array(shape)
@@ -197,10 +211,10 @@ class BM25Index:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rank the documents for every query. Time grows with the postings of all query terms.
 
-        plain: a query term counts as often as it occurs (Lucene, Anserini's -bm25). bm25: it counts with the BM25
-        weight it would have in a document, idf included (BRIGHT's BM25: gensim's LuceneBM25Model on both sides;
-        Anserini's -bm25.querySide): idf(t) * tf / (tf + k1 * (1 - b + b * |q| / average |d|)), |q| counted over
-        known terms. Documents that share no term with the query are no hits.
+        plain: a query term counts as often as it occurs (Lucene, Anserini's -bm25). bm25: it counts with the
+        BM25 weight it would have in a document, idf included (BRIGHT's BM25: gensim's LuceneBM25Model on both
+        sides; Anserini's -bm25.querySide): idf(t) * tf / (tf + k1 * (1 - b + b * |q| / average |d|)), |q|
+        counted over known terms. Documents that share no term with the query are no hits.
 
         Args:
             queries: texts, analysed as the documents are; one without any known term has no hits.
@@ -208,8 +222,8 @@ class BM25Index:
             excluded: per query, positions of documents that are taken out before the cut.
             query_weighting: plain or bm25.
         Returns:
-            Positions (queries, top) int64 padded with -1, and scores (queries, top) float32 padded with -inf, best
-            first, equal scores by id, descending.
+            Positions (queries, top) int64 padded with -1, and scores (queries, top) float32 padded with -inf,
+            best first, equal scores by id, descending.
         """
         if query_weighting not in ("plain", "bm25"):
             raise ValueError(f"query_weighting: {query_weighting!r} is neither 'plain' nor 'bm25'")
@@ -226,7 +240,9 @@ class BM25Index:
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
 
-    def weigh_queries(self, queries: Sequence[str], query_weighting: QueryWeighting) -> scipy.sparse.csr_array:
+    def weigh_queries(
+        self, queries: Sequence[str], query_weighting: QueryWeighting
+    ) -> scipy.sparse.csr_array:
         """Return the query weights, queries x terms."""
         data, columns, starts = [], [], [0]
         for query in queries:
@@ -235,11 +251,17 @@ class BM25Index:
             weights = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
             if query_weighting == "bm25" and len(counts):
                 relative_length = weights.sum() / self.average_length
-                weights = self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
+                weights = (
+                    self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
+                )
             data.append(weights)
             columns.append(known)
             starts.append(starts[-1] + len(counts))
-        parts = (np.concatenate([np.zeros(0), *data]), np.concatenate([np.zeros(0, np.int64), *columns]), starts)
+        parts = (
+            np.concatenate([np.zeros(0), *data]),
+            np.concatenate([np.zeros(0, np.int64), *columns]),
+            starts,
+        )
         return scipy.sparse.csr_array(parts, shape=(len(queries), len(self.vocabulary)))
 
     def best(

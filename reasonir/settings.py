@@ -7,9 +7,11 @@ Leaves the meaning of the options to each stage's `config.py`.
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,16 +58,21 @@ def _compose_and_run(
 ) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
     ConfigStore.instance().store(name=f"{schema.__name__}", node=schema)
 
-    def main(composed: Any) -> None:
-        config = OmegaConf.to_object(composed)
-        validate_tree(config)
-        run(config)
+    failures: list[BaseException] = []
 
-    # Hydra prints and exits 1 by itself otherwise; with this it hands the exception to us.
+    def main(composed: Any) -> None:
+        # Hydra would print a line of its own about an exception that passes through it.
+        try:
+            config = _typed(composed, schema)
+            validate_tree(config)
+            run(config)
+        except BaseException as error:
+            failures.append(error)
+
+    # Hydra prints composition errors and exits 1 by itself otherwise; with this it hands them to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     previous = sys.argv
     sys.argv = [program, *argv]
@@ -73,6 +80,18 @@ def _compose_and_run(
         hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
     finally:
         sys.argv = previous
+    if failures:
+        raise failures[0]
+
+
+def _typed(composed: Any, schema: type) -> Any:
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_object(composed)
+    except AttributeError as error:  # a key that `+key=` added; the dataclasses have slots
+        name = re.search(r"no attribute '([^']+)'", str(error))
+        raise UserError(_unknown_option(name[1] if name else str(error), schema)) from error
 
 
 def validate_tree(config: Any) -> None:
@@ -129,17 +148,24 @@ def _is_user_mistake(error: Exception) -> bool:
 
 
 def _one_line(error: Exception, schema: type) -> str:
-    """Fold an error's message into one line; for an unknown option add the nearest known ones."""
-    message = " ".join(str(error).split())
-    unknown = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
-    if unknown and "not in" in message:
-        import difflib
+    """Fold an error's message into one line that names the option and the remedy."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
+    if overridden := re.match(r"Could not override '([^']+)'", message):
+        return _unknown_option(overridden[1], schema)
+    if missing := re.search(r"missing mandatory value: (\S+)", message):
+        return f"{missing[1]} is missing: give {missing[1]}=VALUE"
+    if message.startswith("Error merging override") and error.__cause__ is not None:
+        cause = " ".join(str(error.__cause__).split()).split(" full_key:")[0]
+        return f"{message.removeprefix('Error merging override ')}: {cause}"
+    return message
 
-        known = [name for name, _, _ in option_rows(schema)]
-        near = difflib.get_close_matches(str(unknown), known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; --help lists the options"
-        return f"unknown option {unknown!r}{hint}"
-    return message.split(" full_key:")[0] + (f" (option {unknown})" if unknown else "")
+
+def _unknown_option(name: str, schema: type) -> str:
+    near = difflib.get_close_matches(name, [known for known, _, _ in option_rows(schema)], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the options"
+    return f"unknown option {name!r}; {hint}"
 
 
 def option_rows(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -31,14 +31,14 @@ DOCUMENTS_PER_TASK = 400  # at scale 1, before twins and second golds
 QUERIES_PER_TASK = 80
 TRAINING_ROWS_PER_TASK = 2400
 NEGATIVES_PER_ROW = 2
-LONG_SHARE_TRAINING = 0.15  # a long query costs eight times the tokens of a short one
+LONG_SHARE_TRAINING = 0.1  # a long query costs eight times the tokens of a short one
 LONG_EVALUATION_PERIOD = 4  # each fourth evaluation query is long
 LONG_WORDS = (250, 430)
 
 INSTRUCTIONS: dict[str, str] = {
-    "natural_science": "Given this situation, retrieve the principle that explains it",
-    "office_cases": "Given this case, retrieve the rule that settles it",
-    "data_functions": "Given this need, retrieve the documented function that serves it",
+    "natural_science": "Find the principle that explains this",
+    "office_cases": "Find the rule that settles this case",
+    "data_functions": "Find the function that does this",
 }
 
 SHORT_FORMS = ("{0}. {1}, and {2}; {3}.", "{0}; {1}. {2}, and {3}.", "{0}; {1}, and {2}. {3}.")

@@ -1,7 +1,7 @@
 """Retrieval metrics by trec_eval, through pytrec_eval, which only this file imports.
 
-Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as float32 and
-orders equal ones by document id, descending. Owns no files.
+Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as
+float32 and orders equal ones by document id, descending. Owns no files.
 """
 
 from collections.abc import Collection, Mapping
@@ -44,9 +44,9 @@ def score_run(
 ) -> RunMetrics:
     """Score a run.
 
-    A query with a relevant document counts even where the run lacks it or is left without hits: 0 for every metric,
-    as BRIGHT averages (trec_eval -c; pytrec_eval alone would leave it out). A query without a relevant document has
-    no nDCG and is left out, as trec_eval does.
+    A query with a relevant document counts even where the run lacks it or is left without hits: 0 for every
+    metric, as BRIGHT averages (trec_eval -c; pytrec_eval alone would leave it out). A query without a
+    relevant document has no nDCG and is left out, as trec_eval does.
 
     Args:
         run: query id to {document id: score}; higher is better.

@@ -1,8 +1,8 @@
 """Exact nearest neighbours by inner product, in blocks.
 
 Legend: Q queries, N documents, D dimension, B queries of a block, M documents of a block.
-Invariant: the result is the first `top` of a full sort by (score, document id), both descending, as trec_eval breaks
-ties, whatever the block sizes. Owns no files; BM25 lives in `lexical.py`.
+Invariant: the result is the first `top` of a full sort by (score, document id), both descending, as trec_eval
+breaks ties, whatever the block sizes. Owns no files; BM25 lives in `lexical.py`.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,12 +29,14 @@ def exact_top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every query's `top` best documents by inner product.
 
-    O(Q * N * D) time; memory beyond the inputs is about 20 bytes times block_queries * block_documents. A score and
-    its document's place among the ids form one integer, so that a selection of distinct keys decides ties too.
+    O(Q * N * D) time; memory beyond the inputs is about 20 bytes times block_queries * block_documents. A
+    score and its document's place among the ids form one integer, so that a selection of distinct keys
+    decides ties too.
 
     Args:
         query_QD: any float type.
-        document_ND: any float type; may be memory-mapped, it is read block by block, once per block of queries.
+        document_ND: any float type; may be memory-mapped, it is read block by block, once per block of
+            queries.
         top: > 0; may exceed N.
         excluded: per query, rows of document_ND that are taken out before the cut.
         ids: document ids for the order of ties; without them the row number stands for the id.
@@ -45,8 +47,8 @@ def exact_top_k(
         Rows of document_ND (Q, top) int64, padded with -1, and scores (Q, top) float32, padded with -inf.
     Raises:
         ValueError: sizes that do not fit, or an embedding that holds NaN or infinity.
-    Precision: products in float32. Equal rows may differ in the last bit where a matrix product treats the edge of
-        a block otherwise; within one block position scores are reproducible.
+    Precision: products in float32. Equal rows may differ in the last bit where a matrix product treats the
+        edge of a block otherwise; within one block position scores are reproducible.
     """
     count = len(document_ND)
     check_sizes(query_QD, document_ND, top, excluded, ids)
@@ -83,7 +85,9 @@ def check_sizes(
     if top < 1:
         raise ValueError(f"top: {top}; give at least 1")
     if query_QD.ndim != 2 or document_ND.ndim != 2 or query_QD.shape[1] != document_ND.shape[1]:
-        raise ValueError(f"queries {query_QD.shape} and documents {document_ND.shape} have no common dimension")
+        raise ValueError(
+            f"queries {query_QD.shape} and documents {document_ND.shape} have no common dimension"
+        )
     if excluded is not None and len(excluded) != len(query_QD):
         raise ValueError(f"excluded: {len(excluded)} entries for {len(query_QD)} queries")
     if ids is not None and len(ids) != len(document_ND):
@@ -101,13 +105,13 @@ def to_float32(rows: np.ndarray, kind: str, first: int, device: str | torch.devi
 
 
 def to_keys(score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
-    """Return int64 keys that order as (score, rank): the score's bits above, made monotonic, the rank below."""
+    """Return int64 keys that order as (score, rank): above the score, monotonic, below the rank."""
     bits = (score_BM + 0.0).view(torch.int32)  # + 0.0 turns -0.0, which equals 0.0, into it
     return (monotonic(bits).to(torch.int64) << RANK_BITS) | rank_M
 
 
 def monotonic(bits: torch.Tensor) -> torch.Tensor:
-    """Swap float32 bits (as int32) and integers of the same order: negative floats run backwards. Its own inverse."""
+    """Swap float32 bits (as int32) and integers of the same order (negative floats run backwards)."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
@@ -129,8 +133,10 @@ def mask(key_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int
     key_BM[rows, columns] = NEVER
 
 
-def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> None:
-    """Decode sorted keys into the first columns of `indices` and `scores`; excluded documents leave the padding."""
+def write_hits(
+    best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray
+) -> None:
+    """Decode sorted keys into `indices` and `scores`, in place; excluded documents leave the padding."""
     keys = best.numpy()
     hit = keys != NEVER
     width = keys.shape[1]

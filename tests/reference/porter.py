@@ -1,8 +1,11 @@
-"""Slow Porter stemmer after the 1980 paper, with the two later rules of Porter's own C program (-bli, -logi)."""
+"""Slow Porter stemmer: the paper of 1980 and the two later rules of Porter's C program."""
+
+from itertools import pairwise
 
 STEP_2 = (
-    "ational:ate tional:tion enci:ence anci:ance izer:ize bli:ble alli:al entli:ent eli:e ousli:ous ization:ize "
-    "ation:ate ator:ate alism:al iveness:ive fulness:ful ousness:ous aliti:al iviti:ive biliti:ble logi:log"
+    "ational:ate tional:tion enci:ence anci:ance izer:ize bli:ble alli:al entli:ent eli:e ousli:ous "
+    "ization:ize ation:ate ator:ate alism:al iveness:ive fulness:ful ousness:ous aliti:al iviti:ive "
+    "biliti:ble logi:log"
 )
 STEP_3 = "icate:ic ative: alize:al iciti:ic ical:ic ful: ness:"
 STEP_4 = "al ance ence er ic able ible ant ement ment ent sion tion ou ism ate iti ous ive ize"
@@ -18,7 +21,7 @@ def is_consonant(word: str, i: int) -> bool:
 def measure(stem: str) -> int:
     """Count vowel-consonant sequences."""
     kinds = [is_consonant(stem, i) for i in range(len(stem))]
-    return sum(after and not before for before, after in zip(kinds, kinds[1:], strict=False))
+    return sum(after and not before for before, after in pairwise(kinds))
 
 
 def ends_double(word: str) -> bool:

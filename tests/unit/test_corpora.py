@@ -18,22 +18,39 @@ from reasonir.corpora import (
 from reasonir.schema import UserError, read_jsonl, write_jsonl
 from tests.shared import SHARED_DATA, requires_shared_data
 
-DOCUMENTS = [{"id": "a/1%27.txt", "content": "first"}, {"id": "ü", "content": "second"}, {"id": "c", "content": ""}]
+DOCUMENTS = [
+    {"id": "a/1%27.txt", "content": "first"},
+    {"id": "ü", "content": "second"},
+    {"id": "c", "content": ""},
+]
 EXAMPLES = [
     {"id": "0", "query": "q0", "excluded_ids": ["N/A"], "gold_ids": ["ü", "a/1%27.txt", "ü"]},
-    {"id": "1", "query": "q1", "excluded_ids": ["c", "elsewhere"], "gold_ids": ["N/A"], "gold_ids_long": ["N/A"]},
+    {
+        "id": "1",
+        "query": "q1",
+        "excluded_ids": ["c", "elsewhere"],
+        "gold_ids": ["N/A"],
+        "gold_ids_long": ["N/A"],
+    },
 ]
 
 
-def bright_task(folder: Path, suffix: str = ".jsonl", documents: list | None = None, examples: list | None = None) -> Path:
+def bright_task(
+    folder: Path, suffix: str = ".jsonl", documents: list | None = None, examples: list | None = None
+) -> Path:
     write_jsonl(folder / f"documents{suffix}", DOCUMENTS if documents is None else documents)
     write_jsonl(folder / f"examples{suffix}", EXAMPLES if examples is None else examples)
     return folder
 
 
 def beir_folder(folder: Path, qrels: str = "0\ta\t2\n0\tb\t0\n") -> Path:
-    write_jsonl(folder / "corpus.jsonl.gz", [{"_id": "a", "title": "T", "text": "x"}, {"_id": "b", "title": "", "text": "y"}])
-    write_jsonl(folder / "queries.jsonl", [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}])
+    write_jsonl(
+        folder / "corpus.jsonl.gz",
+        [{"_id": "a", "title": "T", "text": "x"}, {"_id": "b", "title": "", "text": "y"}],
+    )
+    write_jsonl(
+        folder / "queries.jsonl", [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}]
+    )
     (folder / "qrels").mkdir(exist_ok=True)
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", encoding="utf-8")
     return folder
@@ -91,7 +108,9 @@ def test_long_documents_go_with_long_gold(tmp_path: Path) -> None:
 
 def test_bright_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     unknown = [{**EXAMPLES[0], "gold_ids": ["ghost"]}]
-    assert "examples.jsonl:1" in (said := refused(read_bright, str(bright_task(tmp_path / "a", examples=unknown)), ["a"]))
+    assert "examples.jsonl:1" in (
+        said := refused(read_bright, str(bright_task(tmp_path / "a", examples=unknown)), ["a"])
+    )
     assert "'ghost'" in said
     twice = [*EXAMPLES, EXAMPLES[0]]
     assert "examples.jsonl:3" in refused(read_bright, str(bright_task(tmp_path / "b", examples=twice)), ["b"])
@@ -149,12 +168,16 @@ def test_beir_refusals(tmp_path: Path) -> None:
     assert "'ghost'" in refused(read_beir, folder, "test")
     assert "test" in refused(read_beir, folder, "dev")
     assert "'5'" in refused(read_beir, str(beir_folder(tmp_path / "c", "5\ta\t1\n")), "test")
-    assert "test.tsv:3" in refused(read_beir, str(beir_folder(tmp_path / "d", "0\ta\t1\n0\tb\tyes\n")), "test")
+    assert "test.tsv:3" in refused(
+        read_beir, str(beir_folder(tmp_path / "d", "0\ta\t1\n0\tb\tyes\n")), "test"
+    )
 
 
 def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
     expected = {"q 1": {"d": 1}, "q2": {"d": -1, "ü": 2}}
-    (tmp_path / "q.tsv").write_text("query-id\tcorpus-id\tscore\nq 1\td\t1\nq2\td\t-1\nq2\tü\t2\n", encoding="utf-8")
+    (tmp_path / "q.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq 1\td\t1\nq2\td\t-1\nq2\tü\t2\n", encoding="utf-8"
+    )
     (tmp_path / "q.txt").write_text("q 1\t0\td\t1\nq2 0 d -1\nq2 0 ü 2\n", encoding="utf-8")
     assert read_qrels(str(tmp_path / "q.tsv")) == read_qrels(str(tmp_path / "q.txt")) == expected
     (tmp_path / "e.tsv").write_text("q d\n", encoding="utf-8")
@@ -163,8 +186,10 @@ def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
 
 def test_a_run_survives_writing_to_the_last_bit(tmp_path: Path) -> None:
     draw = random.Random(0)
-    run = {f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)}
-    run["q/0"]["tie a"[:3]] = run["q/0"]["ü0"]
+    run = {
+        f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)
+    }
+    run["q/0"]["tie"] = run["q/0"]["ü0"]
     write_run(tmp_path / "run.trec", run, "name")
     assert read_run(str(tmp_path / "run.trec")) == run
     (tmp_path / "score.json").write_text(json.dumps(run), encoding="utf-8")
@@ -187,7 +212,11 @@ def test_bad_run_lines_are_refused(line: str, tmp_path: Path) -> None:
 
 @requires_shared_data
 def test_real_beir_folders() -> None:
-    sizes = {("scifact", "train"): (5_183, 809), ("medquad", "dev"): (15_811, 400), ("theoremqa_theorems", "test"): (354, 800)}
+    sizes = {
+        ("scifact", "train"): (5_183, 809),
+        ("medquad", "dev"): (15_811, 400),
+        ("theoremqa_theorems", "test"): (354, 800),
+    }
     for (name, split), (documents, queries) in sizes.items():
         collection = read_beir(str(SHARED_DATA / name), split)
         assert (len(collection.documents), len(collection.queries)) == (documents, queries)
@@ -204,6 +233,21 @@ def test_real_bright_task_excludes_itself_and_repeats_gold() -> None:
     assert [set(query.gold) for query in collection.queries] == [set(row["gold_ids"]) for row in raw]
 
 
+def test_a_page_level_folder_needs_no_second_file(tmp_path: Path) -> None:
+    examples = [{"id": "0", "query": "q", "excluded_ids": [], "gold_ids": ["c_1"], "gold_ids_long": ["c"]}]
+    folder = bright_task(tmp_path / "pony", examples=examples)
+    (collection,) = read_bright(str(folder), ["pony"], long=True)
+    assert list(collection.queries[0].gold) == ["c"]
+    assert "'c_1'" in refused(read_bright, str(folder), ["pony"])
+
+
+@requires_shared_data
+def test_real_page_level_task() -> None:
+    (collection,) = read_bright(str(SHARED_DATA / "bright_mini"), ["pony_long"], long=True)
+    assert (len(collection.documents), len(collection.queries)) == (724, 112)
+    assert all(query.gold for query in collection.queries)
+
+
 @requires_shared_data
 def test_all_real_bright_examples_become_queries(tmp_path: Path) -> None:
     """The examples are read against a corpus of exactly their gold documents; qrels hold the same pairs."""
@@ -217,7 +261,9 @@ def test_all_real_bright_examples_become_queries(tmp_path: Path) -> None:
         assert not any("N/A" in query.excluded_ids for query in collection.queries)
         qrels = read_qrels(str(SHARED_DATA / f"bright/qrels/{task}.txt"))
         count += len(collection.queries)
-        differing = [query.id for query in collection.queries if set(query.gold) != set(qrels.get(query.id, {}))]
+        differing = [
+            query.id for query in collection.queries if set(query.gold) != set(qrels.get(query.id, {}))
+        ]
         assert not differing, (task, differing[:3])
     assert count == 1_384
 

@@ -1,0 +1,126 @@
+"""Killed anywhere and resumed, a run ends with the bytes of the unbroken run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reasonir.train import checkpoint
+from tests.texts import training_rows, write_rows
+
+STEPS = 6
+PROGRAM = """
+import os, signal, sys
+import reasonir.train.loop as loop
+import reasonir.train.checkpoint as checkpoint
+
+kill_in_step, kill_in_save = int(sys.argv[1]), int(sys.argv[2])
+plain_step, plain_flush = loop.optimizer_step, checkpoint._flush_to_disk
+
+def step(config, compute, optimizer, plan):
+    if plan.step + 1 == kill_in_step:
+        compute(plan)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain_step(config, compute, optimizer, plan)
+
+def flush(path):
+    if kill_in_save and f"step_{kill_in_save}.partial" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain_flush(path)
+
+loop.optimizer_step, checkpoint._flush_to_disk = step, flush
+from reasonir.train.cli import main
+main(sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def options(tmp_path) -> list[str]:
+    rows = [write_rows(tmp_path / f"{name}.jsonl", training_rows(n)) for name, n in (("a", 11), ("b", 7))]
+    return [
+        f"data.files=[{rows[0]},{rows[1]}]",
+        "model.vocabulary_size=400", "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2",
+        "model.heads=4", "model.key_value_heads=2", "model.dropout=0.1", "query_max_tokens=40",
+        "document_max_tokens=40", "global_batch_queries=4", "chunk_tokens=100", "graph_memory_gib=0",
+        f"max_steps={STEPS}", "save_every_steps=2", "learning_rate=0.001", "warmup_steps=3", "precision=fp32",
+    ]  # fmt: skip
+
+
+def run(folder: Path, options: list[str], *, step: int = 0, save: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PROGRAM, str(step), str(save), f"output_dir={folder}", "resume=true", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_killed_in_a_step_and_in_a_save_ends_byte_equal(tmp_path, options):
+    unbroken = run(tmp_path / "unbroken", options)
+    assert unbroken.returncode == 0, unbroken.stderr
+    broken = tmp_path / "broken"
+    assert run(broken, options, step=4).returncode == -signal.SIGKILL
+    assert [step for step, _ in checkpoint.list_checkpoints(broken / "checkpoints")] == [2]
+    assert run(broken, options, save=4).returncode == -signal.SIGKILL
+    assert list((broken / "checkpoints").glob(".step_4.partial")), "the kill did not hit the write"
+    assert not (broken / "manifest.json").exists()
+    last = run(broken, options)
+    assert last.returncode == 0, last.stderr
+    assert "continuing after step 2" in last.stdout
+    assert weights(broken) == weights(tmp_path / "unbroken")
+    assert not list((broken / "checkpoints").glob(".step_*"))
+    steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+    losses = [
+        [json.loads(line)["train/loss_nats"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (broken, tmp_path / "unbroken")
+    ]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == STEPS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_and_says_how_to_go_on(tmp_path, options, number):
+    folder = tmp_path / "run"
+    more = ["max_steps=100000", "save_every_steps=0", f"output_dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reasonir.train", *options, *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "resume=true continues" in errors
+    assert "Traceback" not in errors
+    (step, path), *_ = checkpoint.list_checkpoints(folder / "checkpoints")
+    assert step >= 1
+    assert json.loads((path / "state.json").read_text())["step"] == step
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path, tiny, capsys):
+    import torch
+
+    from reasonir.train.cli import main
+    from reasonir.train.loop import TrainingStopped
+
+    rows = write_rows(tmp_path / "rows.jsonl", training_rows(8))
+    with torch.no_grad():
+        tiny.trunk.layers[1].mlp.down_proj.weight[0, 0] = float("inf")
+    tiny.save_pretrained(str(tmp_path / "sick"))
+    before = (tmp_path / "sick" / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingStopped, match=r"step 1: .*rows\.jsonl:\d+"):
+        main([f"output_dir={tmp_path}/run", f"model.path={tmp_path}/sick", f"data.files=[{rows}]", "max_steps=3",
+              "global_batch_queries=4", "query_max_tokens=80", "document_max_tokens=80", "precision=fp32"])  # fmt: skip
+    assert (tmp_path / "sick" / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
