@@ -247,9 +247,11 @@ def read_qrels(path: str) -> dict[str, dict[str, int]]:
             raise UserError(f"{path}:{line}: {len(parts)} columns; qrels have 4 (TREC) or 3 (BEIR)")
         query, document, grade = parts[0], parts[-2], parts[-1]
         try:
-            qrels.setdefault(query, {})[document] = int(grade)
+            known = qrels.setdefault(query, {}).setdefault(document, int(grade))
         except ValueError as error:
             raise UserError(f"{path}:{line}: grade {grade!r} is not a whole number") from error
+        if known != int(grade):
+            raise UserError(f"{path}:{line}: query {query!r} grades document {document!r} twice, {known} and {grade}")
     return qrels
 
 
@@ -273,8 +275,8 @@ def _score(value: Any, where: str) -> float:
         score = float(value)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: score {value!r} is not a number") from error
-    if math.isnan(score):
-        raise UserError(f"{where}: the score is NaN")
+    if not math.isfinite(score):
+        raise UserError(f"{where}: score {value!r} is not finite")
     return score
 
 
@@ -303,7 +305,7 @@ def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
                 raise UserError(f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8") from error
             if text.strip():
                 found = True
-                yield line, text.split("\t") if "\t" in text else text.split()
+                yield line, text.split("\t") if "\t" in text else [part for part in text.split(" ") if part]
     if not found:
         raise UserError(f"{path}: the file is empty")
 

@@ -8,10 +8,14 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+MAX_WEIGHT = 1e30
+"""Weights are stored as float32."""
 
 
 class UserError(ValueError):
@@ -56,7 +60,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 number, raw = next(lines)
             except StopIteration:
                 break
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise UserError(f"{path}: damaged file: {error}") from error
             if raw.strip():
                 found = True
@@ -68,9 +72,13 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
+        if b"\\ud" in raw.lower():  # JSON may spell half of a surrogate pair, which is no text
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}:{number}: half a surrogate pair (\\ud800 to \\udfff) is no text; remove it") from error
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise UserError(f"{path}:{number}: broken JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number}: a line must hold one JSON object, not {type(row).__name__}")
@@ -82,18 +90,26 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.partial")
+    try:
+        count = _write_lines(scratch, rows, zipped=path.suffix == ".gz")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], zipped: bool) -> int:
     count = 0
-    with scratch.open("wb") as raw:
+    with path.open("wb") as raw:
         # A fixed time stamp and no name: the same rows give the same bytes.
-        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if zipped else raw
         for row in rows:
-            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
             count += 1
         if stream is not raw:
             stream.close()
         raw.flush()
         os.fsync(raw.fileno())
-    os.replace(scratch, path)
     return count
 
 
@@ -209,6 +225,7 @@ def _instructed(entry: Any, where: str) -> InstructedText:
 def _weight(value: Any, where: str) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise UserError(f"{where}: `weight` is {value!r}; it must be a finite number, not negative")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= MAX_WEIGHT:
+        raise UserError(f"{where}: `weight` is {value!r}; it must be a number from 0 to {MAX_WEIGHT:g}")
     return float(value)

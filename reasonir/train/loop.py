@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def run_steps(
     metrics = MetricsLog(run.path, config, first_step=state.step, tracking=config.tracking.value)
     progress = Progress("train", total_steps, "steps", done=state.step)
     plans = prefetch(batches, state.step, total_steps)
-    with stop_requests() as asked:
+    with stop_requests() as asked, closing(metrics), closing(progress), closing(plans):
         for plan in plans:
             row = optimizer_step(config, compute, optimizer, plan)
             tokens = state.tokens + row["train/tokens"]
@@ -211,13 +211,8 @@ def run_steps(
                 folder = run.path / "checkpoints"
                 checkpoint.save_checkpoint(folder, encoder.trunk, optimizer, state, config.keep_checkpoints)
             if asked and state.step < total_steps:
-                plans.close()
-                metrics.close()
-                progress.close()
                 print(f"stopped after step {state.step}, saved; resume=true continues", file=sys.stderr)
                 sys.exit(128 + asked[0])
-    metrics.close()
-    progress.close()
     return state
 
 

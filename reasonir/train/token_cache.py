@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,10 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reasonir.schema import InstructedText, TrainingExample, UserError, read_training_examples
+from reasonir.schema import InstructedText, TrainingExample, UserError, read_rows, read_training_examples
 
 ROWS_PER_BATCH = 1_000
-FORMAT = 1
+FORMAT = 2
 ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
@@ -103,7 +104,7 @@ def open_token_store(
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
     folder = cache_dir / "tokens" / key
-    if not (folder / "meta.json").is_file():
+    if not _is_whole(folder):
         limits = {"query": query_max_tokens, "document": document_max_tokens}
         _build(path, documents, template, limits, folder, on_progress)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -112,9 +113,21 @@ def open_token_store(
     return TokenStore(path, key, tokens, {name: np.load(folder / f"{name}.npy") for name in ARRAYS}, meta)
 
 
+def _is_whole(folder: Path) -> bool:
+    """Say whether a store lies there with all its bytes (a copy or a full disk may have cut it)."""
+    try:
+        sizes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["bytes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def _content_hash(path: str) -> str:
-    if path.startswith("hub:"):
-        return path
+    if path.startswith("hub:"):  # a name says nothing about the revision behind it
+        digest = hashlib.sha256()
+        for _, row in read_rows(path):
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     with Path(path).open("rb") as stream:
@@ -132,18 +145,18 @@ def _documents_hash(documents: Mapping[str, str] | None) -> str | None:
 
 @dataclass(slots=True)
 class _Growing:
-    """The arrays of a store while they are built."""
+    """The arrays of a store while they are built, 8 bytes an entry; `known` takes some 150 bytes a distinct text."""
 
-    offsets: list[int] = field(default_factory=lambda: [0])
-    prefix_tokens: list[int] = field(default_factory=list)
-    text_hashes: list[int] = field(default_factory=list)
-    row_query: list[int] = field(default_factory=list)
-    positive_offsets: list[int] = field(default_factory=lambda: [0])
-    positives: list[int] = field(default_factory=list)
-    negative_offsets: list[int] = field(default_factory=lambda: [0])
-    negatives: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    offsets: array = field(default_factory=lambda: array("q", [0]))
+    prefix_tokens: array = field(default_factory=lambda: array("q"))
+    text_hashes: array = field(default_factory=lambda: array("Q"))
+    row_query: array = field(default_factory=lambda: array("q"))
+    positive_offsets: array = field(default_factory=lambda: array("q", [0]))
+    positives: array = field(default_factory=lambda: array("q"))
+    negative_offsets: array = field(default_factory=lambda: array("q", [0]))
+    negatives: array = field(default_factory=lambda: array("q"))
+    weights: array = field(default_factory=lambda: array("d"))
+    lines: array = field(default_factory=lambda: array("q"))
     known: dict[bytes, int] = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=lambda: {"query": 0, "document": 0})
     query_instructions: set[str] = field(default_factory=set)
@@ -197,25 +210,38 @@ def _append(
     for example in batch:
         growing.row_query.append(index_of(example.query, "query"))
         growing.query_instructions.add(example.query.instruction)
-        growing.positives += [index_of(piece, "document") for piece in example.positives]
-        growing.negatives += [index_of(piece, "document") for piece in example.negatives]
+        growing.positives.extend(index_of(piece, "document") for piece in example.positives)
+        growing.negatives.extend(index_of(piece, "document") for piece in example.negatives)
         growing.positive_offsets.append(len(growing.positives))
         growing.negative_offsets.append(len(growing.negatives))
         growing.weights.append(example.weight)
         growing.lines.append(example.line)
     encoded = {}
     for side, pieces in new.items():
+        pairs = [(piece.instruction, piece.text) for piece in pieces]
         try:
-            encoded[side] = template.encode([(piece.instruction, piece.text) for piece in pieces], limits[side])
-        except UserError as error:
-            first, last = batch[0].line, batch[-1].line
-            raise UserError(f"{path}:{first}-{last}: {error}") from error
+            encoded[side] = template.encode(pairs, limits[side])
+        except UserError:
+            _name_line(batch, side, template, limits[side], path)
+            raise
     for side, position in waiting:
         text = encoded[side][position]
         growing.offsets.append(growing.offsets[-1] + len(text.ids))
         growing.prefix_tokens.append(text.prefix_tokens)
         growing.truncated[side] += text.truncated
         yield text.ids
+
+
+def _name_line(
+    batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str
+) -> None:
+    """Raise what the template refuses, with the line of the first row that holds it."""
+    for example in batch:
+        pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]
+        try:
+            template.encode([(piece.instruction, piece.text) for piece in pieces], max_tokens)
+        except UserError as error:
+            raise UserError(f"{path}:{example.line}: {error}") from error
 
 
 def _write_arrays(growing: _Growing, folder: Path) -> None:
@@ -229,5 +255,6 @@ def _write_arrays(growing: _Growing, folder: Path) -> None:
         "tokens": growing.offsets[-1],
         "truncated": growing.truncated,
         "query_instruction": instructions[0] if len(instructions) == 1 else None,
+        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     }
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")

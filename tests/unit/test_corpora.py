@@ -189,6 +189,7 @@ def test_a_run_survives_writing_to_the_last_bit(tmp_path: Path) -> None:
     run = {
         f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)
     }
+    run["q/0"]["no\u00a0break"] = 0.25
     run["q/0"]["tie"] = run["q/0"]["ü0"]
     write_run(tmp_path / "run.trec", run, "name")
     assert read_run(str(tmp_path / "run.trec")) == run
@@ -203,7 +204,9 @@ def test_a_written_run_stands_in_trec_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["q Q0 d 1 0.5", "q Q0 d 1 nan n", "q Q0 d 1 high n", "q Q0 first 2 0.1 n"], ids=lambda line: line
+    "line",
+    ["q Q0 d 1 0.5", "q Q0 d 1 nan n", "q Q0 d 1 inf n", "q Q0 d 1 high n", "q Q0 first 2 0.1 n"],
+    ids=lambda line: line,
 )
 def test_bad_run_lines_are_refused(line: str, tmp_path: Path) -> None:
     (tmp_path / "run.trec").write_text(f"q Q0 first 1 0.9 n\n{line}\n", encoding="utf-8")
@@ -246,6 +249,11 @@ def test_real_page_level_task() -> None:
     (collection,) = read_bright(str(SHARED_DATA / "bright_mini"), ["pony_long"], long=True)
     assert (len(collection.documents), len(collection.queries)) == (724, 112)
     assert all(query.gold for query in collection.queries)
+
+
+def test_qrels_must_not_contradict_themselves(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("q 0 d 1\nq 0 d 1\nq 0 d 0\n", encoding="utf-8")
+    assert "q.txt:3" in refused(read_qrels, str(tmp_path / "q.txt"))
 
 
 @requires_shared_data

@@ -113,6 +113,9 @@ BAD_ROWS = {
     "weight infinite": ({"query": "q", "pos": ["p"], "weight": float("inf")}, "weight"),
     "weight negative": ({"query": "q", "pos": ["p"], "weight": -1}, "weight"),
     "weight is a text": ({"query": "q", "pos": ["p"], "weight": "1"}, "weight"),
+    "weight too large": (b'{"query": "q", "pos": ["p"], "weight": ' + b"9" * 400 + b"}", "weight"),
+    "thousands of digits": (b'{"query": "q", "pos": ["p"], "weight": ' + b"9" * 5_000 + b"}", "JSON"),
+    "half a surrogate pair": (b'{"query": "a \\ud83d b", "pos": ["p"]}', "surrogate"),
     "weight is a bool": ({"query": "q", "pos": ["p"], "weight": True}, "weight"),
     "broken JSON": (b'{"query": "q", "pos": ["p"]', "JSON"),
     "not an object": (b'["q"]', "object"),
@@ -198,6 +201,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="source broke"):
         write_jsonl(tmp_path / "rows.jsonl", broken())
     assert [row for _, row in read_jsonl(tmp_path / "rows.jsonl")] == [{"n": 1}]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_whole_surrogate_pair_is_a_text(tmp_path: Path) -> None:
+    (example,) = read(rows_file(tmp_path, b'{"query": "a \\ud83d\\ude00", "pos": ["p"]}'))
+    assert example.query.text == "a \U0001f600"
 
 
 @requires_shared_data

@@ -1,5 +1,6 @@
 """The order of batches as invariances, known answers against a slow reference, and the token cache."""
 
+import sys
 import threading
 import zlib
 from collections import Counter
@@ -367,6 +368,31 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path: Path) -> None
     assert len(template.asked) == 4_500
 
 
+@pytest.mark.parametrize("name", ["tokens.bin", "positives.npy"])
+def test_a_store_that_lost_bytes_is_built_again(name: str, tmp_path: Path) -> None:
+    whole = open_store(tmp_path, plain_rows("a", 9))
+    file = tmp_path / "cache" / "tokens" / whole.key / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-4])
+    template = WordTemplate()
+    open_store(tmp_path, plain_rows("a", 9), template=template)
+    assert template.asked
+    assert file.read_bytes() == content
+
+
+def test_a_hub_source_is_known_by_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = plain_rows("a", 3)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *_, **__: rows))
+
+    def key() -> str:
+        return open_token_store("hub:some/rows", None, WordTemplate(), 8, 8, tmp_path).key
+
+    first = key()
+    assert key() == first
+    rows[1]["pos"] = ["a new revision"]
+    assert key() != first
+
+
 def test_a_bad_row_late_in_the_file_leaves_no_store(tmp_path: Path) -> None:
     rows = [*plain_rows("a", 1_200), {"query": "q", "pos": [""]}]
     with pytest.raises(UserError, match=r"rows\.jsonl:1201"):
@@ -385,8 +411,12 @@ def test_truncation_is_counted_per_side(tmp_path: Path) -> None:
 
 
 def test_an_instruction_without_room_names_the_file(tmp_path: Path) -> None:
-    rows = [{"query": ["a long instruction here", "q"], "pos": ["p"]}]
-    with pytest.raises(UserError, match=r"rows\.jsonl:1.*no room"):
+    rows = [
+        *plain_rows("a", 5),
+        {"query": ["a long instruction here", "q"], "pos": ["p"]},
+        *plain_rows("b", 5),
+    ]
+    with pytest.raises(UserError, match=r"rows\.jsonl:6: .*no room"):
         open_store(tmp_path, rows, query_max_tokens=3)
 
 

@@ -1,0 +1,320 @@
+"""Every YAML composes, every refusal refuses, --help is instant."""
+
+import ast
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasonir import settings
+from reasonir.eval import cli as eval_cli
+from reasonir.eval import config as eval_config
+from reasonir.train import cli as train_cli
+from reasonir.train.config import TrainConfig
+
+CONFIGS = settings.find_configs()
+GROUPS = {group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data")}
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+TRAIN = ("output_dir=out", "data.files=[rows.jsonl]")
+HELP_SECONDS = 0.7
+HELP_PROGRAM = "import sys; from reasonir.{0}.cli import main; main(sys.argv[1:])"
+
+
+def composed(monkeypatch: pytest.MonkeyPatch, main: Any, arguments: list[str]) -> Any:
+    """Return the configuration that a command hands to its work, which is left out."""
+    seen: list[Any] = []
+    real = settings.run_command
+    module = train_cli if main is train_cli.main else eval_cli
+
+    def without_work(program: str, name: str, schema: type, run: Any, argv: Any) -> None:
+        real(program, name, schema, seen.append, argv)
+
+    monkeypatch.setattr(module, "run_command", without_work)
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 0, arguments
+    assert len(seen) == 1
+    return seen[0]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_yaml_is_covered_here() -> None:
+    tried = {"train", *(f"{g}/{c}" for g, names in GROUPS.items() for c in names)}
+    tried |= {f"experiment/{name}" for name in EXPERIMENTS} | {f"eval/{task}" for task in eval_cli.TASKS}
+    files = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
+    assert files - tried == {"eval/retrieval"}, "a file that no test composes"
+    assert tried - files == set()
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_training_composes_with_each_choice(monkeypatch: pytest.MonkeyPatch, model: str, data: str) -> None:
+    choices = [f"model={model}", f"data={data}", "model.path=somewhere"]
+    config = composed(monkeypatch, train_cli.main, [*TRAIN, *choices])
+    assert isinstance(config, TrainConfig)
+    assert config.data.files == ["rows.jsonl"] and config.model.path == "somewhere"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
+    config = composed(monkeypatch, train_cli.main, ["output_dir=out", f"+experiment={experiment}"])
+    file = CONFIGS / "experiment" / f"{experiment}.yaml"
+    text = file.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    for name, value in settings._leaves(content).items():
+        if name != "defaults":
+            changed = config
+            for part in name.split("."):
+                changed = getattr(changed, part)
+            assert changed == value, name
+    assert text.startswith("# @package _global_")
+    for heading in ("Command:", "Hardware:", "Expected:"):
+        assert heading in text.split("defaults:")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema"),
+    [
+        (["bright", "data.dir=d", "retriever=bm25"], eval_config.BrightConfig),
+        (["bright", "data.hub=xlangai/BRIGHT", "model.path=m", "tasks=[a,b]"], eval_config.BrightConfig),
+        (["beir", "data.dir=d", "retriever=bm25_query_weighted", "split=dev"], eval_config.BeirConfig),
+        (["score", "run=r", "qrels=q"], eval_config.ScoreConfig),
+        (
+            ["encode", "input=i", "model.path=m", "side=query", "instruction=Find it"],
+            eval_config.EncodeConfig,
+        ),
+    ],
+)
+def test_evaluation_tasks_compose(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], schema: type
+) -> None:
+    assert type(composed(monkeypatch, eval_cli.main, arguments)) is schema
+
+
+def refusal(capsys: pytest.CaptureFixture[str], main: Any, arguments: list[str]) -> str:
+    """Return the one line of a refused command; nothing may have been written."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert exit_info.value.code == 2, captured.err
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), captured.err
+    assert captured.out == ""
+    assert list(Path().iterdir()) == []
+    return captured.err
+
+
+TRAIN_REFUSALS = [
+    (["learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate?"),
+    (["model.pth=x"], "did you mean model.path"),
+    (["+learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate?"),
+    (["++zzz=1"], "unknown option 'zzz'"),
+    (["+model.pth=x"], "pth"),
+    (["max_steps=abc"], "max_steps=abc"),
+    (["global_batch_queries=3.5"], "global_batch_queries=3.5"),
+    (["resume=maybe"], "resume=maybe"),
+    (["data.files=rows.jsonl"], "data.files=rows.jsonl"),
+    (["data.weights=[x]"], "data.weights"),
+    (["precision=fp8"], "expected one of [auto, fp32, bf16]"),
+    (["parallel=nothing"], "parallel=nothing"),
+    (["model=nothing"], "model/nothing"),
+    (["+experiment=nothing"], "experiment/nothing"),
+    (["experiment=quickstart"], "experiment"),
+    (["something"], "something"),
+    (["--something"], "--something"),
+    (["~seed"], "seed"),
+    (["data.files=[]"], "data.files is empty"),
+    (["data.weights=[1,2]"], "data.weights has 2 entries for 1 data.files"),
+    (["data.weights=[0]"], "data.weights=[0"),
+    (["data.weights=[-1]"], "data.weights=[-1"),
+    (["data.weights=[nan]"], "data.weights=[nan"),
+    (["model.dropout=1"], "model.dropout=1"),
+    (["model.heads=7"], "model.heads=7"),
+    (["model.heads=0"], "model.heads=0"),
+    (["model.key_value_heads=3"], "model.key_value_heads=3"),
+    (["model.key_value_heads=0"], "model.key_value_heads=0"),
+    (["model.layers=0"], "model.layers=0"),
+    (["model.vocabulary_size=10"], "model.vocabulary_size=10"),
+    (["model=folder"], "model.path"),
+    (["global_batch_queries=0"], "global_batch_queries=0"),
+    (["learning_rate=nan"], "learning_rate=nan"),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), TRAIN_REFUSALS, ids=lambda value: str(value))
+def test_training_refuses(capsys: pytest.CaptureFixture[str], options: list[str], expected: str) -> None:
+    line = refusal(capsys, train_cli.main, [*TRAIN, *options])
+    assert expected in line and line.startswith("reasonir-train: error: ")
+
+
+POSITIVE = ["query_max_tokens", "document_max_tokens", "global_batch_queries", "chunk_tokens", "max_steps"]
+POSITIVE += ["keep_checkpoints", "temperature", "learning_rate", "epochs"]
+NOT_NEGATIVE = ["seed", "negatives_per_query", "graph_memory_gib", "warmup_steps", "weight_decay"]
+NOT_NEGATIVE += ["max_gradient_norm", "save_every_steps"]
+
+
+def test_values_out_of_range_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(monkeypatch, train_cli.main, list(TRAIN))
+    tried = [(name, value) for name in POSITIVE for value in (0, -1)] + [(name, -1) for name in NOT_NEGATIVE]
+    floats = [
+        "temperature",
+        "learning_rate",
+        "epochs",
+        "weight_decay",
+        "graph_memory_gib",
+        "max_gradient_norm",
+    ]
+    tried += [(name, math.nan) for name in floats]
+    tried += [(name, math.inf) for name in ("temperature", "learning_rate", "epochs", "weight_decay")]
+    accepted = []
+    for name, value in tried:
+        before = getattr(config, name)
+        setattr(config, name, value)
+        try:
+            settings.validate_tree(config)
+            accepted.append(f"{name}={value}")
+        except settings.UserError as error:
+            assert str(error).startswith(f"{name}={value} ")
+        setattr(config, name, before)
+    settings.validate_tree(config)
+    assert accepted == []
+
+
+def test_training_needs_an_output_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "output_dir is missing: give output_dir=VALUE" in refusal(capsys, train_cli.main, [TRAIN[1]])
+
+
+def test_global_batch_must_divide_by_the_ranks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    line = refusal(capsys, train_cli.main, [*TRAIN, "global_batch_queries=64"])
+    assert "global_batch_queries=64 does not divide by 3 ranks" in line
+    # The same batch over ranks that divide it fails, if at all, for another reason.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "divide" not in refusal(capsys, train_cli.main, [*TRAIN, "global_batch_queries=64"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nothing"], "unknown task 'nothing'; one of bright, beir, score, encode"),
+        (["bright", "data.dir=d"], "model.path is missing"),
+        (["bright", "retriever=bm25"], "data.dir=FOLDER"),
+        (["bright", "retriever=bm25", "data.dir=d", "data.hub=h"], "give one of data.dir"),
+        (["bright", "retriever=tfidf", "data.dir=d"], "retriever=tfidf"),
+        (["bright", "retriever=bm25", "data.dir=d", "tpo=3"], "unknown option 'tpo'; did you mean top?"),
+        (["bright", "retriever=bm25", "data.dir=d", "top=0"], "top=0"),
+        (["bright", "model.path=m", "data.dir=d", "query_max_tokens=0"], "query_max_tokens=0"),
+        (["bright", "model.path=m", "data.dir=d", "chunk_tokens=-1"], "chunk_tokens=-1"),
+        (["beir", "retriever=bm25"], "data.dir is missing"),
+        (["score", "run=r"], "qrels is missing"),
+        (["score", "run=r", "qrels=q", "+outptu=o"], "did you mean output?"),
+        (["encode", "input=i"], "model.path is missing"),
+        (["encode", "input=i", "model.path=m", "side=both"], "side=both"),
+        (["encode", "input=i", "model.path=m", "dtype=int8"], "dtype=int8"),
+        (["encode", "input=i", "model.path=m", "max_tokens=0"], "max_tokens=0"),
+        (["encode", "input=i", "model.path=m", "instruction=Find it"], "instruction belongs to side=query"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_evaluation_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
+    line = refusal(capsys, eval_cli.main, arguments)
+    assert expected in line and line.startswith("reasonir-eval")
+
+
+def test_a_refusal_shows_its_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(settings.UserError, match="seed"):
+        train_cli.main([*TRAIN, "seed=-1", "debug=true"])
+    assert capsys.readouterr().err == ""
+
+
+def test_our_own_failure_is_no_user_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(train_cli, "_train", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        train_cli.main(list(TRAIN))
+
+
+def test_yaml_round_trip_and_changed_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(monkeypatch, train_cli.main, [*TRAIN, "data.weights=[2.0]", "precision=bf16"])
+    text = settings.to_yaml(config)
+    assert settings.changed_fields(text, config) == []
+    assert yaml.safe_load(text)["data"]["weights"] == [2.0]
+    # Every option is in the file, so a stored configuration is whole.
+    stored = set(settings._leaves(yaml.safe_load(text)))
+    assert stored == {name for name, _, _ in settings.option_rows(TrainConfig)}
+    config.learning_rate, config.model.layers, config.output_dir = 0.5, 2, "other"
+    changed = settings.changed_fields(text, config, ignored=("output_dir",))
+    assert changed == ["learning_rate: 2e-05 -> 0.5", "model.layers: 4 -> 2"]
+
+
+@pytest.mark.parametrize(("schema", "main", "task"), [
+    (TrainConfig, train_cli.main, []),
+    *((schema, eval_cli.main, [task]) for task, (schema, _) in eval_cli.TASKS.items()),
+])  # fmt: skip
+def test_help_names_every_option_with_its_meaning(
+    capsys: pytest.CaptureFixture[str], schema: type, main: Any, task: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([*task, "--help"])
+    assert exit_info.value.code == 0
+    page = capsys.readouterr().out
+    rows = settings.option_rows(schema)
+    assert len(rows) >= 5
+    for name, kind, document in rows:
+        assert f"  {name}  ({kind})" in page
+        assert document, f"{name} has no docstring"
+        assert document.split()[0] in page
+
+
+def test_help_of_evaluation_lists_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        eval_cli.main(["--help"])
+    page = capsys.readouterr().out
+    assert all(f"  {task}" in page for task in eval_cli.TASKS)
+
+
+def children_cpu_seconds() -> float:
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [("train", "--help"), ("eval", "--help"), ("eval", "bright", "--help")])
+def test_help_is_instant(arguments: tuple[str, ...]) -> None:
+    """Processor time, which neighbours on the machine do not lengthen as they do wall time."""
+    stage, *rest = arguments
+    seconds = []
+    for _ in range(3):
+        before = children_cpu_seconds()
+        command = [sys.executable, "-c", HELP_PROGRAM.format(stage), *rest]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(children_cpu_seconds() - before)
+        assert done.stdout.startswith(f"usage: reasonir-{stage}") and done.stderr == ""
+    assert statistics.median(seconds) < HELP_SECONDS
+
+
+def test_command_lines_import_nothing_slow() -> None:
+    program = (
+        "import sys, contextlib, io\n"
+        "from reasonir.train import cli, config\n"
+        "from reasonir.eval import cli as eval_cli, config\n"
+        "for main, argv in ((cli.main, ['--help']), (eval_cli.main, ['bright', '--help'])):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main(argv)\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'datasets', 'hydra'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == []
