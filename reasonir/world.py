@@ -216,7 +216,7 @@ def write_query(rng: Random, task: Task, combination: Combination, long: bool) -
 
 
 def split_combinations(task: Task, seed: int) -> tuple[list[Combination], list[Combination]]:
-    """Divide a task's combinations into those of training and those of evaluation, independent of the scale."""
+    """Divide a task's combinations into those of training and of evaluation, whatever the scale."""
     everything = shuffled(Random(f"{seed}/{task.name}/split"), itertools.product(*task.attributes.values()))
     held_out = round(len(everything) * EVALUATION_SHARE)
     return everything[held_out:], everything[:held_out]

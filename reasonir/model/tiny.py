@@ -13,6 +13,9 @@ from reasonir.model.bidirectional import prepare_trunk
 from reasonir.model.encoder import Encoder
 from reasonir.templates import Template, TemplateStyle
 
+EMBEDDING_STD = 0.2
+"""Ten times the usual 0.02: an untrained model then tells words apart, where otherwise all texts start out alike and
+the contrastive loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21)."""
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
 
@@ -76,5 +79,6 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = AutoModel.from_config(config, attn_implementation=PACKED_ATTENTION, dtype=torch.float32)
+        torch.nn.init.normal_(trunk.get_input_embeddings().weight, std=EMBEDDING_STD)
     prepare_trunk(trunk, "model=tiny")
     return Encoder(trunk, tokenizer, Template(tokenizer, TemplateStyle.reasonir), fingerprint=f"tiny:{seed}")

@@ -130,6 +130,8 @@ class TrainConfig:
     """Passes over all rows when max_steps is null."""
     learning_rate: float = MISSING
     """Peak of AdamW's rate; constant after the warm-up. Paper: 2e-5."""
+    embedding_learning_rate: float | None = MISSING
+    """Peak rate of the token embeddings; null is learning_rate. A new model learns far faster with a higher one."""
     warmup_steps: int = MISSING
     """Steps of linear warm-up. Paper: 60."""
     weight_decay: float = MISSING
@@ -159,6 +161,8 @@ class TrainConfig:
                          "max_gradient_norm", "save_every_steps", "seed")  # fmt: skip
         for name in at_least_zero:
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        if self.embedding_learning_rate is not None:
+            require(self.embedding_learning_rate > 0, "embedding_learning_rate", self.embedding_learning_rate, "must be positive")
         if self.max_steps is not None:
             require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
         self.validate_ranks()

@@ -26,7 +26,7 @@ from reasonir.schema import UserError, read_training_examples
 from reasonir.train import checkpoint
 from reasonir.train.config import TrainConfig
 from reasonir.train.data import BatchPlan, MixedBatches, prefetch
-from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, learning_rate_at
+from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, set_learning_rate
 from reasonir.train.step import StepResult, TrainingStep
 from reasonir.train.token_cache import open_token_store
 
@@ -50,7 +50,8 @@ def train(config: TrainConfig) -> None:
     run.start()
     if config.model.path is None and not (run.path / "initial_model").exists():
         save_encoder(encoder, str(run.path / "initial_model"), max_tokens=config.document_max_tokens)
-    optimizer = build_adamw(encoder, config.learning_rate, config.weight_decay)
+    embedding_rate = config.embedding_learning_rate or config.learning_rate
+    optimizer = build_adamw(encoder, config.learning_rate, embedding_rate, config.weight_decay)
     state, reason = restore_or_begin(run.path, config, encoder, optimizer, batches.fingerprint)
     print_plan(config, batches, encoder, total_steps, state, reason)
     if state.step < total_steps:
@@ -233,9 +234,7 @@ def optimizer_step(
     if not (math.isfinite(result.loss_nats) and math.isfinite(float(norm))):
         raise TrainingStopped(describe_failure(plan, result, float(norm)))
     clip_gradients(parameters, norm, config.max_gradient_norm)
-    rate = learning_rate_at(plan.step, config.learning_rate, config.warmup_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    rate = set_learning_rate(optimizer, plan.step, config.warmup_steps)
     optimizer.step()
     seconds = time.perf_counter() - begun
     return {

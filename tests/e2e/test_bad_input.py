@@ -16,8 +16,8 @@ from reasonir.train import cli as train_cli
 from tests.texts import SENTENCES, training_rows, write_rows
 
 SMALL = (
-    "query_max_tokens=48", "document_max_tokens=48", "global_batch_queries=4", "max_steps=1", "chunk_tokens=256",
-    "warmup_steps=0",
+    "query_max_tokens=48", "document_max_tokens=48", "global_batch_queries=4", "max_steps=1",
+    "chunk_tokens=256", "warmup_steps=0",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
 def refuse(
     capsys: pytest.CaptureFixture[str], folder: Path, main: Callable[[list[str]], None], arguments: list[str]
 ) -> str:
-    """Return the one line on stderr of a refused command; `folder`, which holds all it knows of, is unchanged."""
+    """Return the one line on stderr of a refused command; `folder`, with all it knows of, is unchanged."""
     before = snapshot(folder)
     capsys.readouterr()
     code = run(main, arguments)
@@ -81,22 +81,15 @@ def row_7(**changes: Any) -> bytes:
 
 LINE_7 = [
     ("broken JSON", b'{"query": "a", "pos": ["b"]', "broken JSON"),
-    ("half a line", row_7()[:40], "broken JSON"),
     ("not an object", b'["query"]', "one JSON object"),
     ("no pos", row_7(pos=...), "`pos`"),
     ("pos empty list", row_7(pos=[]), "`pos`"),
-    ("pos null", row_7(pos=None), "`pos`"),
     ("empty positive", row_7(pos=[["", ""]]), "`pos`[0] is empty"),
     ("blank second positive", row_7(pos=["a text", " \n"]), "`pos`[1] is empty"),
     ("blank query", row_7(query=["Find it", "  "]), "`query` is empty"),
     ("no query", row_7(query=...), "`query`"),
-    ("three parts", row_7(pos=[["a", "b", "c"]]), "`pos`[0]"),
-    ("number as text", row_7(neg=[3]), "`neg`[0]"),
-    ("neg no list", row_7(neg="a text"), "`neg` must be a list"),
     ("NaN weight", row_7(weight=float("nan")), "`weight` is nan"),
-    ("infinite weight", row_7(weight=float("inf")), "`weight` is inf"),
     ("negative weight", row_7(weight=-1), "`weight` is -1"),
-    ("weight no number", row_7(weight="much"), "`weight` is 'much'"),
     ("not UTF-8", b'{"query": "caf\xe9", "pos": ["b"]}', "byte 0xe9 is not UTF-8"),
 ]
 

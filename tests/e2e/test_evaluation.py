@@ -1,0 +1,483 @@
+"""`reasonir-eval`'s tasks on small folders: what they write, that it agrees with itself, what they reuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reasonir.eval import cli, embeddings
+from reasonir.model import Encoder
+from reasonir.model.tiny import build_tiny
+from tests.texts import SENTENCES, write_rows
+
+CUTS = (1, 5, 10, 25, 50, 100)
+METRICS = {f"{family}_at_{k}" for family in ("ndcg", "map", "recall", "precision") for k in CUTS} | {"mrr"}
+TEXTS = [
+    *SENTENCES[:7],
+    "Iron rusts where water and air meet it.",
+    "Salt lowers the freezing point of water.",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
+    build_tiny(TEXTS, **sizes, heads=2, key_value_heads=1).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def bright(tmp_path: Path) -> Path:
+    """Two tasks: exclusions, golds named twice, "N/A", an empty document, a query without gold."""
+    root = tmp_path / "bright"
+    for shift, name in enumerate(("physics", "kitchen")):
+        task = root / name
+        task.mkdir(parents=True)
+        documents = [{"id": f"{name}/{i}", "content": text} for i, text in enumerate([*TEXTS, ""])]
+        write_rows(task / "documents.jsonl", documents)
+
+        def example(
+            number: int, text: str, gold: list[int], out: list[int], name: str = name
+        ) -> dict[str, Any]:
+            excluded = [f"{name}/{i}" for i in out] or ["N/A"]
+            golds = [f"{name}/{i}" for i in gold] or ["N/A"]
+            return {"id": f"q{number}", "query": text, "gold_ids": golds, "excluded_ids": excluded}
+
+        examples = [
+            example(0, "Why is the water in the dish gone by evening?", [1, 1], [0]),
+            example(1, "Why would the lid of the jar not open?", [5, 4 + shift], []),
+            example(2, "What is this about?", [], []),
+            example(3, "A metal rod gets hot at the far end", [3], [2, 9]),
+        ]
+        write_rows(task / "examples.jsonl", examples)
+        rewritten = [{"id": e["id"], "query": f"{e['query']} Iron and salt."} for e in reversed(examples)]
+        write_rows(task / "longer.jsonl", rewritten)
+    (root / "physics" / "instruction.txt").write_text("Find the principle\n", encoding="utf-8")
+    return root
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must succeed; return what it printed."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    assert exit_info.value.code == 0, captured.err
+    assert captured.err == ""
+    return captured.out
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def hits_of(file: Path) -> dict[str, list[str]]:
+    hits: dict[str, list[str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        query, q0, document, rank, _, _ = line.split("\t" if "\t" in line else " ")
+        hits.setdefault(query, []).append(document)
+        assert q0 == "Q0" and int(rank) == len(hits[query])
+    return hits
+
+
+def results_of(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of everything but what tells of one run: times, reuse."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("retriever", ["dense", "bm25", "bm25_query_weighted"])
+def test_bright_writes_what_the_contract_names(
+    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={cache}"]
+    said = run(["bright", f"data.dir={bright}", f"output_dir={out}", *options], capsys)
+    assert said.count("1 queries without gold left out") == 2
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["tasks"]) == {"physics", "kitchen"}
+    for task in ("physics", "kitchen"):
+        metrics, rows = (
+            json.loads((out / task / "metrics.json").read_text()),
+            rows_of(out / task / "per_query.jsonl"),
+        )
+        assert set(metrics) == METRICS | {"num_queries"} and metrics["num_queries"] == 3
+        assert [row["id"] for row in rows] == ["q0", "q1", "q3"]
+        for name in METRICS:
+            assert metrics[name] == pytest.approx(np.mean([row[name] for row in rows]), abs=1e-15)
+        assert results["tasks"][task] == metrics
+        hits = hits_of(out / task / "run.trec")
+        assert set(hits) == {"q0", "q1", "q3"}
+        # Not vacuous: without the exclusion these documents hold the query's words.
+        assert f"{task}/0" not in hits["q0"] and not {f"{task}/2", f"{task}/9"} & set(hits["q3"])
+        if retriever == "dense":
+            assert sorted(map(len, hits.values())) == [8, 9, 10]
+    for name, value in results["average"].items():
+        values = [results["tasks"][task][name] for task in results["tasks"]]
+        assert value == pytest.approx(sum(values) if name == "num_queries" else np.mean(values), abs=1e-15)
+    table = (out / "results.md").read_text()
+    assert (
+        "physics" in table
+        and f"{100 * results['average']['ndcg_at_10']:.1f}" in table
+        and table.strip() in said
+    )
+    check_manifest(out)
+
+
+def check_manifest(out: Path) -> None:
+    manifest = json.loads((out / "manifest.json").read_text())
+    for key in (
+        "command",
+        "git_commit",
+        "packages",
+        "seed",
+        "inputs",
+        "counts",
+        "wall_seconds",
+        "peak_memory_gib",
+    ):
+        assert key in manifest, key
+    assert manifest["inputs"]
+    for item in manifest["inputs"]:
+        assert len(item["sha256"]) == 64 and Path(item["path"]).is_file()
+    assert (out / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("retriever", ["dense", "bm25"])
+def test_run_file_scored_again_gives_the_same_metrics(
+    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+) -> None:
+    out = tmp_path / "out"
+    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
+    run(["bright", f"data.dir={bright}", f"output_dir={out}", *options], capsys)
+    qrels = tmp_path / "qrels.txt"
+    gold = {"q0": [1], "q1": [5, 4], "q3": [3]}
+    qrels.write_text("".join(f"{q} 0 physics/{i} 1\n" for q, ids in gold.items() for i in ids) + "q2 0 x 0\n")
+    scored = tmp_path / "scored" / "metrics.json"
+    said = run(["score", f"run={out / 'physics/run.trec'}", f"qrels={qrels}", f"output={scored}"], capsys)
+    assert json.loads(scored.read_text()) == json.loads((out / "physics" / "metrics.json").read_text())
+    assert rows_of(scored.with_name("per_query.jsonl")) == rows_of(out / "physics" / "per_query.jsonl")
+    assert "queries without gold 1" in said
+    manifest = json.loads(scored.with_name("manifest.json").read_text())
+    assert [Path(item["path"]).name for item in manifest["inputs"]] == ["run.trec", "qrels.txt"]
+
+
+def test_second_run_reuses_and_changed_text_is_encoded_again(
+    bright: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+    plain = Encoder.encode
+
+    def noted(self: Encoder, texts: Any, *args: Any, **more: Any) -> np.ndarray:
+        encoded.extend(texts)
+        return plain(self, texts, *args, **more)
+
+    monkeypatch.setattr(Encoder, "encode", noted)
+    out = tmp_path / "out"
+    command = ["bright", f"data.dir={bright}", f"output_dir={out}", f"model.path={model}"]
+    command.append(f"cache_dir={tmp_path / 'cache'}")
+    said = run(command, capsys)
+    # The second task's documents have the texts of the first; its queries another instruction.
+    assert said.count("reused from the cache") == 1 and "physics documents: 10 reused" in said
+    assert len(encoded) == 10 + 3 + 3
+    first, encoded[:] = results_of(out), []
+    said = run(command, capsys)
+    assert said.count("reused from the cache") == 4 and encoded == []
+    assert results_of(out) == first
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    assert counts["physics"]["documents_reused"] is True
+
+    documents = rows_of(bright / "physics" / "documents.jsonl")
+    documents[1]["content"] = "Water in a dish is gone by evening."
+    write_rows(bright / "physics" / "documents.jsonl", documents)
+    said = run(command, capsys)
+    assert "physics documents: 10 encoded" in said and "kitchen documents: 10 reused" in said
+    assert documents[1]["content"] in encoded
+    assert results_of(out)["physics/run.trec"] != first["physics/run.trec"]
+    assert results_of(out)["kitchen/run.trec"] == first["kitchen/run.trec"]
+
+
+def test_changed_model_at_the_same_path_is_encoded_again(
+    bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
+    command = ["bright", f"data.dir={bright}", f"output_dir={tmp_path / 'out'}", f"model.path={folder}"]
+    command.append(f"cache_dir={tmp_path / 'cache'}")
+    runs = []
+    for seed in (0, 1):
+        build_tiny(TEXTS, **sizes, heads=2, key_value_heads=1, seed=seed).save_pretrained(str(folder))
+        assert "kitchen documents: 10 encoded" in run(command, capsys)
+        runs.append((tmp_path / "out" / "physics" / "run.trec").read_bytes())
+    assert runs[0] != runs[1]
+
+
+def test_rewritten_queries_and_instructions(
+    bright: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, str]] = []
+    plain = Encoder.encode
+
+    def noted(self: Encoder, texts: Any, instruction: str = "", *args: Any, **more: Any) -> np.ndarray:
+        seen.extend((instruction, text) for text in texts)
+        return plain(self, texts, instruction, *args, **more)
+
+    monkeypatch.setattr(Encoder, "encode", noted)
+    common = [f"data.dir={bright}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
+
+    def queries(name: str, *more: str) -> set[tuple[str, str]]:
+        seen.clear()
+        run(["bright", *common, f"output_dir={tmp_path / name}", *more], capsys)
+        return {
+            pair for pair in seen if "lid of the jar would" not in pair[1] and pair[1].startswith("Why would")
+        }
+
+    text = "Why would the lid of the jar not open?"
+    kitchen = "Given a kitchen post, retrieve relevant passages that help answer the post"
+    assert queries("a") == {("Find the principle", text), (kitchen, text)}
+    assert queries("b", "queries=longer", "tasks=[physics]") == {
+        ("Find the principle", f"{text} Iron and salt.")
+    }
+    assert queries("c", "instruction=none", "tasks=[kitchen]") == {("", text)}
+    assert queries("d", "instruction='Look in {task}'", "tasks=[kitchen]") == {("Look in kitchen", text)}
+    table = (tmp_path / "b" / "results.json").read_text()
+    assert set(json.loads(table)["tasks"]) == {"physics"}
+
+
+def test_one_task_folder_alone(bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, one = tmp_path / "both", tmp_path / "one"
+    run(["bright", f"data.dir={bright}", f"output_dir={both}", "retriever=bm25"], capsys)
+    run(["bright", f"data.dir={bright / 'physics'}", f"output_dir={one}", "retriever=bm25"], capsys)
+    assert (one / "physics" / "run.trec").read_bytes() == (both / "physics" / "run.trec").read_bytes()
+    assert {path.name for path in one.iterdir() if path.is_dir()} == {"physics"}
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    root = tmp_path / "water"
+    (root / "qrels").mkdir(parents=True)
+    write_rows(root / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": t} for i, t in enumerate(TEXTS)])
+    queries = [
+        {"_id": "a", "text": "water in a dish"},
+        {"_id": "b", "text": "metal rod"},
+        {"_id": "c", "text": "?"},
+    ]
+    write_rows(root / "queries.jsonl", queries)
+    lines = ["query-id\tcorpus-id\tscore", "a\td0\t2", "a\td1\t1", "a\td7\t0", "b\td2\t1", "c\td2\t0"]
+    (root / "qrels" / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("retriever", ["dense", "bm25"])
+def test_beir(
+    beir: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+) -> None:
+    out = tmp_path / "out"
+    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
+    said = run(["beir", f"data.dir={beir}", "split=dev", f"output_dir={out}", *options], capsys)
+    metrics, rows = json.loads((out / "metrics.json").read_text()), rows_of(out / "per_query.jsonl")
+    assert [row["id"] for row in rows] == ["a", "b"] and metrics["num_queries"] == 2
+    assert "1 queries without gold left out" in said
+    assert json.loads((out / "results.json").read_text())["tasks"] == {"water": metrics}
+    if retriever == "bm25":
+        assert rows[1]["ndcg_at_10"] == 1.0
+    scored = tmp_path / "scored" / "metrics.json"
+    qrels = beir / "qrels" / "dev.tsv"
+    run(["score", f"run={out / 'run.trec'}", f"qrels={qrels}", f"output={scored}"], capsys)
+    assert json.loads(scored.read_text()) == metrics
+    check_manifest(out)
+
+
+def test_score_takes_excluded_documents_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.trec").write_text(
+        "a Q0 x 1 3 me\na Q0 y 2 2 me\na Q0 z 3 1 me\nb Q0 x 1 3 me\nb Q0 y 2 2 me\n", encoding="utf-8"
+    )
+    (tmp_path / "score.json").write_text(
+        json.dumps({"a": {"x": 3, "y": 2.0, "z": 1}, "b": {"x": 3, "y": 2}}), encoding="utf-8"
+    )
+    (tmp_path / "qrels").write_text("a 0 y 1\nb 0 y 1\nnone 0 y 1\n", encoding="utf-8")
+    rows = [{"id": "a", "excluded_ids": ["x"]}, {"id": "b", "excluded_ids": ["N/A"]}]
+    write_rows(tmp_path / "excluded.jsonl", rows)
+
+    def scores(file: str, *more: str) -> dict[str, float]:
+        out = tmp_path / f"{file}-{len(more)}" / "metrics.json"
+        run(
+            ["score", f"run={tmp_path / file}", f"qrels={tmp_path / 'qrels'}", f"output={out}", *more], capsys
+        )
+        return {row["id"]: row["mrr"] for row in rows_of(out.with_name("per_query.jsonl"))}
+
+    for file in ("run.trec", "score.json"):
+        assert scores(file) == {"a": 0.5, "b": 0.5, "none": 0.0}
+        assert scores(file, f"excluded={tmp_path / 'excluded.jsonl'}") == {"a": 1.0, "b": 0.5, "none": 0.0}
+
+
+def test_manifests_keep_the_contract(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row counts of the inputs; and `score` says as much about itself as the others."""
+    out, scored = tmp_path / "out", tmp_path / "scored"
+    run(["beir", f"data.dir={beir}", "split=dev", f"output_dir={out}", "retriever=bm25"], capsys)
+    inputs = json.loads((out / "manifest.json").read_text())["inputs"]
+    rows = {Path(item["path"]).name: item.get("rows") for item in inputs}
+    qrels = f"qrels={beir / 'qrels' / 'dev.tsv'}"
+    run(["score", f"run={out / 'run.trec'}", qrels, f"output={scored / 'metrics.json'}"], capsys)
+    manifest = json.loads((scored / "manifest.json").read_text())
+    missing = [key for key in ("command", "git_commit", "packages", "peak_memory_gib") if key not in manifest]
+    assert (rows.get("corpus.jsonl"), rows.get("queries.jsonl")) == (len(TEXTS), 3)
+    assert missing == [] and (scored / "config.yaml").is_file()
+
+
+@pytest.fixture
+def encoding(tmp_path: Path, model: Path) -> tuple[list[str], Path]:
+    """A command without its output folder, and its input."""
+    texts = tmp_path / "texts.jsonl"
+    write_rows(texts, [{"id": f"t{i}", "content": text} for i, text in enumerate(TEXTS)])
+    return ["encode", f"input={texts}", f"model.path={model}", "max_tokens=24"], texts
+
+
+def test_encode_documents_and_queries(
+    encoding: tuple[list[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, texts = encoding
+    encoder = Encoder.from_pretrained(str(model))
+    said = run([*command, f"output_dir={tmp_path / 'documents'}"], capsys)
+    array = np.load(tmp_path / "documents" / "embeddings.npy", mmap_mode="r")
+    assert array.dtype == np.float32 and (tmp_path / "documents" / "ids.txt").read_text().split("\n")[
+        :-1
+    ] == [f"t{i}" for i in range(len(TEXTS))]
+    expected = encoder.encode(TEXTS, max_tokens=24)
+    np.testing.assert_array_equal(array, expected)
+    assert f"{encoder.truncated_texts} cut at 24 tokens" in said and encoder.truncated_texts > 0
+    check_manifest(tmp_path / "documents")
+
+    write_rows(texts, [{"id": f"q{i}", "query": text} for i, text in enumerate(TEXTS[::-1])])
+    options = ["side=query", "instruction=Find", "dtype=float16", f"output_dir={tmp_path / 'queries'}"]
+    run([*command, *options], capsys)
+    array = np.load(tmp_path / "queries" / "embeddings.npy")
+    assert array.dtype == np.float16
+    expected = encoder.encode(TEXTS[::-1], instruction="Find", max_tokens=24)
+    np.testing.assert_allclose(array, expected, atol=1e-3)
+    assert not np.allclose(expected, encoder.encode(TEXTS[::-1], max_tokens=24), atol=1e-3)
+
+
+def break_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> Callable[[], int]:
+    """Make the encoder fail after some blocks of three texts; return a counter of the texts embedded."""
+    plain, done = Encoder.encode, []
+
+    def fragile(self: Encoder, texts: Any, *args: Any, **more: Any) -> np.ndarray:
+        if len(done) >= blocks:
+            raise KeyboardInterrupt
+        done.append(len(texts))
+        return plain(self, texts, *args, **more)
+
+    monkeypatch.setattr(embeddings, "TEXTS_PER_BLOCK", 3)
+    monkeypatch.setattr(Encoder, "encode", fragile)
+    return lambda: sum(done)
+
+
+def interrupted(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 130
+
+
+def test_encode_broken_off_goes_on(
+    encoding: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, _ = encoding
+    whole, broken = tmp_path / "whole", [*command, f"output_dir={tmp_path / 'broken'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "TEXTS_PER_BLOCK", 3)
+        run([*command, f"output_dir={whole}"], capsys)
+    with pytest.MonkeyPatch.context() as patch:
+        count = break_after(patch, 1)
+        interrupted(broken)
+        assert count() == 3
+        assert not (tmp_path / "broken" / "embeddings.npy").exists()
+        assert not (tmp_path / "broken" / "manifest.json").exists()
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        count = break_after(patch, 100)
+        run(broken, capsys)
+        assert count() == len(TEXTS) - 3
+        assert "complete already" in run(broken, capsys)
+        assert count() == len(TEXTS) - 3
+    names = ("embeddings.npy", "ids.txt")
+    assert [(whole / n).read_bytes() for n in names] == [
+        (tmp_path / "broken" / n).read_bytes() for n in names
+    ]
+    left = {path.name for path in (tmp_path / "broken").iterdir()}
+    assert left == {*names, "config.yaml", "manifest.json"}
+
+
+@pytest.mark.parametrize("when", ["finished", "broken off"])
+def test_encode_notices_changed_input(
+    encoding: tuple[list[str], Path],
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    when: str,
+) -> None:
+    """The same path with other texts, as many: old rows may not be given out as theirs."""
+    command, texts = encoding
+    command = [*command, f"output_dir={tmp_path / 'out'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        break_after(patch, 1 if when == "broken off" else 100)
+        with pytest.raises(SystemExit):
+            cli.main(command)
+    capsys.readouterr()
+    changed = [text.upper() for text in TEXTS]
+    write_rows(texts, [{"id": f"t{i}", "content": text} for i, text in enumerate(changed)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(command)
+    if exit_info.value.code == 2:  # a refusal is an answer too
+        assert "input" in capsys.readouterr().err
+        return
+    expected = Encoder.from_pretrained(str(model)).encode(changed, max_tokens=24)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.npy"), expected)
+
+
+def test_encode_killed_while_joining_goes_on(
+    encoding: tuple[list[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, _ = encoding
+    command = [*command, f"output_dir={tmp_path / 'out'}"]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reasonir.eval.encode.join_parts", killed)
+        interrupted(command)
+    capsys.readouterr()
+    run(command, capsys)
+    expected = Encoder.from_pretrained(str(model)).encode(TEXTS, max_tokens=24)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.npy"), expected)
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+def test_damaged_cache_is_encoded_again(
+    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    command = ["bright", f"data.dir={bright}", "tasks=[physics]", f"model.path={model}", f"cache_dir={cache}"]
+    command.append(f"output_dir={tmp_path / 'out'}")
+    run(command, capsys)
+    first = results_of(tmp_path / "out")
+    files = sorted((cache / "embeddings").glob("*.npy"))
+    assert len(files) == 2
+    for file in files:
+        array = np.load(file)
+        array[0] = 0
+        np.save(file, array)
+    assert run(command, capsys).count("are damaged; encoding again") == 2
+    assert results_of(tmp_path / "out") == first
