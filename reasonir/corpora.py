@@ -131,8 +131,10 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
         long: use long_documents and gold_ids_long.
     """
     for task in tasks:
-        yield _bright_hub(root, task, queries, long) if root.startswith("hub:") else _bright_folder(
-            root, task, queries, long
+        yield (
+            _bright_hub(root, task, queries, long)
+            if root.startswith("hub:")
+            else _bright_folder(root, task, queries, long)
         )
 
 
@@ -148,7 +150,9 @@ def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection
     source = str(_require_file(folder, "examples"))
     rewritten = None
     if queries != "original":
-        rewritten = {str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))}
+        rewritten = {
+            str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))
+        }
     parsed = list(_bright_queries(read_jsonl(source), source, documents, long, rewritten, queries))
     instruction = folder / "instruction.txt"
     text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""

@@ -240,9 +240,7 @@ class BM25Index:
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
 
-    def weigh_queries(
-        self, queries: Sequence[str], query_weighting: QueryWeighting
-    ) -> scipy.sparse.csr_array:
+    def weigh_queries(self, queries: Sequence[str], query_weighting: QueryWeighting) -> scipy.sparse.csr_array:
         """Return the query weights, queries x terms."""
         data, columns, starts = [], [], [0]
         for query in queries:
@@ -251,9 +249,7 @@ class BM25Index:
             weights = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
             if query_weighting == "bm25" and len(counts):
                 relative_length = weights.sum() / self.average_length
-                weights = (
-                    self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
-                )
+                weights = self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
             data.append(weights)
             columns.append(known)
             starts.append(starts[-1] + len(counts))

@@ -4,11 +4,13 @@ Invariant: `manifest.json` is written last and atomically; its absence means unf
 runs. Owns metrics.jsonl, the wandb sink and the progress line.
 """
 
+import gzip
 import hashlib
 import json
 import os
 import platform
 import resource
+import secrets
 import subprocess
 import sys
 import time
@@ -44,14 +46,28 @@ def file_sha256(path: str | Path) -> str:
 
 
 def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Return path, sha256 and bytes of every input file (files inside, for a folder)."""
+    """Return path, sha256, bytes and rows of every input file (files inside, for a folder)."""
     described = []
     for path in map(Path, paths):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         described += [
-            {"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in files if f.exists()
+            {"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size, "rows": count_rows(f)}
+            for f in files
+            if f.exists()
         ]
     return described
+
+
+def count_rows(path: Path) -> int | None:
+    """Return the rows of a table (lines that are not blank); None for other files."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    if not {".jsonl", ".tsv", ".trec", ".txt"} & set(path.suffixes):
+        return None
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        return sum(1 for line in stream if line.strip())
 
 
 class RunFolder:
@@ -72,8 +88,11 @@ class RunFolder:
         self._refuse_strangers(resume, list(ignored))
 
     def _refuse_strangers(self, resume: bool, ignored: list[str]) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"output_dir={self.path} is a file; name a folder")
+        if not self._config.output_dir:
+            raise UserError("output_dir is empty; name a folder")
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         stored = self.path / CONFIG_FILE
@@ -104,20 +123,24 @@ class RunFolder:
 
     def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
         """Write the manifest: command, versions, seeds, inputs by hash, counts in, out and rejected."""
-        manifest = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "reasonir": __version__,
-            "git_commit": _git_commit(),
-            "python": platform.python_version(),
-            "packages": _package_versions(),
-            "seed": getattr(self._config, "seed", None),
-            "inputs": describe_inputs(inputs),
-            "counts": counts,
-            "wall_seconds": round(time.time() - self._started, 3),
-            "peak_memory_gib": round(peak_memory_gib(), 3),
-            **more,
-        }
+        manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
         write_json(self.path / MANIFEST_FILE, manifest)
+
+
+def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started: float, **more: Any) -> dict[str, Any]:
+    """Return what every artefact says of itself; `started` is a `time.time()`."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "reasonir": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": _package_versions(),
+        "inputs": describe_inputs(inputs),
+        "counts": counts,
+        "wall_seconds": round(time.time() - started, 3),
+        "peak_memory_gib": round(peak_memory_gib(), 3),
+        **more,
+    }
 
 
 def peak_memory_gib() -> float:
@@ -197,7 +220,7 @@ def _start_wandb(folder: Path, config: Any) -> Any:
 
     id_file = folder / "wandb_id.txt"
     if not id_file.exists():
-        id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
+        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "reasonir"),
         id=id_file.read_text(encoding="utf-8").strip(),

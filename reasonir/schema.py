@@ -6,7 +6,6 @@ and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
 
 import gzip
 import json
-import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -134,7 +133,14 @@ def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{source}: not a parquet file: {str(error).splitlines()[0]}") from error
     number = 0
-    for batch in file.iter_batches(batch_size=1_000):
+    batches = file.iter_batches(batch_size=1_000)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise UserError(f"{source}:{number + 1}: damaged file: {str(error).splitlines()[0]}") from error
+        if batch is None:
+            break
         for row in batch.to_pylist():
             number += 1
             yield number, row
@@ -143,7 +149,7 @@ def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_hub(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    name, configuration, split = (source.removeprefix("hub:").split(":") + ["", ""])[:3]
+    name, configuration, split = [*source.removeprefix("hub:").split(":"), "", ""][:3]
     yield from enumerate(load_hub(name, configuration or None, split or "train"), start=1)
 
 

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import os
 import random
 import re
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from reasonir.schema import UserError
+
+HYDRA_FLAGS = (
+    "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
+    "--config-path", "-cp", "--config-name", "-cn", "--hydra-help", "--version", "--shell-completion", "-sc",
+)  # fmt: skip
 
 
 def find_configs() -> Path:
@@ -40,6 +46,13 @@ def run_command(
     if any(argument in ("--help", "-h") for argument in argv):
         print(help_page(program, config_name, schema))
         sys.exit(0)
+    strange = next((a for a in argv if a.startswith("-") and a.split("=")[0] not in HYDRA_FLAGS), None)
+    if strange is not None:
+        print(f"{program}: error: unknown flag {strange}; options are name=value, --help lists them", file=sys.stderr)
+        sys.exit(2)
+    # Waiting OpenMP threads that spin make training 2 to 4 times slower as soon as another process wants a core, and
+    # gain nothing on an idle machine (docs/log.md). Read when torch is loaded, which no module did so far.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
     try:
         _compose_and_run(program, config_name, schema, run, argv)
@@ -87,11 +100,15 @@ def _compose_and_run(
 def _typed(composed: Any, schema: type) -> Any:
     from omegaconf import OmegaConf
 
-    try:
-        return OmegaConf.to_object(composed)
-    except AttributeError as error:  # a key that `+key=` added; the dataclasses have slots
-        name = re.search(r"no attribute '([^']+)'", str(error))
-        raise UserError(_unknown_option(name[1] if name else str(error), schema)) from error
+    known = {name for name, _, _ in option_rows(schema)}
+    given = _leaves(OmegaConf.to_container(composed))
+    added = next((name for name in given if name not in known), None)
+    if added is not None:  # `+name=` gets past Hydra; to_object would fail on the slots with half a name
+        raise UserError(_unknown_option(added, schema))
+    missing = sorted(OmegaConf.missing_keys(composed)) or sorted(known - given.keys())
+    if missing:
+        raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE")
+    return OmegaConf.to_object(composed)
 
 
 def validate_tree(config: Any) -> None:
@@ -115,7 +132,10 @@ def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> l
     """Return `field: old -> new` for every leaf in which a stored configuration differs from `config`."""
     from omegaconf import OmegaConf
 
-    old = _leaves(OmegaConf.to_container(OmegaConf.create(old_yaml)))
+    try:
+        old = _leaves(OmegaConf.to_container(OmegaConf.create(old_yaml)))
+    except Exception as error:  # yaml's and OmegaConf's own
+        raise UserError(f"the stored configuration cannot be read: {' '.join(str(error).split())}") from error
     new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
     return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
@@ -164,6 +184,8 @@ def _one_line(error: Exception, schema: type) -> str:
 
 def _unknown_option(name: str, schema: type) -> str:
     near = difflib.get_close_matches(name, [known for known, _, _ in option_rows(schema)], n=3)
+    if (find_configs() / name).is_dir():
+        return f"unknown option {name!r}; did you mean +{name}=?"
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the options"
     return f"unknown option {name!r}; {hint}"
 
@@ -194,7 +216,7 @@ def _field_docstrings(schema: type) -> dict[str, str]:
     for kind in schema.__mro__[:-1]:
         tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
         body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 documents[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
     return documents

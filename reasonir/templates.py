@@ -54,14 +54,14 @@ class Template:
         from tokenizers import Tokenizer
 
         if not getattr(tokenizer, "is_fast", False):
-            raise UserError(
-                f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first"
-            )
+            raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first")
         # A copy of its own: a tokenizer.json may carry truncation and padding (all-MiniLM's does, at 128).
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
         self.style = style
+        self._head: list[int]
+        self._tail: list[int]
         if style is TemplateStyle.reasonir:
             bos = tokenizer.bos_token_id
             self._head, self._tail = ([bos] if bos is not None else []), []

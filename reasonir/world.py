@@ -145,8 +145,7 @@ def _task(name: str, blocks: dict[str, str], opening_end: str, render: Renderer)
     for attribute, block in blocks.items():
         sides = {value: text.split(" => ") for value, text in parse_entries(block).items()}
         attributes[attribute] = {
-            value: Value(alternatives(query), alternatives(document))
-            for value, (query, document) in sides.items()
+            value: Value(alternatives(query), alternatives(document)) for value, (query, document) in sides.items()
         }
     frames = {key: alternatives(text) for key, text in parse_entries(FRAMES[name]).items()}
     return Task(name, attributes, frames, opening_end, render)
@@ -333,16 +332,14 @@ def _write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def generate_world(root: Path, seed: int = 0, scale: float = 1.0) -> dict[str, int]:
-    """Write the world: `<root>/<task>/{documents,examples}.jsonl` (BRIGHT) and `<root>/train/<task>.jsonl`.
+    """Write the world: `<root>/<task>/{documents,examples}.jsonl, instruction.txt`, `<root>/train/<task>.jsonl`.
 
     Args:
         root: folder, made where missing; files of an earlier world are replaced.
         seed: any integer; another seed gives other texts and another split.
         scale: > 0, factor on documents, queries and rows (the corpus stops at all held-out combinations).
-
     Returns:
         Number of rows by file, as "<task>/documents", "<task>/examples", "train/<task>".
-
     Raises:
         ValueError: scale is not a positive number of at most 10.
     """
@@ -356,6 +353,7 @@ def generate_world(root: Path, seed: int = 0, scale: float = 1.0) -> dict[str, i
         for file, rows in files.items():
             _write_rows(Path(root) / f"{file}.jsonl", rows)
             counts[file] = len(rows)
+        (Path(root) / name / "instruction.txt").write_text(f"{INSTRUCTIONS[name]}\n", encoding="utf-8")
     return counts
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from reasonir.model.encoder import Encoder
+from reasonir.model.precision import choose_precision
 from reasonir.runs import Progress
 
 TEXTS_PER_BLOCK = 8_192
@@ -51,7 +52,7 @@ def embed_cached(
 
     A cached array whose shape or norms are wrong is rebuilt, and said so.
     """
-    target = cache_dir / "embeddings" / f"{_key(encoder, texts, settings)}.npy"
+    target = cache_dir / "embeddings" / f"{encoding_key(encoder, texts, settings)}.npy"
     notes = target.with_suffix(".json")
     if target.exists() and notes.exists():
         if _is_sound(target, (len(texts), encoder.dimension)):
@@ -100,6 +101,13 @@ def encode_to_file(
     return int(state["truncated"])
 
 
+def encoding_precision(requested: str, encoder: Encoder) -> str:
+    """Return "fp32" or "bf16"; on a CPU `auto` is fp32, so that a score does not hang on a speed probe."""
+    if requested == "auto" and encoder.device.type == "cpu":
+        return "fp32"
+    return choose_precision(requested, encoder.device)[0]
+
+
 def _resume_point(partial: Path, position: Path, shape: tuple[int, int], dtype: str) -> dict[str, int]:
     try:
         state = json.loads(position.read_text(encoding="utf-8"))
@@ -124,7 +132,8 @@ def _is_sound(path: Path, shape: tuple[int, int]) -> bool:
     return True
 
 
-def _key(encoder: Encoder, texts: Sequence[str], settings: EncodingSettings) -> str:
+def encoding_key(encoder: Encoder, texts: Sequence[str], settings: EncodingSettings) -> str:
+    """Return the name of an array by everything its rows depend on."""
     digest = hashlib.sha256()
     for part in (encoder.fingerprint, encoder.template.fingerprint, repr(settings), str(len(texts))):
         digest.update(part.encode() + b"\0")

@@ -5,7 +5,6 @@ applied. Leaves search to `search.py` and `lexical.py`, metrics to `metrics.py`,
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,20 @@ from reasonir import settings
 from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, write_run
 from reasonir.eval import report
 from reasonir.eval.config import BRIGHT_TASKS, BeirConfig, BrightConfig, RetrievalConfig, Retriever, describe
-from reasonir.eval.embeddings import EncodingSettings, embed_cached
+from reasonir.eval.embeddings import EncodingSettings, embed_cached, encoding_precision
 from reasonir.eval.metrics import RunMetrics, score_run
 from reasonir.eval.search import exact_top_k
 from reasonir.lexical import BM25Index
 from reasonir.model.encoder import Encoder
-from reasonir.model.precision import choose_precision
 from reasonir.runs import RunFolder, write_json
 from reasonir.schema import UserError, write_jsonl
 
 Ranking = tuple[np.ndarray, np.ndarray]
 """Document indices (Q, top), -1 where there are fewer, and their scores."""
+
+
+MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens")
+"""Options that change no result: a folder may be continued with others."""
 
 
 @dataclass
@@ -45,6 +47,10 @@ def evaluate_bright(config: BrightConfig) -> None:
     root = config.data.dir or f"hub:{config.data.hub}"
     tasks = config.tasks or (list_bright_tasks(root) if config.data.dir else list(BRIGHT_TASKS))
     evaluation = open_evaluation(config)
+    # A first pass over all tasks, so that a mistake in the last one stops before anything is computed or written.
+    for collection in read_bright(root, tasks, config.queries, config.long):
+        check_collection(evaluation, collection, bright_instruction(config.instruction, collection, config.long))
+    evaluation.run.start()
     metrics = {}
     for collection in read_bright(root, tasks, config.queries, config.long):
         instruction = bright_instruction(config.instruction, collection, config.long)
@@ -62,6 +68,8 @@ def evaluate_beir(config: BeirConfig) -> None:
     collection = read_beir(config.data.dir, config.split)
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
+    check_collection(evaluation, collection, instruction)
+    evaluation.run.start()
     scored = evaluate_collection(evaluation, collection, instruction, evaluation.run.path)
     results = {collection.name: scored.mean}
     write_json(evaluation.run.path / "results.json", {"tasks": results, "average": report.macro_average(results)})
@@ -72,28 +80,32 @@ def evaluate_beir(config: BeirConfig) -> None:
 
 
 def open_evaluation(config: RetrievalConfig) -> Evaluation:
-    """Claim the output folder and load the encoder."""
+    """Claim the output folder and load the encoder; nothing is written yet."""
     if config.output_dir is None:
         name = hashlib.sha256(settings.to_yaml(config).encode()).hexdigest()[:8]
         config.output_dir = str(Path("outputs") / "eval" / f"{describe(config)}-{config.retriever.value}-{name}")
-    run = RunFolder(config.output_dir, config, resume=True, ignored=("debug", "cache_dir", "chunk_tokens"))
+    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
     encoder = None
     if config.retriever is Retriever.dense:
         assert config.model.path is not None, "validated"
         encoder = Encoder.from_pretrained(config.model.path, template=config.model.template.value)
-    run.start()
     return Evaluation(config, run, encoder)
 
 
-def evaluate_collection(
-    evaluation: Evaluation, collection: Collection, instruction: str, folder: Path
-) -> RunMetrics:
-    """Rank one collection's documents for its queries; write run, metrics and per-query rows into `folder`."""
+def check_collection(evaluation: Evaluation, collection: Collection, instruction: str) -> None:
+    """Refuse what could not be measured: no documents, no judged query, an instruction longer than the limit."""
     if not collection.documents:
         raise UserError(f"{collection.name}: the corpus is empty")
-    judged = [query for query in collection.queries if query.gold]
-    if not judged:
+    if not any(query.gold for query in collection.queries):
         raise UserError(f"{collection.name}: no query has a gold document")
+    encoder = evaluation.encoder
+    if encoder is not None:
+        encoder.template.encode([(instruction, "x")], evaluation.config.query_max_tokens or encoder.default_max_tokens)
+
+
+def evaluate_collection(evaluation: Evaluation, collection: Collection, instruction: str, folder: Path) -> RunMetrics:
+    """Rank one collection's documents for its queries; write run, metrics and per-query rows into `folder`."""
+    judged = [query for query in collection.queries if query.gold]
     ids = [document.id for document in collection.documents]
     row_of = {identifier: row for row, identifier in enumerate(ids)}
     excluded = [
@@ -124,9 +136,7 @@ def rank_dense(
     """Embed documents and queries (or reuse them) and search exactly."""
     config, encoder = evaluation.config, evaluation.encoder
     assert encoder is not None, "dense"
-    precision = choose_precision(config.precision.value, encoder.device)[0] if encoder.device.type != "cpu" else (
-        "bf16" if config.precision.value == "bf16" else "fp32"
-    )
+    precision = encoding_precision(config.precision.value, encoder)
     sides = (
         ("documents", [document.text for document in collection.documents], "", config.document_max_tokens),
         ("queries", queries, instruction, config.query_max_tokens),
@@ -135,9 +145,7 @@ def rank_dense(
     for side, texts, words, limit in sides:
         options = EncodingSettings(words, limit or encoder.default_max_tokens, precision)
         label = f"{collection.name} {side}"
-        encoded = embed_cached(
-            encoder, texts, options, Path(config.cache_dir).expanduser(), label, config.chunk_tokens
-        )
+        encoded = embed_cached(encoder, texts, options, Path(config.cache_dir).expanduser(), label, config.chunk_tokens)
         embeddings.append(encoded.embeddings)
         counts[f"{side}_truncated"], counts[f"{side}_reused"] = encoded.truncated_texts, encoded.reused
         how = "reused from the cache" if encoded.reused else "encoded"
@@ -153,8 +161,8 @@ def rank_lexical(
 ) -> Ranking:
     """Rank by BM25; instructions are for encoders only."""
     index = BM25Index([document.id for document in collection.documents], [d.text for d in collection.documents])
-    weighting = "bm25" if evaluation.config.retriever is Retriever.bm25_query_weighted else "plain"
-    return index.search(queries, evaluation.config.top, excluded, weighting)
+    weighted = evaluation.config.retriever is Retriever.bm25_query_weighted
+    return index.search(queries, evaluation.config.top, excluded, "bm25" if weighted else "plain")
 
 
 def bright_instruction(option: str, collection: Collection, long: bool) -> str:
@@ -197,5 +205,3 @@ def finish(evaluation: Evaluation, inputs: list[Any], mean: dict[str, float]) ->
         device=str(device),
     )
     print(f"nDCG@10 {mean['ndcg_at_10']:.4f}; results: {evaluation.run.path}")
-
-

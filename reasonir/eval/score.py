@@ -2,12 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
+from reasonir import settings
 from reasonir.corpora import read_qrels, read_run
 from reasonir.eval.config import ScoreConfig
 from reasonir.eval.metrics import score_run
-from reasonir.runs import describe_inputs, write_json
+from reasonir.runs import build_manifest, write_json
 from reasonir.schema import UserError, read_jsonl, write_jsonl
 
 SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
@@ -19,23 +19,33 @@ def score_files(config: ScoreConfig) -> None:
     run, qrels = read_run(config.run), read_qrels(config.qrels)
     excluded = read_excluded(config.excluded) if config.excluded is not None else None
     scored = score_run(run, qrels, excluded)
-    if not scored.per_query:
+    if scored.missing_queries == len(scored.per_query):
         raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
-    output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    output = claim_output(config)
     write_jsonl(output.with_name("per_query.jsonl"), [{"id": i, **row} for i, row in scored.per_query.items()])
     write_json(output, scored.mean)
     counts = {
         "queries": len(scored.per_query),
+        "queries_missing_in_run": scored.missing_queries,
         "queries_without_gold": scored.queries_without_gold,
         "run_queries_without_qrels": scored.unknown_queries,
     }
     inputs = [path for path in (config.run, config.qrels, config.excluded) if path is not None]
-    manifest: dict[str, Any] = {"inputs": describe_inputs(inputs), "counts": counts}
-    write_json(output.with_name("manifest.json"), {**manifest, "wall_seconds": round(time.time() - begun, 3)})
+    write_json(output.with_name("manifest.json"), build_manifest(inputs, counts, begun))
     for name in SHOWN_METRICS:
         print(f"{name:14} {scored.mean[name]:.4f}")
     print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
+
+
+def claim_output(config: ScoreConfig) -> Path:
+    """Return the output path, its folder made and holding this configuration; refuse a folder of another command."""
+    output = Path(config.output)
+    stored = output.with_name("config.yaml")
+    if stored.exists() and "qrels:" not in stored.read_text(encoding="utf-8"):
+        raise UserError(f"output={output}: {output.parent} holds another command's results; name another folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_text(settings.to_yaml(config), encoding="utf-8")
+    return output
 
 
 def read_excluded(path: str) -> dict[str, list[str]]:

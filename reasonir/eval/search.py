@@ -85,9 +85,7 @@ def check_sizes(
     if top < 1:
         raise ValueError(f"top: {top}; give at least 1")
     if query_QD.ndim != 2 or document_ND.ndim != 2 or query_QD.shape[1] != document_ND.shape[1]:
-        raise ValueError(
-            f"queries {query_QD.shape} and documents {document_ND.shape} have no common dimension"
-        )
+        raise ValueError(f"queries {query_QD.shape} and documents {document_ND.shape} have no common dimension")
     if excluded is not None and len(excluded) != len(query_QD):
         raise ValueError(f"excluded: {len(excluded)} entries for {len(query_QD)} queries")
     if ids is not None and len(ids) != len(document_ND):
@@ -133,9 +131,7 @@ def mask(key_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int
     key_BM[rows, columns] = NEVER
 
 
-def write_hits(
-    best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray
-) -> None:
+def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> None:
     """Decode sorted keys into `indices` and `scores`, in place; excluded documents leave the padding."""
     keys = best.numpy()
     hit = keys != NEVER

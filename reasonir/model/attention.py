@@ -95,7 +95,7 @@ def _variable_length_kernel(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(segments.lengths)
-    return varlen_attn(
+    output = varlen_attn(
         query_THC.contiguous(),
         key_TGC.contiguous(),
         value_TGC.contiguous(),
@@ -107,6 +107,8 @@ def _variable_length_kernel(
         window_size=(-1, -1) if window is None else (window, window),
         enable_gqa=query_THC.shape[1] != key_TGC.shape[1],
     )
+    assert isinstance(output, torch.Tensor), "no auxiliary output was asked for"
+    return output
 
 
 def _per_run(

@@ -169,14 +169,16 @@ class Encoder(torch.nn.Module):
         trained = self.training
         self.eval()
         self.truncated_texts = 0
-        for start in range(0, len(pairs), TEXTS_PER_BLOCK):
-            block = self.template.encode(pairs[start : start + TEXTS_PER_BLOCK], limit)
-            self.truncated_texts += sum(text.truncated for text in block)
-            for indices, embeddings in self._embed_block(block, budget, precision):
-                output[start + indices] = embeddings
-                if progress is not None:
-                    progress(len(indices))
-        self.train(trained)
+        try:
+            for start in range(0, len(pairs), TEXTS_PER_BLOCK):
+                block = self.template.encode(pairs[start : start + TEXTS_PER_BLOCK], limit)
+                self.truncated_texts += sum(text.truncated for text in block)
+                for indices, embeddings in self._embed_block(block, budget, precision):
+                    output[start + indices] = embeddings
+                    if progress is not None:
+                        progress(len(indices))
+        finally:
+            self.train(trained)
         return output
 
     def _embed_block(

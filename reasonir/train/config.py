@@ -67,10 +67,14 @@ class ModelConfig:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must lie in [0, 1)")
         if self.path is None:
+            for name in ("hidden_size", "intermediate_size", "layers", "heads", "key_value_heads"):
+                require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be positive")
             if self.vocabulary_size < 260:
                 raise UserError(f"model.vocabulary_size={self.vocabulary_size} must be at least 260 (bytes and tags)")
-            require(self.hidden_size % (2 * self.heads) == 0, "model.heads", self.heads, "must divide hidden_size evenly")
-            require(self.heads % self.key_value_heads == 0, "model.key_value_heads", self.key_value_heads, "must divide model.heads")
+            even = self.hidden_size % (2 * self.heads) == 0
+            require(even, "model.heads", self.heads, "must divide model.hidden_size into even parts")
+            shared = self.heads % self.key_value_heads == 0
+            require(shared, "model.key_value_heads", self.key_value_heads, "must divide model.heads")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -156,13 +160,15 @@ class TrainConfig:
         positive = ("query_max_tokens", "document_max_tokens", "global_batch_queries", "chunk_tokens", "temperature",
                     "learning_rate", "epochs", "keep_checkpoints")  # fmt: skip
         for name in positive:
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+            require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "must be positive and finite")
         at_least_zero = ("negatives_per_query", "graph_memory_gib", "warmup_steps", "weight_decay",
                          "max_gradient_norm", "save_every_steps", "seed")  # fmt: skip
         for name in at_least_zero:
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), name, value, "must be finite and not negative")
         if self.embedding_learning_rate is not None:
-            require(self.embedding_learning_rate > 0, "embedding_learning_rate", self.embedding_learning_rate, "must be positive")
+            rate = self.embedding_learning_rate
+            require(0 < rate < float("inf"), "embedding_learning_rate", rate, "must be positive and finite")
         if self.max_steps is not None:
             require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
         self.validate_ranks()

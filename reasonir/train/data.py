@@ -9,7 +9,7 @@ Letters: B queries of a global batch, N distinct documents of it.
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,7 +225,7 @@ def known_answers(
     return ignore
 
 
-def prefetch(batches: MixedBatches, start: int, stop: int, depth: int = 2) -> Iterator[BatchPlan]:
+def prefetch(batches: MixedBatches, start: int, stop: int, depth: int = 2) -> Generator[BatchPlan, None, None]:
     """Yield the batches of steps start .. stop - 1 in order, made up to `depth` ahead in one thread.
 
     An error of the thread is raised here; closing the generator ends the thread.

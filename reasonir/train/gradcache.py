@@ -92,7 +92,9 @@ def backward_through_chunks(
     Precision: the surrogate (embedding times its gradient, summed) is float32, whatever autocast does.
     """
     budget.used_bytes = 0.0
-    embeddings, kept, states = [], [], []
+    embeddings: list[torch.Tensor] = []
+    kept: list[torch.Tensor | None] = []
+    states = []
     for i, tokens in enumerate(chunk_tokens):
         states.append(_random_state(device))
         keep = budget.admits(tokens)
@@ -106,12 +108,12 @@ def backward_through_chunks(
     parts = gradient.split([len(embedding) for embedding in embeddings])
     replayed = sum(embedding is None for embedding in kept)
     for i, part in enumerate(parts):
-        embedding = kept[i]
-        if embedding is None:
+        graph = kept[i]
+        if graph is None:
             _set_random_state(device, states[i])
-            embedding = embed_chunk(i)
+            graph = embed_chunk(i)
         kept[i] = None
-        backward((embedding * part).sum())
+        backward((graph * part).sum())
     _set_random_state(device, after_forward)
     return value.detach(), CacheReport(len(parts) - replayed, replayed)
 

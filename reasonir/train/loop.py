@@ -47,18 +47,20 @@ def train(config: TrainConfig) -> None:
     encoder = load_or_build_encoder(config, documents)
     batches = open_batches(config, encoder, documents)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
-    run.start()
-    if config.model.path is None and not (run.path / "initial_model").exists():
-        save_encoder(encoder, str(run.path / "initial_model"), max_tokens=config.document_max_tokens)
     embedding_rate = config.embedding_learning_rate or config.learning_rate
     optimizer = build_adamw(encoder, config.learning_rate, embedding_rate, config.weight_decay)
     state, reason = restore_or_begin(run.path, config, encoder, optimizer, batches.fingerprint)
+    longest = max(config.query_max_tokens, config.document_max_tokens)
+    run.start()
+    checkpoint.remove_partial(run.path / "checkpoints")
+    if config.model.path is None and not (run.path / "initial_model").exists():
+        save_encoder(encoder, str(run.path / "initial_model"), max_tokens=longest)
     print_plan(config, batches, encoder, total_steps, state, reason)
     if state.step < total_steps:
         state = run_steps(run, config, encoder, optimizer, batches, state, total_steps)
     instruction = batches.common_query_instruction
-    limit = max(config.query_max_tokens, config.document_max_tokens)
-    save_encoder(encoder, str(run.path / "model"), query_instruction=instruction, max_tokens=limit)
+    instruction = batches.common_query_instruction
+    save_encoder(encoder, str(run.path / "model"), query_instruction=instruction, max_tokens=longest)
     run.finish(
         inputs=[f for f in [*config.data.files, *(config.data.documents or [])] if Path(f).exists()],
         counts={"steps": state.step, "tokens": state.tokens, "sources": batches.epoch_report(state.step)},
@@ -134,9 +136,14 @@ def open_batches(config: TrainConfig, encoder: Encoder, documents: dict[str, str
         progress = Progress(f"tokenise {file}", 0, "rows")
         stores.append(
             open_token_store(
-                file, documents, encoder.template, config.query_max_tokens, config.document_max_tokens,
-                Path(config.data.cache_dir).expanduser(), progress.update,
-            )  # fmt: skip
+                file,
+                documents,
+                encoder.template,
+                config.query_max_tokens,
+                config.document_max_tokens,
+                Path(config.data.cache_dir).expanduser(),
+                progress.update,
+            )
         )
         progress.close()
     return MixedBatches(
@@ -148,9 +155,7 @@ def restore_or_begin(
     folder: Path, config: TrainConfig, encoder: Encoder, optimizer: torch.optim.Optimizer, data_fingerprint: str
 ) -> tuple[checkpoint.TrainingState, str]:
     """Load the newest complete checkpoint, or start at step 0; the second value explains the precision."""
-    checkpoints = folder / "checkpoints"
-    checkpoint.remove_partial(checkpoints)
-    found = checkpoint.list_checkpoints(checkpoints)
+    found = checkpoint.list_checkpoints(folder / "checkpoints")
     if found and config.resume:
         return checkpoint.load_checkpoint(found[-1][1], encoder.trunk, optimizer, data_fingerprint), "as it began"
     precision, reason = choose_precision(config.precision.value, encoder.device)
@@ -205,8 +210,8 @@ def run_steps(
             tokens = state.tokens + row["train/tokens"]
             state = checkpoint.TrainingState(plan.step + 1, state.precision, tokens, state.data_fingerprint)
             metrics.append(row)
-            progress.update(1, f"loss {row['train/loss_nats']:.3f}, {row['train/tokens_per_second']:.0f} tokens/s, "
-                               f"{row['train/real_token_fraction']:.0%} real")  # fmt: skip
+            rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
+            progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
             due = config.save_every_steps and state.step % config.save_every_steps == 0
             if due or asked or state.step == total_steps:
                 folder = run.path / "checkpoints"

@@ -61,9 +61,7 @@ class TrainingStep:
 
         def loss(embeddings: torch.Tensor) -> torch.Tensor:
             ordered = embeddings[original_order]
-            per_query = info_nce(
-                ordered[:queries], ordered[queries:], positive_index_B, ignore_BN, self.temperature
-            )
+            per_query = info_nce(ordered[:queries], ordered[queries:], positive_index_B, ignore_BN, self.temperature)
             losses.append(per_query.detach())
             return (per_query * weight_B).sum() / weight_B.sum()
 

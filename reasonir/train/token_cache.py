@@ -232,9 +232,7 @@ def _append(
         yield text.ids
 
 
-def _name_line(
-    batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str
-) -> None:
+def _name_line(batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str) -> None:
     """Raise what the template refuses, with the line of the first row that holds it."""
     for example in batch:
         pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]

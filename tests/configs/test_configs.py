@@ -94,9 +94,7 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
         ),
     ],
 )
-def test_evaluation_tasks_compose(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], schema: type
-) -> None:
+def test_evaluation_tasks_compose(monkeypatch: pytest.MonkeyPatch, arguments: list[str], schema: type) -> None:
     assert type(composed(monkeypatch, eval_cli.main, arguments)) is schema
 
 
@@ -113,9 +111,9 @@ def refusal(capsys: pytest.CaptureFixture[str], main: Any, arguments: list[str])
 
 
 TRAIN_REFUSALS = [
-    (["learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate?"),
+    (["learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate"),
     (["model.pth=x"], "did you mean model.path"),
-    (["+learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate?"),
+    (["+learning_rat=1"], "unknown option 'learning_rat'; did you mean learning_rate"),
     (["++zzz=1"], "unknown option 'zzz'"),
     (["+model.pth=x"], "pth"),
     (["max_steps=abc"], "max_steps=abc"),

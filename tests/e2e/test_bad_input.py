@@ -31,9 +31,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Return every file under a folder with its bytes, and every folder."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
@@ -134,9 +132,7 @@ def test_missing_empty_and_damaged_files(
     assert str(file) in refuse(capsys, tmp_path, train_cli.main, [*arguments, f"data.files=[{file}]"])
 
 
-def test_document_ids_of_training_rows(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path
-) -> None:
+def test_document_ids_of_training_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     documents = [{"id": f"d{i}", "content": f"text {i}"} for i in range(5)]
     write_rows(corpus, documents)
@@ -163,7 +159,7 @@ def test_options_that_do_not_fit_the_input(
     good_rows(tmp_path)
     arguments = train_arguments(tmp_path, model_folder)
     for options, expected in (
-        (["learnin_rate=1"], "did you mean learning_rate?"),
+        (["learnin_rate=1"], "did you mean learning_rate"),
         (["max_steps=many"], "max_steps=many"),
         (["data.weights=[1,1]"], "data.weights has 2 entries"),
         (["query_max_tokens=12"], "rows.jsonl:1"),
@@ -184,9 +180,7 @@ def test_long_instruction_is_named_with_its_rows(
     assert "rows.jsonl:1" in line and "instruction" in line and "query_max_tokens" in line
 
 
-def test_model_folder_without_a_part(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path
-) -> None:
+def test_model_folder_without_a_part(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
     good_rows(tmp_path)
     for number, (missing, expected) in enumerate(
         (("tokenizer.json", "tokenizer"), ("config.json", "config.json"), ("model.safetensors", "model.path"))
@@ -199,9 +193,7 @@ def test_model_folder_without_a_part(
         bright_folder(tmp_path / "bright")
         line = refuse(capsys, tmp_path, eval_cli.main, bright_arguments(tmp_path, f"model.path={broken}"))
         assert f"model.path={broken}" in line and expected in line
-    assert "model.path" in refuse(
-        capsys, tmp_path, train_cli.main, train_arguments(tmp_path, tmp_path / "none")
-    )
+    assert "model.path" in refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, tmp_path / "none"))
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +218,7 @@ def test_output_folder_of_another_run(
     assert "learning_rate: 2e-05 -> 0.5" in line
     line = refuse(capsys, finished_run, train_cli.main, [*arguments, f"output_dir={finished_run}"])
     assert "holds other files" in line
-    line = refuse(
-        capsys, finished_run, train_cli.main, [*arguments, f"output_dir={finished_run / 'rows.jsonl'}"]
-    )
+    line = refuse(capsys, finished_run, train_cli.main, [*arguments, f"output_dir={finished_run / 'rows.jsonl'}"])
     assert "is a file" in line
     below = finished_run / "rows.jsonl" / "out"
     assert "output_dir" in refuse(capsys, finished_run, train_cli.main, [*arguments, f"output_dir={below}"])
@@ -241,9 +231,7 @@ def test_checkpoint_of_other_data(
     shutil.copytree(finished_run, tmp_path / "run")
     folder = tmp_path / "run"
     stored = folder / "out" / "config.yaml"
-    stored.write_text(
-        stored.read_text(encoding="utf-8").replace(str(finished_run), str(folder)), encoding="utf-8"
-    )
+    stored.write_text(stored.read_text(encoding="utf-8").replace(str(finished_run), str(folder)), encoding="utf-8")
     good_rows(folder, 12)
     arguments = train_arguments(folder, model_folder, "resume=true", "max_steps=2")
     line = refuse(capsys, folder, train_cli.main, arguments)
@@ -327,9 +315,7 @@ def test_bright_folder(
     assert expected in line
 
 
-def test_long_instruction_in_evaluation(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path
-) -> None:
+def test_long_instruction_in_evaluation(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
     bright_folder(tmp_path / "bright")
     arguments = bright_arguments(tmp_path, f"model.path={model_folder}", "query_max_tokens=8")
     assert "query_max_tokens" in refuse(capsys, tmp_path, eval_cli.main, arguments)
@@ -426,8 +412,6 @@ def test_encoding(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_fold
         assert expected in refuse(capsys, tmp_path, eval_cli.main, command)
 
 
-def test_good_input_passes_where_the_bad_was_refused(
-    capsys: pytest.CaptureFixture[str], finished_run: Path
-) -> None:
+def test_good_input_passes_where_the_bad_was_refused(capsys: pytest.CaptureFixture[str], finished_run: Path) -> None:
     """The cases above fail for their own reason: the same command with good rows went through."""
     assert Encoder.from_pretrained(str(finished_run / "out" / "model")).dimension == 32

@@ -40,9 +40,7 @@ def bright(tmp_path: Path) -> Path:
         documents = [{"id": f"{name}/{i}", "content": text} for i, text in enumerate([*TEXTS, ""])]
         write_rows(task / "documents.jsonl", documents)
 
-        def example(
-            number: int, text: str, gold: list[int], out: list[int], name: str = name
-        ) -> dict[str, Any]:
+        def example(number: int, text: str, gold: list[int], out: list[int], name: str = name) -> dict[str, Any]:
             excluded = [f"{name}/{i}" for i in out] or ["N/A"]
             golds = [f"{name}/{i}" for i in gold] or ["N/A"]
             return {"id": f"q{number}", "query": text, "gold_ids": golds, "excluded_ids": excluded}
@@ -119,11 +117,7 @@ def test_bright_writes_what_the_contract_names(
         values = [results["tasks"][task][name] for task in results["tasks"]]
         assert value == pytest.approx(sum(values) if name == "num_queries" else np.mean(values), abs=1e-15)
     table = (out / "results.md").read_text()
-    assert (
-        "physics" in table
-        and f"{100 * results['average']['ndcg_at_10']:.1f}" in table
-        and table.strip() in said
-    )
+    assert "physics" in table and f"{100 * results['average']['ndcg_at_10']:.1f}" in table and table.strip() in said
     check_manifest(out)
 
 
@@ -239,16 +233,12 @@ def test_rewritten_queries_and_instructions(
     def queries(name: str, *more: str) -> set[tuple[str, str]]:
         seen.clear()
         run(["bright", *common, f"output_dir={tmp_path / name}", *more], capsys)
-        return {
-            pair for pair in seen if "lid of the jar would" not in pair[1] and pair[1].startswith("Why would")
-        }
+        return {pair for pair in seen if "lid of the jar would" not in pair[1] and pair[1].startswith("Why would")}
 
     text = "Why would the lid of the jar not open?"
     kitchen = "Given a kitchen post, retrieve relevant passages that help answer the post"
     assert queries("a") == {("Find the principle", text), (kitchen, text)}
-    assert queries("b", "queries=longer", "tasks=[physics]") == {
-        ("Find the principle", f"{text} Iron and salt.")
-    }
+    assert queries("b", "queries=longer", "tasks=[physics]") == {("Find the principle", f"{text} Iron and salt.")}
     assert queries("c", "instruction=none", "tasks=[kitchen]") == {("", text)}
     assert queries("d", "instruction='Look in {task}'", "tasks=[kitchen]") == {("Look in kitchen", text)}
     table = (tmp_path / "b" / "results.json").read_text()
@@ -280,9 +270,7 @@ def beir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
-def test_beir(
-    beir: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
-) -> None:
+def test_beir(beir: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str) -> None:
     out = tmp_path / "out"
     options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
     said = run(["beir", f"data.dir={beir}", "split=dev", f"output_dir={out}", *options], capsys)
@@ -312,9 +300,7 @@ def test_score_takes_excluded_documents_out(tmp_path: Path, capsys: pytest.Captu
 
     def scores(file: str, *more: str) -> dict[str, float]:
         out = tmp_path / f"{file}-{len(more)}" / "metrics.json"
-        run(
-            ["score", f"run={tmp_path / file}", f"qrels={tmp_path / 'qrels'}", f"output={out}", *more], capsys
-        )
+        run(["score", f"run={tmp_path / file}", f"qrels={tmp_path / 'qrels'}", f"output={out}", *more], capsys)
         return {row["id"]: row["mrr"] for row in rows_of(out.with_name("per_query.jsonl"))}
 
     for file in ("run.trec", "score.json"):
@@ -351,9 +337,9 @@ def test_encode_documents_and_queries(
     encoder = Encoder.from_pretrained(str(model))
     said = run([*command, f"output_dir={tmp_path / 'documents'}"], capsys)
     array = np.load(tmp_path / "documents" / "embeddings.npy", mmap_mode="r")
-    assert array.dtype == np.float32 and (tmp_path / "documents" / "ids.txt").read_text().split("\n")[
-        :-1
-    ] == [f"t{i}" for i in range(len(TEXTS))]
+    assert array.dtype == np.float32 and (tmp_path / "documents" / "ids.txt").read_text().split("\n")[:-1] == [
+        f"t{i}" for i in range(len(TEXTS))
+    ]
     expected = encoder.encode(TEXTS, max_tokens=24)
     np.testing.assert_array_equal(array, expected)
     assert f"{encoder.truncated_texts} cut at 24 tokens" in said and encoder.truncated_texts > 0
@@ -412,9 +398,7 @@ def test_encode_broken_off_goes_on(
         assert "complete already" in run(broken, capsys)
         assert count() == len(TEXTS) - 3
     names = ("embeddings.npy", "ids.txt")
-    assert [(whole / n).read_bytes() for n in names] == [
-        (tmp_path / "broken" / n).read_bytes() for n in names
-    ]
+    assert [(whole / n).read_bytes() for n in names] == [(tmp_path / "broken" / n).read_bytes() for n in names]
     left = {path.name for path in (tmp_path / "broken").iterdir()}
     assert left == {*names, "config.yaml", "manifest.json"}
 

@@ -12,9 +12,7 @@ def as_float32(score: float) -> float:
 
 def trec_order(scores: Mapping[str, float]) -> list[str]:
     """Order documents by score, then by the bytes of the id, both descending."""
-    return sorted(
-        scores, key=lambda document: (as_float32(scores[document]), document.encode()), reverse=True
-    )
+    return sorted(scores, key=lambda document: (as_float32(scores[document]), document.encode()), reverse=True)
 
 
 def ndcg(scores: Mapping[str, float], grades: Mapping[str, int], cut: int) -> float:

@@ -48,9 +48,7 @@ def beir_folder(folder: Path, qrels: str = "0\ta\t2\n0\tb\t0\n") -> Path:
         folder / "corpus.jsonl.gz",
         [{"_id": "a", "title": "T", "text": "x"}, {"_id": "b", "title": "", "text": "y"}],
     )
-    write_jsonl(
-        folder / "queries.jsonl", [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}]
-    )
+    write_jsonl(folder / "queries.jsonl", [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}])
     (folder / "qrels").mkdir(exist_ok=True)
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", encoding="utf-8")
     return folder
@@ -168,16 +166,12 @@ def test_beir_refusals(tmp_path: Path) -> None:
     assert "'ghost'" in refused(read_beir, folder, "test")
     assert "test" in refused(read_beir, folder, "dev")
     assert "'5'" in refused(read_beir, str(beir_folder(tmp_path / "c", "5\ta\t1\n")), "test")
-    assert "test.tsv:3" in refused(
-        read_beir, str(beir_folder(tmp_path / "d", "0\ta\t1\n0\tb\tyes\n")), "test"
-    )
+    assert "test.tsv:3" in refused(read_beir, str(beir_folder(tmp_path / "d", "0\ta\t1\n0\tb\tyes\n")), "test")
 
 
 def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
     expected = {"q 1": {"d": 1}, "q2": {"d": -1, "ü": 2}}
-    (tmp_path / "q.tsv").write_text(
-        "query-id\tcorpus-id\tscore\nq 1\td\t1\nq2\td\t-1\nq2\tü\t2\n", encoding="utf-8"
-    )
+    (tmp_path / "q.tsv").write_text("query-id\tcorpus-id\tscore\nq 1\td\t1\nq2\td\t-1\nq2\tü\t2\n", encoding="utf-8")
     (tmp_path / "q.txt").write_text("q 1\t0\td\t1\nq2 0 d -1\nq2 0 ü 2\n", encoding="utf-8")
     assert read_qrels(str(tmp_path / "q.tsv")) == read_qrels(str(tmp_path / "q.txt")) == expected
     (tmp_path / "e.tsv").write_text("q d\n", encoding="utf-8")
@@ -186,9 +180,7 @@ def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
 
 def test_a_run_survives_writing_to_the_last_bit(tmp_path: Path) -> None:
     draw = random.Random(0)
-    run = {
-        f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)
-    }
+    run = {f"q/{q}": {f"d {d}" if q else f"ü{d}": draw.uniform(-1, 1) / 3 for d in range(20)} for q in range(3)}
     run["q/0"]["no\u00a0break"] = 0.25
     run["q/0"]["tie"] = run["q/0"]["ü0"]
     write_run(tmp_path / "run.trec", run, "name")
@@ -269,9 +261,7 @@ def test_all_real_bright_examples_become_queries(tmp_path: Path) -> None:
         assert not any("N/A" in query.excluded_ids for query in collection.queries)
         qrels = read_qrels(str(SHARED_DATA / f"bright/qrels/{task}.txt"))
         count += len(collection.queries)
-        differing = [
-            query.id for query in collection.queries if set(query.gold) != set(qrels.get(query.id, {}))
-        ]
+        differing = [query.id for query in collection.queries if set(query.gold) != set(qrels.get(query.id, {}))]
         assert not differing, (task, differing[:3])
     assert count == 1_384
 

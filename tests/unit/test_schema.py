@@ -53,9 +53,7 @@ def test_a_row_keeps_instruction_texts_weight_and_line(tmp_path: Path) -> None:
 
 def test_plain_gzip_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    rows = [
-        {"query": ["i", f"q{n}"], "pos": [["", f"p{n}"]], "neg": [["", f"n{n}"]] * (n % 3)} for n in range(7)
-    ]
+    rows = [{"query": ["i", f"q{n}"], "pos": [["", f"p{n}"]], "neg": [["", f"n{n}"]] * (n % 3)} for n in range(7)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     plain = read(rows_file(tmp_path, *rows))
     assert len(plain) == 7
@@ -132,9 +130,7 @@ def test_a_bad_row_is_refused_with_file_and_line(case: str, tmp_path: Path) -> N
     assert said in message
 
 
-@pytest.mark.parametrize(
-    "row", [{"query": "q", "pos": ["ghost"]}, {"query": "q", "pos": ["b"], "neg": ["ghost"]}]
-)
+@pytest.mark.parametrize("row", [{"query": "q", "pos": ["ghost"]}, {"query": "q", "pos": ["b"], "neg": ["ghost"]}])
 def test_an_unknown_document_id_is_named(row: dict[str, object], tmp_path: Path) -> None:
     path = rows_file(tmp_path, row)
     assert len(read(path)) == 1

@@ -54,9 +54,7 @@ def test_ndcg_equals_the_slow_computation() -> None:
 
 def test_who_counts() -> None:
     scored = score_run(RUN, QRELS, EXCLUDED)
-    assert list(scored.per_query) == [
-        query for query in QRELS if query not in ("without gold", "judged nothing")
-    ]
+    assert list(scored.per_query) == [query for query in QRELS if query not in ("without gold", "judged nothing")]
     assert scored.mean["num_queries"] == len(scored.per_query) == 8
     assert scored.queries_without_gold == 2
     assert scored.missing_queries == 3, "absent, empty, all excluded"
@@ -69,9 +67,7 @@ def test_who_counts() -> None:
 
 
 def test_keys_are_the_contracts() -> None:
-    keys = {
-        f"{name}_at_{k}" for name in ("ndcg", "map", "recall", "precision") for k in (1, 5, 10, 25, 50, 100)
-    }
+    keys = {f"{name}_at_{k}" for name in ("ndcg", "map", "recall", "precision") for k in (1, 5, 10, 25, 50, 100)}
     scored = score_run(RUN, QRELS)
     assert set(scored.mean) == keys | {"mrr", "num_queries"}
     assert set(scored.per_query["ties"]) == keys | {"mrr"}
@@ -116,9 +112,7 @@ def check_against_pytrec_eval(run: dict[str, dict[str, float]], qrels: dict[str,
     assert abs(scored.mean["ndcg_at_10"] - means) < 1e-12
 
 
-def single(
-    run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], query: str, measure: str
-) -> float:
+def single(run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], query: str, measure: str) -> float:
     """One measure of one query, asked for alone."""
     evaluator = pytrec_eval.RelevanceEvaluator({query: qrels[query]}, {measure})
     return evaluator.evaluate({query: run[query]})[query][measure.replace(".", "_")]

@@ -64,9 +64,7 @@ def test_real_scores_across_blocks() -> None:
     queries, documents = random.normal(size=(9, 64)), random.normal(size=(501, 64))
     whole = exact_top_k(queries, documents, 20)
     for block_queries, block_documents in ((4, 100), (9, 64), (2, 501)):
-        found = exact_top_k(
-            queries, documents, 20, block_queries=block_queries, block_documents=block_documents
-        )
+        found = exact_top_k(queries, documents, 20, block_queries=block_queries, block_documents=block_documents)
         np.testing.assert_array_equal(found[0], whole[0])
         np.testing.assert_allclose(found[1], whole[1], rtol=1e-5)
     order = np.argsort(-(queries.astype(np.float32) @ documents.astype(np.float32).T), axis=1)[:, :20]

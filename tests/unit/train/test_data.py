@@ -52,18 +52,13 @@ def open_store(folder: Path, rows: list[dict], name: str = "rows", **changes: ob
     return open_token_store(str(path), **{**options, **changes}, cache_dir=folder / "cache")
 
 
-def mix(
-    stores: list[TokenStore], queries: int = 4, seed: int = 3, negatives: int = 1, weights=None
-) -> MixedBatches:
+def mix(stores: list[TokenStore], queries: int = 4, seed: int = 3, negatives: int = 1, weights=None) -> MixedBatches:
     return MixedBatches(stores, weights, queries, negatives, seed)
 
 
 @pytest.fixture
 def stores(tmp_path: Path) -> list[TokenStore]:
-    return [
-        open_store(tmp_path, plain_rows(name, count), name)
-        for name, count in (("a", 23), ("b", 10), ("c", 3))
-    ]
+    return [open_store(tmp_path, plain_rows(name, count), name) for name, count in (("a", 23), ("b", 10), ("c", 3))]
 
 
 def contents(plan: BatchPlan) -> tuple:
@@ -175,9 +170,7 @@ def test_a_source_smaller_than_a_batch_repeats_its_rows(tmp_path: Path) -> None:
     check_plan(plan)
 
 
-@pytest.mark.parametrize(
-    "weights", [[1.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [0.0] * 3, [float("inf")] * 3]
-)
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [0.0] * 3, [float("inf")] * 3])
 def test_unusable_weights_are_refused(weights: list[float], stores: list[TokenStore]) -> None:
     with pytest.raises(UserError, match="weights"):
         mix(stores, weights=weights)
@@ -263,8 +256,7 @@ def test_positives_and_negatives_take_turns_over_epochs(tmp_path: Path) -> None:
     assert all(len(plan.document_ids) == 3 for plan in plans)
     positives = [plan.document_ids[plan.positive_index_B[0]].tolist()[0] for plan in plans]
     negatives = [
-        {row.tolist()[0] for i, row in enumerate(plan.document_ids) if i != plan.positive_index_B[0]}
-        for plan in plans
+        {row.tolist()[0] for i, row in enumerate(plan.document_ids) if i != plan.positive_index_B[0]} for plan in plans
     ]
     assert all(len(set(positives[i : i + 3])) == 3 for i in range(13))
     assert all(len(set().union(*negatives[i : i + 3])) == 5 for i in range(13))
@@ -402,9 +394,7 @@ def test_a_bad_row_late_in_the_file_leaves_no_store(tmp_path: Path) -> None:
 
 def test_truncation_is_counted_per_side(tmp_path: Path) -> None:
     rows = [{"query": "one two three", "pos": ["one two three four"], "neg": ["one"]}] * 3
-    store = open_store(
-        tmp_path, [*rows, {"query": "one", "pos": ["one two three four five"]}], query_max_tokens=2
-    )
+    store = open_store(tmp_path, [*rows, {"query": "one", "pos": ["one two three four five"]}], query_max_tokens=2)
     assert (store.truncated_queries, store.truncated_documents) == (1, 0)
     store = open_store(tmp_path, [*rows, {"query": "one", "pos": ["1 2 3 4 5"]}], document_max_tokens=3)
     assert (store.truncated_queries, store.truncated_documents) == (0, 2)
@@ -428,16 +418,11 @@ def test_rows_without_any_negative_work(tmp_path: Path) -> None:
 
 
 def test_ids_are_looked_up_before_tokenising(tmp_path: Path) -> None:
-    store = open_store(
-        tmp_path, [{"query": "q", "pos": ["d1"], "neg": ["d2"]}], documents={"d1": "a b c", "d2": "e"}
-    )
+    store = open_store(tmp_path, [{"query": "q", "pos": ["d1"], "neg": ["d2"]}], documents={"d1": "a b c", "d2": "e"})
     assert len(store.text_ids(store.listed("positive", 0)[0])) == 3
 
 
 def test_the_sequence_has_a_name_by_content(stores: list[TokenStore]) -> None:
-    names = {
-        mix(stores, **change).fingerprint
-        for change in ({}, {"seed": 4}, {"queries": 5}, {"weights": [1, 1, 1]})
-    }
+    names = {mix(stores, **change).fingerprint for change in ({}, {"seed": 4}, {"queries": 5}, {"weights": [1, 1, 1]})}
     assert len(names) == 4
     assert mix(stores).fingerprint in names
