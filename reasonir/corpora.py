@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ class Collection:
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
-    notes: dict[str, int] = field(default_factory=dict)
 
 
 def read_documents(path: str) -> dict[str, str]:

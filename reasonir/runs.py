@@ -212,10 +212,7 @@ def _step_of(row: str) -> int | None:
 
 def _start_wandb(folder: Path, config: Any) -> Any:
     """Open a wandb run that a resumed process continues under the same id. WANDB_MODE=offline needs no account."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("tracking=wandb needs the wandb package: pip install 'reasonir[tracking]'") from error
+    import wandb
     import yaml
 
     id_file = folder / "wandb_id.txt"
@@ -250,12 +247,14 @@ class Progress:
             bar.update(task, advance=count, note=f"{self._rate()} {note}")
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LOG_LINES:
             self._last_line = time.monotonic()
-            print(f"{self.label}: {self.done}/{self.total} {self.unit}, {self._rate()} {note}", file=sys.stderr)
+            whole = f"/{self.total}" if self.total else ""
+            print(f"{self.label}: {self.done}{whole} {self.unit}, {self._rate()} {note}", file=sys.stderr)
 
     def _rate(self) -> str:
         rate = (self.done - self._first_done) / max(time.monotonic() - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else 0.0
-        return f"{rate:.3g} {self.unit}/s, {left / 60:.1f} min left,"
+        remaining = f" {left / 60:.1f} min left," if self.total else ""
+        return f"{rate:.3g} {self.unit}/s,{remaining}"
 
     def close(self) -> None:
         """Remove the live bar."""
@@ -271,4 +270,4 @@ def _open_bar(label: str, total: int, done: int) -> tuple[Any, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     bar = Bar(*columns, console=Console(stderr=True), transient=True)
     bar.start()
-    return bar, bar.add_task(label, total=total, completed=done, note="")
+    return bar, bar.add_task(label, total=total or None, completed=done, note="")

@@ -21,6 +21,10 @@ class UserError(ValueError):
     """A user's mistake; commands print it as one line and exit 2."""
 
 
+class RunStopped(RuntimeError):
+    """A run that must not go on, through nobody's typing; commands print it as one line and exit 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstructedText:
     """A text and the instruction before it ("" for none)."""

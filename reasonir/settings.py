@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reasonir.schema import UserError
+from reasonir.schema import RunStopped, UserError
 
 HYDRA_FLAGS = (
     "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
@@ -40,8 +40,9 @@ def run_command(
 ) -> NoReturn:
     """Compose `configs/<config_name>.yaml` with the overrides in `argv`, validate it and call `run`.
 
-    Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 130 on
-    Ctrl-C, 1 with a traceback on our own failure. `debug=true` shows the traceback of any of them.
+    Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 1 with one line where a
+    run must not go on (`RunStopped`), 1 with a traceback on our own failure, 130 on Ctrl-C. `debug=true` shows the
+    traceback of any of them.
     """
     if any(argument in ("--help", "-h") for argument in argv):
         print(help_page(program, config_name, schema))
@@ -59,10 +60,11 @@ def run_command(
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if debug or not _is_user_mistake(error):
+        stopped = isinstance(error, RunStopped)
+        if debug or not (stopped or _is_user_mistake(error)):
             raise
         print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if stopped else 2)
     sys.exit(0)
 
 
@@ -169,7 +171,7 @@ def _is_user_mistake(error: Exception) -> bool:
 
 def _one_line(error: Exception, schema: type) -> str:
     """Fold an error's message into one line that names the option and the remedy."""
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, RunStopped)):
         return " ".join(str(error).split())
     message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
     if overridden := re.match(r"Could not override '([^']+)'", message):

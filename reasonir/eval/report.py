@@ -7,8 +7,6 @@ from pathlib import Path
 
 from reasonir.eval.published import PUBLISHED_TASKS, published_rows
 
-AVERAGED = ("ndcg_at_10", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
-
 
 def macro_average(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed."""
@@ -22,10 +20,14 @@ def write_table(
     folder: Path,
     results: dict[str, dict[str, float]],
     average: dict[str, float] | None,
-    queries: str,
+    beside: str | None,
     title: str,
 ) -> None:
-    """Write results.md: nDCG@10 in points per task, published BRIGHT rows beneath where the tasks are BRIGHT's."""
+    """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
+
+    Args:
+        beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
+    """
     tasks = list(results)
     header = [f"| nDCG@10 | {' | '.join(tasks)} |{' average |' if average else ''}"]
     header.append(f"|---|{'---|' * (len(tasks) + bool(average))}")
@@ -34,13 +36,13 @@ def write_table(
         cells.append(f"{100 * average['ndcg_at_10']:.1f}")
     rows = [f"| **{title}** | {' | '.join(cells)} |"]
     known = [task for task in tasks if task in PUBLISHED_TASKS]
-    if known and average:
-        for name, points in published_rows(queries):
+    if known and average and beside is not None:
+        for name, points in published_rows(beside):
             cells = [f"{points[task]:.1f}" if task in points else "" for task in tasks]
             whole = f"{points['average']:.1f}" if len(known) == len(PUBLISHED_TASKS) else ""
             rows.append(f"| {name} | {' | '.join(cells)} | {whole} |")
     text = "\n".join([*header, *rows]) + "\n"
-    if known and average:
+    if known and average and beside is not None:
         text += "\nPublished rows: arXiv 2504.20595 and arXiv 2407.12883. The averages are over all 12 tasks.\n"
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")

@@ -59,7 +59,8 @@ def evaluate_bright(config: BrightConfig) -> None:
     results = {name: scored.mean for name, scored in metrics.items()}
     average = report.macro_average(results)
     write_json(evaluation.run.path / "results.json", {"tasks": results, "average": average})
-    report.write_table(evaluation.run.path, results, average, config.queries, title_of(config))
+    beside = None if config.long else config.queries  # the published rows rank passages
+    report.write_table(evaluation.run.path, results, average, beside, title_of(config))
     finish(evaluation, [config.data.dir] if config.data.dir else [], average)
 
 
@@ -73,7 +74,7 @@ def evaluate_beir(config: BeirConfig) -> None:
     scored = evaluate_collection(evaluation, collection, instruction, evaluation.run.path)
     results = {collection.name: scored.mean}
     write_json(evaluation.run.path / "results.json", {"tasks": results, "average": report.macro_average(results)})
-    report.write_table(evaluation.run.path, results, None, "original", title_of(config))
+    report.write_table(evaluation.run.path, results, None, None, title_of(config))
     folder = Path(config.data.dir)
     inputs = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), folder / "qrels" / f"{config.split}.tsv"]
     finish(evaluation, [path for path in inputs if path.exists()], scored.mean)

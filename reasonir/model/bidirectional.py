@@ -50,7 +50,7 @@ def load_config(path: str) -> Any:
 
 
 def _looks_local(path: str) -> bool:
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
 
 
 def _first_line(error: BaseException) -> str:

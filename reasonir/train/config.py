@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import MISSING
@@ -171,6 +172,8 @@ class TrainConfig:
             require(0 < rate < float("inf"), "embedding_learning_rate", rate, "must be positive and finite")
         if self.max_steps is not None:
             require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
+        if self.tracking is Tracking.wandb and find_spec("wandb") is None:
+            raise UserError("tracking=wandb needs the wandb package: pip install 'reasonir[tracking]'")
         self.validate_ranks()
 
     def validate_ranks(self) -> None:

@@ -22,7 +22,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.precision import choose_precision
 from reasonir.model.tiny import build_tiny
 from reasonir.runs import MetricsLog, Progress, RunFolder
-from reasonir.schema import UserError, read_training_examples
+from reasonir.schema import RunStopped, UserError, read_training_examples
 from reasonir.train import checkpoint
 from reasonir.train.config import TrainConfig
 from reasonir.train.data import BatchPlan, MixedBatches, prefetch
@@ -34,10 +34,6 @@ MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
     "chunk_tokens", "graph_memory_gib", "data.cache_dir",
 )  # fmt: skip
-
-
-class TrainingStopped(RuntimeError):
-    """Loss or gradient is not finite; the message names the step and the rows."""
 
 
 def train(config: TrainConfig) -> None:
@@ -58,7 +54,6 @@ def train(config: TrainConfig) -> None:
     print_plan(config, batches, encoder, total_steps, state, reason)
     if state.step < total_steps:
         state = run_steps(run, config, encoder, optimizer, batches, state, total_steps)
-    instruction = batches.common_query_instruction
     instruction = batches.common_query_instruction
     save_encoder(encoder, str(run.path / "model"), query_instruction=instruction, max_tokens=longest)
     run.finish(
@@ -228,7 +223,7 @@ def optimizer_step(
     """Compute the gradient of one global batch and apply it; return the metrics row.
 
     Raises:
-        TrainingStopped: before the optimizer touches the weights, when loss or gradient is not finite.
+        RunStopped: before the optimizer touches the weights, when loss or gradient is not finite.
     """
     begun = time.perf_counter()
     torch.manual_seed(int(np.random.SeedSequence((config.seed, plan.step)).generate_state(1, np.uint64)[0] >> 1))
@@ -237,7 +232,7 @@ def optimizer_step(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = gradient_norm(parameters)
     if not (math.isfinite(result.loss_nats) and math.isfinite(float(norm))):
-        raise TrainingStopped(describe_failure(plan, result, float(norm)))
+        raise RunStopped(describe_failure(plan, result, float(norm)))
     clip_gradients(parameters, norm, config.max_gradient_norm)
     rate = set_learning_rate(optimizer, plan.step, config.warmup_steps)
     optimizer.step()
