@@ -15,10 +15,28 @@ import random
 import re
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
 from reasonir.schema import RunStopped, UserError
+
+
+class Precision(StrEnum):
+    """Arithmetic of the encoder: float32, or bfloat16 products under autocast."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class TemplateChoice(StrEnum):
+    """Text form of the model's input; auto takes what the model folder says, else goes by the kind of model."""
+
+    auto = "auto"
+    reasonir = "reasonir"
+    plain = "plain"
+
 
 HYDRA_FLAGS = (
     "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.schema import UserError
+from reasonir.settings import Precision, TemplateChoice
 
 BRIGHT_TASKS = (
     "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
@@ -27,22 +28,6 @@ class Side(StrEnum):
 
     query = "query"
     document = "document"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the encoder."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class TemplateChoice(StrEnum):
-    """Text form of the model's input."""
-
-    auto = "auto"
-    reasonir = "reasonir"
-    plain = "plain"
 
 
 @dataclass(kw_only=True, slots=True)

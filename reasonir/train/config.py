@@ -8,14 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.schema import UserError
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
+from reasonir.settings import Precision, TemplateChoice
 
 
 class Parallel(StrEnum):
@@ -29,14 +22,6 @@ class Tracking(StrEnum):
 
     none = "none"
     wandb = "wandb"
-
-
-class TemplateChoice(StrEnum):
-    """Text form of the model's input."""
-
-    auto = "auto"
-    reasonir = "reasonir"
-    plain = "plain"
 
 
 @dataclass(kw_only=True, slots=True)
