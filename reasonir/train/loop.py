@@ -245,7 +245,7 @@ def optimizer_step(
         "train/tokens": result.tokens,
         "train/step_seconds": round(seconds, 4),
         "train/tokens_per_second": round(result.tokens / seconds, 1),
-        "train/real_token_fraction": 1.0,
+        "train/real_token_fraction": 1.0,  # a packed stream holds no padding
         "train/source": plan.source,
         "train/kept_chunks": result.cache.kept_chunks,
         "train/replayed_chunks": result.cache.replayed_chunks,

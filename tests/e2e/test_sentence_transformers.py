@@ -10,7 +10,7 @@ import pytest
 from reasonir.model import Encoder
 from reasonir.model.checkpoint import save_encoder
 from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import INSTRUCTION, SENTENCES
+from tests.texts import INSTRUCTION, SENTENCES, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # sentence-transformers warns of its own renamed modules
 
@@ -88,3 +88,63 @@ def test_other_pooling_is_refused_by_name(minilm, tmp_path):
     (tmp_path / "model" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     with pytest.raises(UserError, match="pooling"):
         Encoder.from_pretrained(str(tmp_path / "model"))
+
+
+def beir_folder(target: Path, documents: int, queries: int) -> Path:
+    """SciFact's first train queries, their documents and as many others, as a BEIR folder."""
+    source = SHARED_DATA / "scifact"
+    with gzip.open(source / "corpus.jsonl.gz", "rt") as stream:
+        corpus = [json.loads(line) for line in stream]
+    judged = [line.split("\t") for line in (source / "qrels" / "train.tsv").read_text().splitlines()[1:]]
+    chosen = list(dict.fromkeys(query for query, _, _ in judged))[:queries]
+    judged = [row for row in judged if row[0] in set(chosen)]
+    gold = {document for _, document, _ in judged}
+    kept = [row for row in corpus if row["_id"] in gold] + [row for row in corpus if row["_id"] not in gold]
+    (target / "qrels").mkdir(parents=True)
+    write_rows(target / "corpus.jsonl", kept[: max(documents, len(gold))])
+    (target / "queries.jsonl").write_text((source / "queries.jsonl").read_text())
+    lines = ["query-id\tcorpus-id\tscore", *("\t".join(row) for row in judged)]
+    (target / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n")
+    return target
+
+
+def ndcg_of_sentence_transformers(folder: Path, model: Path) -> float:
+    """nDCG@10 of a plain argsort over sentence-transformers' own embeddings."""
+    import pytrec_eval
+
+    texts = {}
+    for line in (folder / "corpus.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        texts[row["_id"]] = f"{row['title']} {row['text']}".strip()
+    queries = {row["_id"]: row["text"] for row in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())}
+    qrels: dict[str, dict[str, int]] = {}
+    for line in (folder / "qrels" / "train.tsv").read_text().splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        qrels.setdefault(query, {})[document] = int(grade)
+    theirs = sentence_transformer(model)
+    documents = theirs.encode(list(texts.values()), normalize_embeddings=True)
+    asked = theirs.encode([queries[query] for query in qrels], normalize_embeddings=True)
+    ids, run = np.array(list(texts)), {}
+    for query, scores in zip(qrels, asked @ documents.T, strict=True):
+        best = np.argsort(-scores)[:1000]
+        run[query] = {str(document): float(score) for document, score in zip(ids[best], scores[best], strict=True)}
+    rows = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    return sum(row["ndcg_cut_10"] for row in rows.values()) / len(rows)
+
+
+@pytest.mark.shared_data
+@requires_shared_data
+@pytest.mark.parametrize(
+    ("documents", "queries"), [(150, 60), pytest.param(10_000, 10_000, marks=pytest.mark.slow)], ids=["part", "all"]
+)
+def test_evaluation_on_scifact_equals_ranking_with_sentence_transformers(minilm, tmp_path, documents, queries):
+    from reasonir.eval.cli import main
+
+    folder = beir_folder(tmp_path / "scifact", documents, queries)
+    options = [f"data.dir={folder}", "split=train", f"model.path={minilm}", f"output_dir={tmp_path}/out"]
+    with pytest.raises(SystemExit) as done:
+        main(["beir", *options])
+    assert done.value.code == 0
+    ours = json.loads((tmp_path / "out" / "metrics.json").read_text())["ndcg_at_10"]
+    assert ours > 0.5
+    assert abs(ours - ndcg_of_sentence_transformers(folder, minilm)) < 1e-6
