@@ -9,12 +9,12 @@ memory is that of a process of its own that runs one step.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -156,12 +156,20 @@ def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
     encoder = load(arguments.model)
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = highest_resident_gib()
     variants(encoder, plan, arguments.precision)[arguments.peak]()
     if encoder.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**30)
     else:
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+        print(highest_resident_gib() - before)
+
+
+def highest_resident_gib() -> float:
+    """Peak resident memory of this process; getrusage would start at the peak of the process that launched it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    raise RuntimeError("no VmHWM in /proc/self/status; peak memory on a CPU needs Linux")
 
 
 def main() -> None:
