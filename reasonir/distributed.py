@@ -1,6 +1,6 @@
 """Who this process is among its ranks. In one process: rank 0 of 1.
 
-Owns rank, world size and local rank as launched by torchrun or accelerate. Leaves collectives to the engine.
+Owns rank and world size as launched by torchrun or accelerate. Leaves collectives to the engine.
 """
 
 import os
@@ -14,8 +14,3 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of launched processes (1 without a launcher)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """Return this process's rank on its machine (0 without a launcher)."""
-    return int(os.environ.get("LOCAL_RANK", "0"))

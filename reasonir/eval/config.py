@@ -15,6 +15,10 @@ BRIGHT_TASKS = (
 )  # fmt: skip
 
 
+MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens")
+"""Options that change no result: an output folder may be continued with others."""
+
+
 class Retriever(StrEnum):
     """How documents are ranked."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reasonir import distributed
 from reasonir.corpora import read_documents
-from reasonir.eval.config import EncodeConfig, Side, describe
+from reasonir.eval.config import MAY_DIFFER, EncodeConfig, Side, describe
 from reasonir.eval.embeddings import EncodingSettings, encode_to_file, encoding_key, encoding_precision
 from reasonir.model.encoder import Encoder
 from reasonir.runs import MANIFEST_FILE, RunFolder
@@ -27,9 +27,7 @@ def encode_file(config: EncodeConfig) -> None:
     if config.output_dir is None:
         config.output_dir = str(Path("outputs") / describe(config))
     ids, texts = read_texts(config)
-    run = RunFolder(
-        config.output_dir, config, resume=True, ignored=("output_dir", "debug", "cache_dir", "chunk_tokens")
-    )
+    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
     encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value)
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,

@@ -5,29 +5,15 @@ Owns numbers copied from papers, each with its source; leaves printing to `repor
 
 from dataclasses import dataclass
 
+from reasonir.eval.config import BRIGHT_TASKS
+
 REASONIR = "arXiv 2504.20595"
 BRIGHT = "arXiv 2407.12883"
-
-PUBLISHED_TASKS = (
-    "biology",
-    "earth_science",
-    "economics",
-    "psychology",
-    "robotics",
-    "stackoverflow",
-    "sustainable_living",
-    "leetcode",
-    "pony",
-    "aops",
-    "theoremqa_questions",
-    "theoremqa_theorems",
-)
-"""The order of points in every row."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One system's row. points: in the order of PUBLISHED_TASKS. average: as printed, over all 12 tasks."""
+    """One system's row. points: in the order of BRIGHT_TASKS. average: as printed, over all 12 tasks."""
 
     system: str
     source: str
@@ -83,7 +69,7 @@ def published_rows(queries: str) -> list[tuple[str, dict[str, float]]]:
     return [
         (
             f"{row.system}, {kind} ({row.source})",
-            {**dict(zip(PUBLISHED_TASKS, row.points, strict=True)), "average": row.average},
+            {**dict(zip(BRIGHT_TASKS, row.points, strict=True)), "average": row.average},
         )
         for row in rows
     ]

@@ -5,7 +5,8 @@ Owns results.md and what is printed at the end. Leaves numbers to `metrics.py` a
 
 from pathlib import Path
 
-from reasonir.eval.published import PUBLISHED_TASKS, published_rows
+from reasonir.eval.config import BRIGHT_TASKS
+from reasonir.eval.published import published_rows
 
 
 def macro_average(results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -35,11 +36,11 @@ def write_table(
     if average:
         cells.append(f"{100 * average['ndcg_at_10']:.1f}")
     rows = [f"| **{title}** | {' | '.join(cells)} |"]
-    known = [task for task in tasks if task in PUBLISHED_TASKS]
+    known = [task for task in tasks if task in BRIGHT_TASKS]
     if known and average and beside is not None:
         for name, points in published_rows(beside):
             cells = [f"{points[task]:.1f}" if task in points else "" for task in tasks]
-            whole = f"{points['average']:.1f}" if len(known) == len(PUBLISHED_TASKS) else ""
+            whole = f"{points['average']:.1f}" if len(known) == len(BRIGHT_TASKS) else ""
             rows.append(f"| {name} | {' | '.join(cells)} | {whole} |")
     text = "\n".join([*header, *rows]) + "\n"
     if known and average and beside is not None:

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reasonir import settings
 from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, write_run
 from reasonir.eval import report
-from reasonir.eval.config import BRIGHT_TASKS, BeirConfig, BrightConfig, RetrievalConfig, Retriever, describe
+from reasonir.eval.config import (
+    BRIGHT_TASKS,
+    MAY_DIFFER,
+    BeirConfig,
+    BrightConfig,
+    RetrievalConfig,
+    Retriever,
+    describe,
+)
 from reasonir.eval.embeddings import EncodingSettings, embed_cached, encoding_precision
 from reasonir.eval.metrics import RunMetrics, score_run
 from reasonir.eval.search import exact_top_k
@@ -26,10 +33,6 @@ from reasonir.schema import UserError, write_jsonl
 
 Ranking = tuple[np.ndarray, np.ndarray]
 """Document indices (Q, top), -1 where there are fewer, and their scores."""
-
-
-MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens")
-"""Options that change no result: a folder may be continued with others."""
 
 
 @dataclass
@@ -198,11 +201,10 @@ def title_of(config: RetrievalConfig) -> str:
 def finish(evaluation: Evaluation, inputs: list[Any], mean: dict[str, float]) -> None:
     """Write the manifest and say where the results lie."""
     encoder = evaluation.encoder
-    device = torch.device("cpu") if encoder is None else encoder.device
     evaluation.run.finish(
         inputs=inputs,
         counts=evaluation.counts,
         model_fingerprint=encoder.fingerprint if encoder is not None else None,
-        device=str(device),
+        device=str(encoder.device) if encoder is not None else "cpu",
     )
     print(f"nDCG@10 {mean['ndcg_at_10']:.4f}; results: {evaluation.run.path}")

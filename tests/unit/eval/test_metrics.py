@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+from reasonir.eval.config import BRIGHT_TASKS
 from reasonir.eval.metrics import CUTS, METRIC_OF_MEASURE, score_run
-from reasonir.eval.published import ORIGINAL, PUBLISHED_TASKS, REWRITTEN, published_rows
+from reasonir.eval.published import ORIGINAL, REWRITTEN, published_rows
 from tests.reference.ndcg import ndcg
 from tests.shared import SHARED_DATA, requires_shared_data
 
@@ -139,7 +140,7 @@ def test_real_runs_equal_pytrec_eval(task: str, variant: str) -> None:
 
 def test_published_rows_are_whole() -> None:
     for row in (*ORIGINAL, *REWRITTEN):
-        assert len(row.points) == len(PUBLISHED_TASKS) == 12
+        assert len(row.points) == len(BRIGHT_TASKS) == 12
         assert row.average == pytest.approx(sum(row.points) / 12, abs=0.11), row.system
         assert row.source.startswith("arXiv ")
     original, rewritten = published_rows("original"), published_rows("gpt4")
