@@ -14,7 +14,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -121,7 +121,8 @@ def _typed(composed: Any, schema: type) -> Any:
     from omegaconf import OmegaConf
 
     known = {name for name, _, _ in option_rows(schema)}
-    given = _leaves(OmegaConf.to_container(composed))
+    mappings = {name for name, kind, _ in option_rows(schema) if kind.startswith("dict")}
+    given = _leaves(OmegaConf.to_container(composed), keep=mappings)
     added = next((name for name in given if name not in known), None)
     if added is not None:  # `+name=` gets past Hydra; to_object would fail on the slots with half a name
         raise UserError(_unknown_option(added, schema))
@@ -161,12 +162,13 @@ def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> l
     return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
 
 
-def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
+def _leaves(tree: Any, prefix: str = "", keep: Collection[str] = ()) -> dict[str, Any]:
+    """Flatten nested mappings into dotted names; those named in `keep` stay whole."""
+    if not isinstance(tree, dict) or prefix in keep or (prefix and not tree):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key), keep)
     return leaves
 
 

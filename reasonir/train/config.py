@@ -11,10 +11,22 @@ from reasonir.schema import UserError
 from reasonir.settings import Precision, TemplateChoice
 
 
-class Parallel(StrEnum):
-    """Engine that runs the ranks."""
+class Engine(StrEnum):
+    """What runs the ranks: one process, replicas, DeepSpeed's ZeRO stages, torch's fully sharded data parallel."""
 
     single = "single"
+    ddp = "ddp"
+    zero1 = "zero1"
+    zero2 = "zero2"
+    zero3 = "zero3"
+    fsdp2 = "fsdp2"
+
+
+class GatherPrecision(StrEnum):
+    """Number format in which embeddings and their gradients travel between ranks."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 class Tracking(StrEnum):
@@ -89,6 +101,51 @@ class DataConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ParallelConfig:
+    """How ranks share the work; all engines compute the same gradient."""
+
+    engine: Engine = MISSING
+    """single is one process; ddp, zero1, zero2, zero3, fsdp2 take any number, launched by torchrun or accelerate."""
+    gather_precision: GatherPrecision = MISSING
+    """Format of embeddings and their gradients on the wire; bf16 halves the bytes and rounds them."""
+    collective_timeout_seconds: float = MISSING
+    """A rank that waits longer than this in one phase of a step ends the run, naming rank, step and phase."""
+    deepspeed: dict[str, Any] = MISSING
+    """DeepSpeed's own JSON (zero1, zero2, zero3): zero_optimization with offload and bucket sizes, bf16, ..."""
+
+    def validate(self) -> None:
+        """Refuse a time-out that is not positive."""
+        seconds = self.collective_timeout_seconds
+        require(0 < seconds < float("inf"), "parallel.collective_timeout_seconds", seconds, "must be positive")
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters through PEFT. arXiv 2106.09685; DoRA: arXiv 2402.09353."""
+
+    rank: int = MISSING
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = MISSING
+    """Adapters are scaled by alpha / rank."""
+    dropout: float = MISSING
+    """Dropout before the adapters, 0 to 1."""
+    targets: list[str] = MISSING
+    """Names of the linear layers to adapt; [all-linear] takes every one of the trunk."""
+    dora: bool = MISSING
+    """Learn the magnitude of each weight column beside its low-rank direction."""
+    merge: bool = MISSING
+    """Add the adapters into the weights of the exported model; the adapters alone are written beside it in any case."""
+
+    def validate(self) -> None:
+        """Refuse sizes outside their range."""
+        require(self.rank >= 0, "lora.rank", self.rank, "must be 0 (train all weights) or positive")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must lie in [0, 1)")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
+        if self.rank and not self.targets:
+            raise UserError("lora.targets is empty; name layers, or take all: lora.targets=[all-linear]")
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainConfig:
     """Train a bi-encoder with the contrastive loss over global batches (GradCache, packed input)."""
 
@@ -100,8 +157,14 @@ class TrainConfig:
     """Seed of a new model's weights, the data order and dropout."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
+    dry_run: bool = MISSING
+    """Print what the run would do (data, steps, memory, bytes between ranks) and stop before any weight is loaded."""
+    planned_ranks: int | None = MISSING
+    """Ranks that dry_run plans for; null is those launched."""
     model: ModelConfig = MISSING
+    lora: LoraConfig = MISSING
     data: DataConfig = MISSING
+    parallel: ParallelConfig = MISSING
     query_max_tokens: int = MISSING
     """Tokens of a query's input, instruction and tags included; its end is cut. Paper: 2,048."""
     document_max_tokens: int = MISSING
@@ -114,6 +177,9 @@ class TrainConfig:
     """Tokens of one forward pass; bounds activation memory, changes no result."""
     graph_memory_gib: float = MISSING
     """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. 0 keeps none."""
+    gradient_checkpointing: bool = MISSING
+    """Keep only the layers' inputs of a chunk and compute each layer again in the backward pass: less memory a token,
+    one more forward pass. Buys nothing as long as a chunk's activations fit."""
     max_steps: int | None = MISSING
     """Optimizer steps; null runs `epochs`. Paper: 1,000."""
     epochs: float = MISSING
@@ -132,8 +198,6 @@ class TrainConfig:
     """Divides cosines before the softmax. Paper: 0.02."""
     precision: Precision = MISSING
     """auto: bf16 autocast on CUDA and on CPUs where a probe finds it fast, else fp32."""
-    parallel: Parallel = MISSING
-    """Engine."""
     save_every_steps: int = MISSING
     """Steps between checkpoints; 0 saves only on an interrupt and at the end."""
     keep_checkpoints: int = MISSING
@@ -157,19 +221,31 @@ class TrainConfig:
             require(0 < rate < float("inf"), "embedding_learning_rate", rate, "must be positive and finite")
         if self.max_steps is not None:
             require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
-        if self.tracking is Tracking.wandb and find_spec("wandb") is None:
-            raise UserError("tracking=wandb needs the wandb package: pip install 'reasonir[tracking]'")
+        if self.planned_ranks is not None:
+            require(self.planned_ranks > 0, "planned_ranks", self.planned_ranks, "must be positive, or null")
+        self.validate_packages()
         self.validate_ranks()
+
+    def validate_packages(self) -> None:
+        """Refuse a choice whose package is not installed."""
+        needed = [
+            ("tracking=wandb", self.tracking is Tracking.wandb, "wandb", "tracking"),
+            (f"parallel={self.parallel.engine}", self.parallel.engine.startswith("zero"), "deepspeed", "deepspeed"),
+            ("lora", self.lora.rank > 0, "peft", "lora"),
+        ]
+        for option, chosen, package, extra in needed:
+            if chosen and not self.dry_run and find_spec(package) is None:
+                raise UserError(f"{option} needs the {package} package: pip install 'reasonir[{extra}]'")
 
     def validate_ranks(self) -> None:
         """Refuse a launch that this engine, or this batch, cannot be split over."""
         from reasonir.distributed import world_size
 
-        ranks = world_size()
+        ranks = (self.planned_ranks or world_size()) if self.dry_run else world_size()
         if self.global_batch_queries % ranks:
             raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
-        if ranks > 1 and self.parallel is Parallel.single:
-            raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process")
+        if ranks > 1 and self.parallel.engine is Engine.single:
+            raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process, or choose parallel=ddp")
 
 
 def require(holds: bool, field: str, value: Any, rule: str) -> None:

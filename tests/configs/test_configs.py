@@ -18,7 +18,7 @@ from reasonir.train import cli as train_cli
 from reasonir.train.config import TrainConfig
 
 CONFIGS = settings.find_configs()
-GROUPS = {group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data")}
+GROUPS = {group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data", "parallel", "lora")}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 TRAIN = ("output_dir=out", "data.files=[rows.jsonl]")
 HELP_SECONDS = 0.7
@@ -62,6 +62,26 @@ def test_training_composes_with_each_choice(monkeypatch: pytest.MonkeyPatch, mod
     config = composed(monkeypatch, train_cli.main, [*TRAIN, *choices])
     assert isinstance(config, TrainConfig)
     assert config.data.files == ["rows.jsonl"] and config.model.path == "somewhere"
+
+
+@pytest.mark.parametrize("parallel", GROUPS["parallel"])
+def test_every_engine_composes(monkeypatch: pytest.MonkeyPatch, parallel: str) -> None:
+    config = composed(monkeypatch, train_cli.main, [*TRAIN, f"parallel={parallel}"])
+    assert config.parallel.engine == parallel.split("_")[0]
+    stage = config.parallel.deepspeed.get("zero_optimization", {}).get("stage")
+    assert stage == (int(parallel[4]) if parallel.startswith("zero") else None)
+
+
+@pytest.mark.parametrize("lora", GROUPS["lora"])
+def test_every_adapter_composes(monkeypatch: pytest.MonkeyPatch, lora: str) -> None:
+    config = composed(monkeypatch, train_cli.main, [*TRAIN, f"lora={lora}"])
+    assert (config.lora.rank > 0) == (lora != "none") and config.lora.dora == (lora == "dora")
+
+
+def test_deepspeed_json_takes_new_keys_with_a_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = "+parallel.deepspeed.zero_optimization.round_robin_gradients=true"
+    config = composed(monkeypatch, train_cli.main, [*TRAIN, "parallel=zero2", added])
+    assert config.parallel.deepspeed["zero_optimization"]["round_robin_gradients"] is True
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -122,7 +142,16 @@ TRAIN_REFUSALS = [
     (["data.files=rows.jsonl"], "data.files=rows.jsonl"),
     (["data.weights=[x]"], "data.weights"),
     (["precision=fp8"], "expected one of [auto, fp32, bf16]"),
-    (["parallel=nothing"], "parallel=nothing"),
+    (["parallel=nothing"], "parallel/nothing"),
+    (["parallel=zero2", "parallel.deepspeed.zero_optimization.stag=1"], "stag"),
+    (["parallel.collective_timeout_seconds=0"], "parallel.collective_timeout_seconds=0"),
+    (["lora=lora", "lora.targets=[]"], "lora.targets is empty"),
+    (["lora.rank=-1"], "lora.rank=-1"),
+    (["lora.dropout=1"], "lora.dropout=1"),
+    (["lora.alpha=0"], "lora.alpha=0"),
+    (["planned_ranks=0"], "planned_ranks=0"),
+    (["dry_run=true", "planned_ranks=3", "parallel=ddp"], "does not divide by 3 ranks"),
+    (["dry_run=true", "planned_ranks=2"], "parallel=single cannot use 2 ranks"),
     (["model=nothing"], "model/nothing"),
     (["+experiment=nothing"], "experiment/nothing"),
     (["experiment=quickstart"], "experiment"),
