@@ -73,21 +73,30 @@ def count_rows(path: Path) -> int | None:
 class RunFolder:
     """One command's output folder, opened before any work."""
 
-    def __init__(self, path: str, config: Any, *, resume: bool, ignored: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        config: Any,
+        *,
+        resume: bool,
+        ignored: Iterable[str] = (),
+        ignored_groups: tuple[str, ...] = (),
+    ) -> None:
         """Claim `path` for this configuration.
 
         Args:
             resume: whether to continue what the folder holds.
             ignored: fields that may differ from the stored configuration (its own path, how far to go).
+            ignored_groups: beginnings of the names of such fields, with their dot.
         Raises:
             UserError: the folder holds another run, a run that `resume` was not given for, or other files.
         """
         self.path = Path(path)
         self._config = config
         self._started = time.time()
-        self._refuse_strangers(resume, list(ignored))
+        self._refuse_strangers(resume, list(ignored), ignored_groups)
 
-    def _refuse_strangers(self, resume: bool, ignored: list[str]) -> None:
+    def _refuse_strangers(self, resume: bool, ignored: list[str], ignored_groups: tuple[str, ...]) -> None:
         if not self._config.output_dir:
             raise UserError("output_dir is empty; name a folder")
         for path in (self.path, *self.path.parents):
@@ -99,6 +108,7 @@ class RunFolder:
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         changed = settings.changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
+        changed = [field for field in changed if not field.startswith(ignored_groups)] if ignored_groups else changed
         if changed:
             raise UserError(
                 f"output_dir={self.path} holds a run of another configuration ({'; '.join(changed[:3])}); "

@@ -23,8 +23,10 @@ from reasonir.model import Encoder
 from reasonir.model.pooling import pool
 from reasonir.model.tiny import build_tiny
 from reasonir.train.data import BatchPlan
+from reasonir.train.engine import Engine
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
 from reasonir.train.loss import info_nce
+from reasonir.train.ranks import Ranks
 from reasonir.train.step import TrainingStep
 
 # Queries, and (kind, parameters) of the query and document lengths in tokens. log-normal: median, sigma.
@@ -95,9 +97,11 @@ def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool) -> float:
 
 def variants(encoder: Encoder, plan: BatchPlan, precision: str) -> dict[str, Callable[[], float]]:
     """The three ways to compute one step; each returns the loss and leaves the gradient on the parameters."""
+    ranks = Ranks(600.0)
+    engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
     steps = {
         name: TrainingStep(
-            encoder, chunk_tokens=CHUNK_TOKENS, temperature=TEMPERATURE, graph_memory_gib=gib, precision=precision
+            engine, ranks, chunk_tokens=CHUNK_TOKENS, temperature=TEMPERATURE, graph_memory_gib=gib, precision=precision
         )
         for name, gib in (("packed", 0.0), ("packed_kept_graphs", 8.0))
     }

@@ -1,26 +1,37 @@
-"""Training checkpoints: everything a run needs to go on as if it had never stopped.
+"""Training checkpoints: everything a run needs to go on as if it had never stopped, on any engine and world size.
 
-Invariant: `checkpoints/step_<n>` is complete or absent: it is written under a scratch name, flushed to disk, then
-renamed. Randomness is not stored: each step seeds its own from (seed, step).
+`checkpoints/step_<n>/` holds one `rank_<r>.safetensors` a rank: runs of numbers of the flattened weights and of AdamW's
+moments, under keys `<kind>|<weight>|<start>`. Every number stands in exactly one file, so any set of ranks can put
+together what it needs. Invariants: `step_<n>` is complete or absent (written under a scratch name, flushed, renamed
+by rank 0 once all files are there); saving never waits for the disk (numbers are copied, then written by a thread);
+randomness is not stored: each step seeds its own from (seed, step, rank).
 """
 
 import json
 import os
 import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reasonir.schema import UserError
+from reasonir.schema import RunStopped, UserError
+from reasonir.train.engine import Engine, Piece, local
+from reasonir.train.ranks import Ranks
 
-WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.pt", "state.json"
+STATE_FILE = "state.json"
+WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Position of a run. step: optimizer steps done. precision: what `auto` chose at the start."""
+    """Position of a run. step: optimizer steps done. precision: what `auto` chose at the start. tokens: all ranks'."""
 
     step: int
     precision: str
@@ -28,30 +39,196 @@ class TrainingState:
     data_fingerprint: str
 
 
-def save_checkpoint(
-    folder: Path, trunk: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, keep: int
-) -> None:
-    """Write `folder/step_<n>` and remove all but the newest `keep` checkpoints."""
+class CheckpointWriter:
+    """Writes checkpoints beside the training, one at a time, and keeps the newest few."""
+
+    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+        """Write into `folder`, which all ranks see; rank 0 removes all but the newest `keep`."""
+        self.folder, self.ranks, self.keep = folder, ranks, keep
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, engine: Engine, state: TrainingState) -> None:
+        """Copy this rank's numbers and let a thread write them. Waits for the checkpoint before it."""
+        self.wait()
+        numbers = dict(_snapshot(engine))
+        self._thread = threading.Thread(target=self._write, args=(numbers, state), daemon=True, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once this rank's part of the last checkpoint is on disk (on rank 0: all of it).
+
+        Raises:
+            RunStopped: it could not be written; older checkpoints are whole.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what the thread met, if anything."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise RunStopped(
+                f"the checkpoint in {self.folder} could not be written: {failure}; the ones before it are whole, "
+                "resume=true continues from the newest"
+            ) from failure
+
+    def _write(self, numbers: dict[str, torch.Tensor], state: TrainingState) -> None:
+        try:
+            scratch = self.folder / f".step_{state.step}.partial"
+            scratch.mkdir(parents=True, exist_ok=True)
+            _write_numbers(scratch / f"rank_{self.ranks.rank:05d}.safetensors", numbers)
+            if self.ranks.leads:
+                self._commit(scratch, state)
+        except BaseException as error:  # raised on the main thread by `check`
+            self._failure = error
+
+    def _commit(self, scratch: Path, state: TrainingState) -> None:
+        deadline = time.monotonic() + self.ranks.timeout_seconds
+        while len(list(scratch.glob("rank_*.safetensors"))) < self.ranks.world:
+            if time.monotonic() > deadline:
+                raise RunStopped(f"not all ranks wrote to {scratch} within {self.ranks.timeout_seconds:g} s")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        fields = {name: getattr(state, name) for name in TrainingState.__slots__}
+        (scratch / STATE_FILE).write_text(json.dumps({**fields, "ranks": self.ranks.world}), encoding="utf-8")
+        for file in (scratch / STATE_FILE, scratch):
+            _flush_to_disk(file)
+        target = self.folder / f"step_{state.step}"
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(scratch, target)
+        _flush_to_disk(self.folder)
+        for step, path in list_checkpoints(self.folder)[: -self.keep]:
+            if step != state.step:
+                shutil.rmtree(path)
+
+
+def _snapshot(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield copies, on the CPU, of this rank's share of the weights and of the optimizer's moments."""
+    for piece in engine.pieces(share=True):
+        moments = engine.states.get(piece.holder) or {}
+        tensors = {WEIGHT: piece.holder} | {kind: moments[kind] for kind in MOMENTS if kind in moments}
+        for kind, tensor in tensors.items():
+            numbers = _numbers_of(piece, tensor).detach()
+            yield f"{kind}|{piece.name}|{piece.start}", numbers.to("cpu", copy=True)
+
+
+def _numbers_of(piece: Piece, tensor: torch.Tensor) -> torch.Tensor:
+    return local(tensor).view(-1)[piece.offset : piece.offset + piece.count]
+
+
+def _write_numbers(path: Path, numbers: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".step_{state.step}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    weights = {name: tensor.contiguous() for name, tensor in trunk.state_dict().items()}
-    save_file(weights, scratch / WEIGHTS_FILE)
-    torch.save(optimizer.state_dict(), scratch / OPTIMIZER_FILE)
-    fields = {name: getattr(state, name) for name in TrainingState.__slots__}
-    (scratch / STATE_FILE).write_text(json.dumps(fields), encoding="utf-8")
-    for file in [*scratch.iterdir(), scratch]:
-        _flush_to_disk(file)
-    target = folder / f"step_{state.step}"
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(scratch, target)
-    _flush_to_disk(folder)
-    for step, path in list_checkpoints(folder)[:-keep]:
-        if step != state.step:
-            shutil.rmtree(path)
+    scratch = path.with_name(f"{path.name}.partial")
+    save_file(numbers, scratch)
+    _flush_to_disk(scratch)
+    os.replace(scratch, path)
+
+
+class CheckpointReader:
+    """Numbers of one checkpoint by weight and range, whichever ranks wrote them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the tables of contents of all files of a complete checkpoint."""
+        self.path = path
+        fields: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        ranks = fields.pop("ranks")
+        self.state = TrainingState(**fields)
+        self._open = ExitStack()
+        self._runs: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
+        files = sorted(path.glob("rank_*.safetensors"))
+        if len(files) != ranks:
+            raise UserError(f"{path} has {len(files)} rank files and was written by {ranks} ranks; remove this folder")
+        for file in files:
+            self._read_contents(file)
+
+    def _read_contents(self, file: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            opened = self._open.enter_context(safe_open(file, framework="pt"))
+            for key in opened.keys():  # noqa: SIM118 (not a mapping)
+                kind, name, start = key.split("|")
+                count = opened.get_slice(key).get_shape()[0]
+                self._runs.setdefault((kind, name), []).append((int(start), count, opened, key))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); remove {self.path} to go back one checkpoint") from error
+
+    def names(self) -> set[str]:
+        """Return the weights that the checkpoint holds."""
+        return {name for kind, name in self._runs if kind == WEIGHT}
+
+    def holds(self, kind: str, name: str) -> bool:
+        """Return whether there is anything of this kind for a weight."""
+        return (kind, name) in self._runs
+
+    def count(self, name: str) -> int:
+        """Return how many numbers of a weight there are."""
+        return sum(count for _, count, _, _ in self._runs[WEIGHT, name])
+
+    def read(self, kind: str, name: str, start: int, count: int, into: torch.Tensor) -> None:
+        """Copy numbers [start, start + count) of a weight, or of its moment, into a flat tensor of that many.
+
+        Raises:
+            UserError: the checkpoint does not hold all of them.
+        """
+        found = 0
+        for first, length, opened, key in self._runs.get((kind, name), []):
+            begin, end = max(first, start), min(first + length, start + count)
+            if begin < end:
+                into[begin - start : end - start].copy_(opened.get_slice(key)[begin - first : end - first])
+                found += end - begin
+        if found != count:
+            raise UserError(f"{self.path} lacks numbers of {name} ({kind}); it belongs to another model")
+
+    def close(self) -> None:
+        """Close the files."""
+        self._open.close()
+
+
+def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
+    """Put a checkpoint's weights into the trainable parameters of a whole module.
+
+    Raises:
+        UserError: the checkpoint belongs to another model.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if reader.names() != parameters.keys():
+        odd = sorted(reader.names() ^ parameters.keys())[0]
+        raise UserError(f"{reader.path} does not fit this model: {odd} stands in one of them only")
+    for name, p in parameters.items():
+        if reader.count(name) != p.numel():
+            raise UserError(f"{reader.path} does not fit this model: {name} has {reader.count(name)} numbers there")
+        numbers = torch.empty(p.numel(), dtype=p.dtype)
+        reader.read(WEIGHT, name, 0, p.numel(), numbers)
+        with torch.no_grad():
+            p.copy_(numbers.view_as(p))
+
+
+def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
+    """Put a checkpoint's exact weights and AdamW moments where this rank's engine keeps them."""
+    for piece in engine.pieces(share=False):
+        moments = prepare_moments(engine, piece.holder, reader.state.step)
+        for kind, tensor in ({WEIGHT: piece.holder} | moments).items():
+            if not reader.holds(kind, piece.name):
+                continue  # a weight that never had a gradient has no moments
+            numbers = torch.empty(piece.count, dtype=tensor.dtype)
+            reader.read(kind, piece.name, piece.start, piece.count, numbers)
+            with torch.no_grad():
+                _numbers_of(piece, tensor).copy_(numbers)
+
+
+def prepare_moments(engine: Engine, holder: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+    """Return a holder's AdamW moments, made as AdamW makes them where it has not run yet, at an optimizer step."""
+    state = engine.states[holder]
+    device = holder.device if engine.param_groups[0].get("fused") else "cpu"
+    state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+    for kind in MOMENTS:
+        if kind not in state:
+            state[kind] = torch.zeros_like(holder, memory_format=torch.preserve_format)
+    return {kind: state[kind] for kind in MOMENTS}
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -64,26 +241,19 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def load_checkpoint(
-    path: Path, trunk: torch.nn.Module, optimizer: torch.optim.Optimizer, data_fingerprint: str
-) -> TrainingState:
-    """Restore weights and optimizer; return where the run stood.
+def open_newest(folder: Path, data_fingerprint: str) -> CheckpointReader | None:
+    """Open the newest complete checkpoint, if there is one.
 
     Raises:
-        UserError: written from other data, or by another model.
+        UserError: it was written from other data.
     """
-    from safetensors.torch import load_file
-
-    fields: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    state = TrainingState(**fields)
-    if state.data_fingerprint != data_fingerprint:
-        raise UserError(f"{path} was written from other training data; start a new output_dir")
-    try:
-        trunk.load_state_dict(load_file(path / WEIGHTS_FILE))
-        optimizer.load_state_dict(torch.load(path / OPTIMIZER_FILE, weights_only=True))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from error
-    return state
+    found = list_checkpoints(folder)
+    if not found:
+        return None
+    reader = CheckpointReader(found[-1][1])
+    if reader.state.data_fingerprint != data_fingerprint:
+        raise UserError(f"{reader.path} was written from other training data; start a new output_dir")
+    return reader
 
 
 def remove_partial(folder: Path) -> None:

@@ -1,278 +1,319 @@
 """Training, top to bottom: `train` is the main path of the stage.
 
-Invariant: the weights after step n are a pure function of configuration, data and machine, however often the run
-was interrupted before n.
+Invariant: the weights after step n are a pure function of configuration, data, number of ranks and machine, however
+often the run was interrupted before n.
 """
 
 import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from reasonir.corpora import read_documents
+from reasonir.distributed import world_size
+from reasonir.model.adapters import merge_adapters, save_adapters
 from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import Encoder
-from reasonir.model.precision import choose_precision
-from reasonir.model.tiny import build_tiny
-from reasonir.runs import MetricsLog, Progress, RunFolder
-from reasonir.schema import RunStopped, UserError, read_training_examples
+from reasonir.runs import MetricsLog, Progress, peak_memory_gib
+from reasonir.schema import RunStopped, UserError
 from reasonir.train import checkpoint
-from reasonir.train.config import TrainConfig
-from reasonir.train.data import BatchPlan, MixedBatches, prefetch
-from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, set_learning_rate
-from reasonir.train.step import StepResult, TrainingStep
-from reasonir.train.token_cache import open_token_store
+from reasonir.train.config import GatherPrecision, TrainConfig
+from reasonir.train.data import BatchPlan, prefetch
+from reasonir.train.engine import Engine, open_engine
+from reasonir.train.optim import build_adamw, set_learning_rate
+from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
+from reasonir.train.ranks import Ranks, open_ranks
+from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
-MAY_CHANGE_ON_RESUME = (
-    "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
-    "chunk_tokens", "graph_memory_gib", "data.cache_dir",
-)  # fmt: skip
+SECONDS_OF_ONE_REQUEST = 2.0
 
 
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
-    run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME)
-    documents = read_all_documents(config.data.documents)
-    encoder = load_or_build_encoder(config, documents)
-    batches = open_batches(config, encoder, documents)
-    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
+    if config.dry_run:
+        from reasonir.train.plan import plan_run
+
+        print(plan_run(config, config.planned_ranks or world_size(), {}))
+        return
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        config.resume = True  # torchrun starts the ranks again after a failure
+    with open_ranks(config.parallel.collective_timeout_seconds) as ranks:
+        with ranks.leader_first("preparing data and model"):
+            work = prepare(config, ranks)
+        engine, compute = start_engine(config, ranks, work)
+        state = work.state
+        if state.step < work.total_steps:
+            state = run_steps(config, ranks, work, engine, compute)
+        ranks.phase("writing the model", limited=False)
+        if ranks.leads:
+            finish(config, work, engine, state)
+
+
+def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:
+    """Hand the model to the engine, try the largest texts, and take up the optimizer of the checkpoint."""
+    ranks.phase("starting the engine")
+    work.state = ranks.gather(work.state)[0]  # `auto` precision is a measurement: rank 0's counts
     embedding_rate = config.embedding_learning_rate or config.learning_rate
-    optimizer = build_adamw(encoder, config.learning_rate, embedding_rate, config.weight_decay)
-    state, reason = restore_or_begin(run.path, config, encoder, optimizer, batches.fingerprint)
-    longest = max(config.query_max_tokens, config.document_max_tokens)
-    run.start()
-    checkpoint.remove_partial(run.path / "checkpoints")
-    if config.model.path is None and not (run.path / "initial_model").exists():
-        save_encoder(encoder, str(run.path / "initial_model"), max_tokens=longest)
-    print_plan(config, batches, encoder, total_steps, state, reason)
-    if state.step < total_steps:
-        state = run_steps(run, config, encoder, optimizer, batches, state, total_steps)
-    instruction = batches.common_query_instruction
-    save_encoder(encoder, str(run.path / "model"), query_instruction=instruction, max_tokens=longest)
-    run.finish(
-        inputs=[f for f in [*config.data.files, *(config.data.documents or [])] if Path(f).exists()],
-        counts={"steps": state.step, "tokens": state.tokens, "sources": batches.epoch_report(state.step)},
-        precision=state.precision,
-        model_parameters=sum(p.numel() for p in encoder.parameters()),
+
+    def build(encoder: Encoder) -> torch.optim.Optimizer:
+        return build_adamw(encoder, config.learning_rate, embedding_rate, config.weight_decay)
+
+    if ranks.leads:
+        print_plan(config, ranks, work)
+    precision = work.state.precision
+    engine = open_engine(
+        config.parallel.engine.value,
+        work.encoder,
+        build,
+        ranks,
+        max_gradient_norm=config.max_gradient_norm,
+        precision=precision,
+        deepspeed=config.parallel.deepspeed,
     )
-    print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {run.path / 'model'}")
-
-
-def read_all_documents(paths: list[str] | None) -> dict[str, str] | None:
-    """Merge the corpora in which document ids are looked up; an id may not mean two texts."""
-    if not paths:
-        return None
-    merged: dict[str, str] = {}
-    for path in paths:
-        for identifier, text in read_documents(path).items():
-            if merged.setdefault(identifier, text) != text:
-                raise UserError(f"data.documents: {path} gives document id {identifier!r} a second text")
-    return merged
-
-
-def load_or_build_encoder(config: TrainConfig, documents: dict[str, str] | None) -> Encoder:
-    """Load `model.path`, or build a new model whose tokenizer is learned from the training files."""
-    model = config.model
-    initial = Path(config.output_dir) / "initial_model"
-    if model.path is not None or (config.resume and initial.is_dir()):
-        path = model.path if model.path is not None else str(initial)
-        encoder = Encoder.from_pretrained(path, dtype=torch.float32, template=model.template.value)
-    else:
-        encoder = build_tiny(
-            training_texts(config.data.files, documents),
-            vocabulary_size=model.vocabulary_size,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            layers=model.layers,
-            heads=model.heads,
-            key_value_heads=model.key_value_heads,
-            seed=config.seed,
-        ).to("cuda" if torch.cuda.is_available() else "cpu")
-    positions = encoder.max_positions
-    for name in ("query_max_tokens", "document_max_tokens"):
-        if positions is not None and getattr(config, name) > positions:
-            raise UserError(f"{name}={getattr(config, name)}: the model has only {positions} positions")
-    if model.dropout is not None:
-        set_dropout(encoder.trunk, model.dropout)
-    return encoder.train()
-
-
-def set_dropout(trunk: Any, probability: float) -> None:
-    """Set every dropout of the model, in modules and in attention."""
-    for module in trunk.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = probability
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = probability
-
-
-def training_texts(files: list[str], documents: dict[str, str] | None) -> Iterator[str]:
-    """Yield the distinct texts of the training files, in order, for learning a tokenizer."""
-    seen: set[int] = set()
-    for file in files:
-        for example in read_training_examples(file, documents):
-            for piece in (example.query, *example.positives, *example.negatives):
-                if hash(piece.text) not in seen:
-                    seen.add(hash(piece.text))
-                    yield f"{piece.instruction}\n<|embed|>\n{piece.text}"
-
-
-def open_batches(config: TrainConfig, encoder: Encoder, documents: dict[str, str] | None) -> MixedBatches:
-    """Tokenise the sources, or reuse them from the cache, and mix them."""
-    stores = []
-    for file in config.data.files:
-        progress = Progress(f"tokenise {file}", 0, "rows")
-        stores.append(
-            open_token_store(
-                file,
-                documents,
-                encoder.template,
-                config.query_max_tokens,
-                config.document_max_tokens,
-                Path(config.data.cache_dir).expanduser(),
-                progress.update,
-            )
-        )
-        progress.close()
-    return MixedBatches(
-        stores, config.data.weights, config.global_batch_queries, config.negatives_per_query, config.seed
+    compute = TrainingStep(
+        engine,
+        ranks,
+        chunk_tokens=config.chunk_tokens,
+        temperature=config.temperature,
+        graph_memory_gib=config.graph_memory_gib,
+        precision=precision,
+        wire=torch.bfloat16 if config.parallel.gather_precision is GatherPrecision.bf16 else torch.float32,
+        attention_share=work.attention_share,
     )
+    if work.state.step < work.total_steps:
+        try_largest_texts(config, ranks, engine, compute)
+        if work.resumed_from is not None:
+            checkpoint.load_optimizer(work.resumed_from, engine)
+    if work.resumed_from is not None:
+        work.resumed_from.close()
+    return engine, compute
 
 
-def restore_or_begin(
-    folder: Path, config: TrainConfig, encoder: Encoder, optimizer: torch.optim.Optimizer, data_fingerprint: str
-) -> tuple[checkpoint.TrainingState, str]:
-    """Load the newest complete checkpoint, or start at step 0; the second value explains the precision."""
-    found = checkpoint.list_checkpoints(folder / "checkpoints")
-    if found and config.resume:
-        return checkpoint.load_checkpoint(found[-1][1], encoder.trunk, optimizer, data_fingerprint), "as it began"
-    precision, reason = choose_precision(config.precision.value, encoder.device)
-    return checkpoint.TrainingState(0, precision, 0, data_fingerprint), reason
-
-
-def print_plan(
-    config: TrainConfig,
-    batches: MixedBatches,
-    encoder: Encoder,
-    total_steps: int,
-    state: checkpoint.TrainingState,
-    reason: str,
-) -> None:
+def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
     """Say what is about to run and where each derived number comes from."""
+    batches, state = work.batches, work.state
     for store in batches.stores:
         cut = f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
         print(f"source {store.path}: {store.rows} rows, {store.tokens / 1e6:.2f} M tokens, {cut}")
     print(
         f"{batches.rows} rows / {config.global_batch_queries} queries a step = {batches.steps_per_epoch:.1f} steps "
-        f"an epoch; {total_steps} steps = {total_steps / batches.steps_per_epoch:.2f} epochs"
+        f"an epoch; {work.total_steps} steps = {work.total_steps / batches.steps_per_epoch:.2f} epochs"
     )
-    parameters = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-    print(f"{parameters / 1e6:.1f} M parameters on {encoder.device}, precision {state.precision} ({reason})")
+    trained = sum(p.numel() for p in work.encoder.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in work.encoder.parameters())
+    print(
+        f"{trained / 1e6:.1f} M of {whole / 1e6:.1f} M parameters trained, {ranks.world} x {ranks.device.type}, "
+        f"engine {config.parallel.engine}, precision {state.precision} ({work.precision_reason})"
+    )
     if state.step:
         print(f"continuing after step {state.step}")
 
 
+def try_largest_texts(config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep) -> None:
+    """Run one step on the largest texts, with a gradient of zero and a rate of zero: it changes nothing.
+
+    Every buffer of a step is allocated here, so memory that does not suffice fails before the first real step.
+
+    Raises:
+        UserError: out of memory; names what to lower.
+    """
+    plan = largest_texts(config.query_max_tokens, config.document_max_tokens, config.chunk_tokens, ranks.world)
+    for group in engine.param_groups:
+        group["lr"] = 0.0
+    try:
+        engine.begin()
+        compute(plan, scale=0.0)
+        ranks.phase("trying the optimizer")
+        engine.update()
+    except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(out_of_memory(config)) from error
+    for state in engine.states.values():
+        state["step"].zero_()
+    if ranks.leads:
+        peak = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else peak_memory_gib()
+        print(f"largest texts fit: a chunk of {plan_tokens(plan, ranks.world)} tokens, peak memory {peak:.2f} GiB")
+
+
+def plan_tokens(plan: BatchPlan, world: int) -> int:
+    """Return the tokens a rank has of a batch."""
+    return sum(len(ids) for ids in (*plan.query_ids, *plan.document_ids)) // world
+
+
+def out_of_memory(config: TrainConfig) -> str:
+    """Say which number to lower."""
+    remedies = []
+    longest = longest_input(config)
+    if config.chunk_tokens > longest:
+        remedies.append(f"lower chunk_tokens (now {config.chunk_tokens}; a single text needs {longest})")
+    if config.graph_memory_gib:
+        remedies.append(f"lower graph_memory_gib (now {config.graph_memory_gib:g})")
+    if not config.gradient_checkpointing:
+        remedies.append("set gradient_checkpointing=true (one more forward pass)")
+    remedies.append("shard with parallel=zero3 or fsdp2, or train adapters with lora=lora")
+    return f"out of memory on the largest texts of a step: {'; '.join(remedies)}"
+
+
 def run_steps(
-    run: RunFolder,
-    config: TrainConfig,
-    encoder: Encoder,
-    optimizer: torch.optim.Optimizer,
-    batches: MixedBatches,
-    state: checkpoint.TrainingState,
-    total_steps: int,
+    config: TrainConfig, ranks: Ranks, work: Work, engine: Engine, compute: TrainingStep
 ) -> checkpoint.TrainingState:
-    """Run optimizer steps until `total_steps`; save on schedule, at the end and when asked to stop."""
-    compute = TrainingStep(
-        encoder,
-        chunk_tokens=config.chunk_tokens,
-        temperature=config.temperature,
-        graph_memory_gib=config.graph_memory_gib,
-        precision=state.precision,
-    )
-    metrics = MetricsLog(run.path, config, first_step=state.step, tracking=config.tracking.value)
-    progress = Progress("train", total_steps, "steps", done=state.step)
-    plans = prefetch(batches, state.step, total_steps)
-    with stop_requests() as asked, closing(metrics), closing(progress), closing(plans):
+    """Run optimizer steps until the last; save on schedule, at the end and when any rank is asked to stop."""
+    state, total = work.state, work.total_steps
+    log = StepLog(config, ranks, state, total)
+    writer = checkpoint.CheckpointWriter(Path(config.output_dir) / "checkpoints", ranks, config.keep_checkpoints)
+    plans = prefetch(work.batches, state.step, total)
+    with stop_requests() as asked, closing(log), closing(plans):
         for plan in plans:
-            row = optimizer_step(config, compute, optimizer, plan)
-            tokens = state.tokens + row["train/tokens"]
-            state = checkpoint.TrainingState(plan.step + 1, state.precision, tokens, state.data_fingerprint)
-            metrics.append(row)
-            rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
-            progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
+            row, stopping = optimizer_step(config, ranks, engine, compute, plan, asked)
+            state = replace(state, step=plan.step + 1, tokens=state.tokens + row["train/tokens"])
+            log.append(row)
+            writer.check()
             due = config.save_every_steps and state.step % config.save_every_steps == 0
-            if due or asked or state.step == total_steps:
-                folder = run.path / "checkpoints"
-                checkpoint.save_checkpoint(folder, encoder.trunk, optimizer, state, config.keep_checkpoints)
-            if asked and state.step < total_steps:
+            if due or stopping or state.step == total:
+                ranks.phase(f"step {state.step}: saving")
+                writer.save(engine, state)
+            if stopping and state.step < total:
+                break
+        ranks.phase("finishing the checkpoint", limited=False)
+        writer.wait()
+        ranks.barrier()
+        if state.step < total:
+            if ranks.leads:
                 print(f"stopped after step {state.step}, saved; resume=true continues", file=sys.stderr)
-                sys.exit(128 + asked[0])
+            sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
     return state
 
 
+class StepLog:
+    """Metrics and progress, on rank 0; nothing elsewhere."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, state: checkpoint.TrainingState, total: int) -> None:
+        """Open both where rank 0 is."""
+        self._open = ranks.leads
+        if self._open:
+            folder = Path(config.output_dir)
+            self._metrics = MetricsLog(folder, config, first_step=state.step, tracking=config.tracking.value)
+            self._progress = Progress("train", total, "steps", done=state.step)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a step's row."""
+        if self._open:
+            self._metrics.append(row)
+            rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
+            self._progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
+
+    def close(self) -> None:
+        """Close both."""
+        if self._open:
+            self._metrics.close()
+            self._progress.close()
+
+
 def optimizer_step(
-    config: TrainConfig, compute: TrainingStep, optimizer: torch.optim.Optimizer, plan: BatchPlan
-) -> dict[str, Any]:
-    """Compute the gradient of one global batch and apply it; return the metrics row.
+    config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep, plan: BatchPlan, asked: list[int]
+) -> tuple[dict[str, Any], bool]:
+    """Compute the gradient of one global batch and apply it; return the metrics row, and whether any rank must stop.
 
     Raises:
-        RunStopped: before the optimizer touches the weights, when loss or gradient is not finite.
+        RunStopped: on every rank, before the optimizer touches the weights, when loss or gradient is not finite.
     """
     begun = time.perf_counter()
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, plan.step)).generate_state(1, np.uint64)[0] >> 1))
-    optimizer.zero_grad(set_to_none=True)
+    seeds = np.random.SeedSequence((config.seed, plan.step, ranks.rank))
+    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+    engine.begin()
+    rate = set_learning_rate(engine.param_groups, plan.step, config.warmup_steps)
     result = compute(plan)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = gradient_norm(parameters)
-    if not (math.isfinite(result.loss_nats) and math.isfinite(float(norm))):
-        raise RunStopped(describe_failure(plan, result, float(norm)))
-    clip_gradients(parameters, norm, config.max_gradient_norm)
-    rate = set_learning_rate(optimizer, plan.step, config.warmup_steps)
-    optimizer.step()
+    ranks.phase(f"step {plan.step + 1}: reducing the gradient")
+    loss, tokens, stopping = ranks.sum([result.loss_nats, result.tokens, len(asked)])
+    norm = engine.update() if math.isfinite(loss) else math.nan
+    if not math.isfinite(norm):
+        raise RunStopped(describe_failure(plan, loss, norm, ranks.gather(result)))
     seconds = time.perf_counter() - begun
-    return {
+    row = {
         "step": plan.step + 1,
-        "train/loss_nats": result.loss_nats,
-        "train/grad_norm": float(norm),
+        "train/loss_nats": loss,
+        "train/grad_norm": norm,
         "train/learning_rate": rate,
-        "train/tokens": result.tokens,
+        "train/tokens": int(tokens),
         "train/step_seconds": round(seconds, 4),
-        "train/tokens_per_second": round(result.tokens / seconds, 1),
+        "train/tokens_per_second": round(tokens / seconds, 1),
         "train/real_token_fraction": 1.0,  # a packed stream holds no padding
         "train/source": plan.source,
+        "train/load_spread": round(result.load_spread, 5),
         "train/kept_chunks": result.cache.kept_chunks,
         "train/replayed_chunks": result.cache.replayed_chunks,
     }
+    return row, stopping > 0
 
 
-def describe_failure(plan: BatchPlan, result: StepResult, norm: float) -> str:
-    """Name the step and the rows behind a loss or gradient that is not finite."""
-    rows = result.bad_rows or range(len(plan.row_names))
-    names = ", ".join(plan.row_names[i] for i in list(rows)[:4])
+def describe_failure(plan: BatchPlan, loss: float, norm: float, results: list[StepResult]) -> str:
+    """Name the step, the ranks and the rows behind a loss or gradient that is not finite."""
+    guilty = [r for r, result in enumerate(results) if result.bad_rows]
+    rows = [i for result in results for i in result.bad_rows] or list(range(len(plan.row_names)))
+    names = ", ".join(plan.row_names[i] for i in rows[:4])
     more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+    on = f" on rank {', '.join(map(str, guilty))}" if guilty and len(results) > 1 else ""
     return (
-        f"step {plan.step + 1}: loss {result.loss_nats}, gradient norm {norm}; the weights were not touched. "
+        f"step {plan.step + 1}: loss {loss}{on}, gradient norm {norm}; the weights were not touched. "
         f"Rows: {names}{more}. Lower learning_rate or look at these rows; resume=true goes on from the last checkpoint"
     )
 
 
+def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.TrainingState) -> None:
+    """Write the finished model and the manifest. Sharded weights are read back from the checkpoint, on the CPU."""
+    assert work.run is not None
+    folder = Path(config.output_dir)
+    encoder = work.encoder
+    if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
+        encoder = load_or_build_encoder(config, None, built=folder / "initial_model", reuse=True, device="cpu")
+        adapt(config, encoder)
+        reader = checkpoint.open_newest(folder / "checkpoints", state.data_fingerprint)
+        assert reader is not None
+        checkpoint.load_weights(reader, encoder)
+        reader.close()
+    parameters = sum(p.numel() for p in encoder.parameters())
+    instruction = work.batches.common_query_instruction
+    if config.lora.rank:
+        save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
+        if config.lora.merge:
+            merge_adapters(encoder)
+    save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest_input(config))
+    work.run.finish(
+        inputs=[f for f in [*config.data.files, *(config.data.documents or [])] if Path(f).exists()],
+        counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
+        precision=state.precision,
+        model_parameters=parameters,
+        ranks=world_size(),
+        engine=str(config.parallel.engine),
+    )
+    print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {folder / 'model'}")
+
+
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C into a list instead of dying; a second Ctrl-C interrupts at once."""
+    """Collect SIGTERM and Ctrl-C into a list instead of dying; a second Ctrl-C interrupts at once.
+
+    Signals within two seconds are one request: at a terminal, ranks get Ctrl-C both directly and from torchrun.
+    """
     asked: list[int] = []
+    first = [0.0]
 
     def note(number: int, frame: Any) -> None:
-        if asked:
+        if asked and time.monotonic() - first[0] > SECONDS_OF_ONE_REQUEST:
             raise KeyboardInterrupt
-        asked.append(number)
-        print("stopping after this step; once more to stop at once", file=sys.stderr)
+        if not asked:
+            first[0] = time.monotonic()
+            asked.append(number)
+            print("stopping after this step; once more to stop at once", file=sys.stderr)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -25,11 +25,11 @@ def build_adamw(encoder: Any, learning_rate: float, embedding_rate: float, weigh
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, warmup_steps: int) -> float:
+def set_learning_rate(groups: list[dict[str, Any]], step: int, warmup_steps: int) -> float:
     """Set every group's rate for step 0, 1, ...: linear to its peak, then constant; return the first group's."""
-    for group in optimizer.param_groups:
+    for group in groups:
         group["lr"] = learning_rate_at(step, group["peak"], warmup_steps)
-    return float(optimizer.param_groups[0]["lr"])
+    return float(groups[0]["lr"])
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int) -> float:

@@ -18,7 +18,9 @@ from reasonir.train import cli as train_cli
 from reasonir.train.config import TrainConfig
 
 CONFIGS = settings.find_configs()
-GROUPS = {group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data", "parallel", "lora")}
+GROUPS = {
+    group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data", "parallel", "lora")
+}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 TRAIN = ("output_dir=out", "data.files=[rows.jsonl]")
 HELP_SECONDS = 0.7

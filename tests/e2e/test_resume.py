@@ -23,11 +23,11 @@ import reasonir.train.checkpoint as checkpoint
 kill_in_step, kill_in_save = int(sys.argv[1]), int(sys.argv[2])
 plain_step, plain_flush = loop.optimizer_step, checkpoint._flush_to_disk
 
-def step(config, compute, optimizer, plan):
+def step(config, ranks, engine, compute, plan, asked):
     if plan.step + 1 == kill_in_step:
         compute(plan)
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain_step(config, compute, optimizer, plan)
+    return plain_step(config, ranks, engine, compute, plan, asked)
 
 def flush(path):
     if kill_in_save and f"step_{kill_in_save}.partial" in str(path):

@@ -8,7 +8,7 @@ from reasonir.model.attention import Segments
 from reasonir.model.encoder import Encoder, PackedTexts
 from reasonir.model.pooling import pool
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from reasonir.train.loop import set_dropout
+from reasonir.train.prepare import set_dropout
 from reasonir.train.loss import info_nce
 
 QUERIES = 6

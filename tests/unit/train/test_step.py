@@ -9,7 +9,9 @@ import torch
 from reasonir.model import precision
 from reasonir.model.encoder import PackedTexts
 from reasonir.train.data import MixedBatches
+from reasonir.train.engine import Engine
 from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, learning_rate_at, set_learning_rate
+from reasonir.train.ranks import Ranks
 from reasonir.train.step import TrainingStep
 from reasonir.train.token_cache import open_token_store
 from tests.reference.infonce import info_nce as slow_info_nce
@@ -35,7 +37,9 @@ def gradient(encoder) -> torch.Tensor:
 def run_step(encoder, plan, **options):
     encoder.zero_grad()
     settings = {"chunk_tokens": 4096, "temperature": 0.1, "graph_memory_gib": 1.0, "precision": "fp32"} | options
-    result = TrainingStep(encoder, **settings)(plan)
+    ranks = Ranks(60.0)
+    engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
+    result = TrainingStep(engine, ranks, **settings)(plan)
     return result, gradient(encoder)
 
 
@@ -77,7 +81,7 @@ def test_rates_warm_up_to_each_groups_peak_and_vectors_do_not_decay(tiny):
     optimizer = build_adamw(tiny, 1e-3, 5e-3, 0.1)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(tiny.parameters()))
-    assert set_learning_rate(optimizer, 0, 4) == pytest.approx(0.25e-3)
+    assert set_learning_rate(optimizer.param_groups, 0, 4) == pytest.approx(0.25e-3)
     assert optimizer.param_groups[1]["lr"] == pytest.approx(1.25e-3)
     assert [learning_rate_at(step, 2.0, 4) for step in (0, 1, 3, 4, 999)] == [0.5, 1.0, 2.0, 2.0, 2.0]
     assert learning_rate_at(0, 2.0, 0) == 2.0

@@ -1,0 +1,102 @@
+"""W ranks on any engine do what one process does with the whole batch, with one gradient collective a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.launch import launch
+from tests.distributed.parity_worker import CASES, build_encoder
+
+ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+TUNINGS = ("full", "lora")
+TOLERANCE = 1e-6
+CURVE = "curve"
+
+Found = dict[str, dict[str, torch.Tensor]]
+
+
+def train_all(folder: Path, ranks: int, engines: tuple[str, ...]) -> Path:
+    done = launch(ranks, ["-m", "tests.distributed.parity_worker", str(folder), ",".join(engines), ",".join(TUNINGS)],
+                  seconds=900)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    folder = train_all(tmp_path_factory.mktemp("single"), 1, ("single",))
+    return torch.load(folder / "single-1.pt")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_all(tmp_path_factory.mktemp("two"), 2, ENGINES)
+
+
+def worst(found: Found, reference: Found, tuning: str, case: str, optimizer: str) -> tuple[float, float]:
+    """Return the largest error of a weight, and the largest relative one of loss or gradient norm."""
+    key = f"{tuning}-{case}-{optimizer}"
+    ours, theirs = dict(found[key]), dict(reference[key])
+    curves = ours.pop(CURVE), theirs.pop(CURVE)
+    assert ours.keys() == theirs.keys() and ours
+    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    return apart, float(((curves[0] - curves[1]) / curves[1]).abs().max())
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_the_reference_moves_every_weight_and_clips(reference: Found, tuning: str) -> None:
+    start = {name: p.detach() for name, p in build_encoder(tuning == "lora").named_parameters() if p.requires_grad}
+    for case in CASES:
+        moved = reference[f"{tuning}-{case}-sgd"]
+        assert min(float((moved[name] - start[name]).abs().max()) for name in start) > 1e-5
+        norms = reference[f"{tuning}-{case}-adamw"][CURVE][1::2]
+        assert len(norms) == 5 and norms.min() > 0.05, "nothing was clipped"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_ranks_equal_one_process(
+    two: Path, reference: Found, engine: str, tuning: str, case: str, optimizer: str
+) -> None:
+    apart, curve = worst(torch.load(two / f"{engine}-2.pt"), reference, tuning, case, optimizer)
+    assert apart <= TOLERANCE
+    assert curve <= 1e-5
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2"])
+def test_one_gradient_collective_a_step(two: Path, engine: str) -> None:
+    counted = torch.load(two / "counts-2.pt")[engine]
+    assert counted["chunks"] > 1
+    weights = sum(p.numel() for p in build_encoder(False).parameters())
+    large = {key: times for key, times in counted["reductions"].items() if key[1] > 2_000}
+    assert large == {("all_reduce", weights): 1}
+
+
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_sharded_engines_reduce_once_a_chunk_and_group(two: Path, engine: str) -> None:
+    counted = torch.load(two / "counts-2.pt")[engine]
+    times = sum(times for key, times in counted["reductions"].items() if key[1] > 2_000)
+    groups = {"zero3": 1, "fsdp2": 3}[engine]  # one bucket; two layers and the rest
+    assert times == groups * counted["chunks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_whole_table(tmp_path: Path, reference: Found, ranks: int) -> None:
+    engines = ENGINES if ranks > 1 else ENGINES[1:]
+    folder = train_all(tmp_path, ranks, engines)
+    table = {
+        f"{engine} {tuning} {case} {optimizer}": worst(
+            torch.load(folder / f"{engine}-{ranks}.pt"), reference, tuning, case, optimizer
+        )[0]
+        for engine in engines
+        for tuning in TUNINGS
+        for case in CASES
+        for optimizer in ("sgd", "adamw")
+    }
+    print(f"{ranks} ranks:", *(f"{name}: {apart:.1e}" for name, apart in table.items()), sep="\n")
+    assert len(table) == len(engines) * 12
+    assert max(table.values()) <= TOLERANCE
