@@ -16,19 +16,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasonir.corpora import read_documents
 from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import Encoder
 from reasonir.model.precision import choose_precision
 from reasonir.model.tiny import build_tiny
 from reasonir.runs import MetricsLog, Progress, RunFolder
-from reasonir.schema import RunStopped, UserError, read_training_examples
+from reasonir.schema import RunStopped, UserError
 from reasonir.train import checkpoint
 from reasonir.train.config import TrainConfig
 from reasonir.train.data import BatchPlan, MixedBatches, prefetch
 from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, set_learning_rate
+from reasonir.train.sources import (
+    Documents,
+    input_paths,
+    mixing_weights,
+    open_sources,
+    read_all_documents,
+    report_rows,
+    training_texts,
+)
 from reasonir.train.step import StepResult, TrainingStep
-from reasonir.train.token_cache import open_token_store
 
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
@@ -39,7 +46,7 @@ MAY_CHANGE_ON_RESUME = (
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
     run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME)
-    documents = read_all_documents(config.data.documents)
+    documents = read_all_documents(config.data)
     encoder = load_or_build_encoder(config, documents)
     batches = open_batches(config, encoder, documents)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
@@ -57,27 +64,16 @@ def train(config: TrainConfig) -> None:
     instruction = batches.common_query_instruction
     save_encoder(encoder, str(run.path / "model"), query_instruction=instruction, max_tokens=longest)
     run.finish(
-        inputs=[f for f in [*config.data.files, *(config.data.documents or [])] if Path(f).exists()],
+        inputs=input_paths(config.data),
         counts={"steps": state.step, "tokens": state.tokens, "sources": batches.epoch_report(state.step)},
+        differences_from_published=report_rows(config.data, batches.stores),
         precision=state.precision,
         model_parameters=sum(p.numel() for p in encoder.parameters()),
     )
     print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {run.path / 'model'}")
 
 
-def read_all_documents(paths: list[str] | None) -> dict[str, str] | None:
-    """Merge the corpora in which document ids are looked up; an id may not mean two texts."""
-    if not paths:
-        return None
-    merged: dict[str, str] = {}
-    for path in paths:
-        for identifier, text in read_documents(path).items():
-            if merged.setdefault(identifier, text) != text:
-                raise UserError(f"data.documents: {path} gives document id {identifier!r} a second text")
-    return merged
-
-
-def load_or_build_encoder(config: TrainConfig, documents: dict[str, str] | None) -> Encoder:
+def load_or_build_encoder(config: TrainConfig, documents: Documents) -> Encoder:
     """Load `model.path`, or build a new model whose tokenizer is learned from the training files."""
     model = config.model
     initial = Path(config.output_dir) / "initial_model"
@@ -86,7 +82,7 @@ def load_or_build_encoder(config: TrainConfig, documents: dict[str, str] | None)
         encoder = Encoder.from_pretrained(path, dtype=torch.float32, template=model.template.value)
     else:
         encoder = build_tiny(
-            training_texts(config.data.files, documents),
+            training_texts(config.data, documents),
             vocabulary_size=model.vocabulary_size,
             hidden_size=model.hidden_size,
             intermediate_size=model.intermediate_size,
@@ -113,37 +109,12 @@ def set_dropout(trunk: Any, probability: float) -> None:
             module.attention_dropout = probability
 
 
-def training_texts(files: list[str], documents: dict[str, str] | None) -> Iterator[str]:
-    """Yield the distinct texts of the training files, in order, for learning a tokenizer."""
-    seen: set[int] = set()
-    for file in files:
-        for example in read_training_examples(file, documents):
-            for piece in (example.query, *example.positives, *example.negatives):
-                if hash(piece.text) not in seen:
-                    seen.add(hash(piece.text))
-                    yield f"{piece.instruction}\n<|embed|>\n{piece.text}"
-
-
-def open_batches(config: TrainConfig, encoder: Encoder, documents: dict[str, str] | None) -> MixedBatches:
+def open_batches(config: TrainConfig, encoder: Encoder, documents: Documents) -> MixedBatches:
     """Tokenise the sources, or reuse them from the cache, and mix them."""
-    stores = []
-    for file in config.data.files:
-        progress = Progress(f"tokenise {file}", 0, "rows")
-        stores.append(
-            open_token_store(
-                file,
-                documents,
-                encoder.template,
-                config.query_max_tokens,
-                config.document_max_tokens,
-                Path(config.data.cache_dir).expanduser(),
-                progress.update,
-            )
-        )
-        progress.close()
-    return MixedBatches(
-        stores, config.data.weights, config.global_batch_queries, config.negatives_per_query, config.seed
-    )
+    limits = (config.query_max_tokens, config.document_max_tokens)
+    stores = open_sources(config.data, documents, encoder.template, *limits)
+    weights = mixing_weights(config.data)
+    return MixedBatches(stores, weights, config.global_batch_queries, config.negatives_per_query, config.seed)
 
 
 def restore_or_begin(
@@ -169,6 +140,8 @@ def print_plan(
     for store in batches.stores:
         cut = f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
         print(f"source {store.path}: {store.rows} rows, {store.tokens / 1e6:.2f} M tokens, {cut}")
+    for line in report_rows(config.data, batches.stores):
+        print(line)
     print(
         f"{batches.rows} rows / {config.global_batch_queries} queries a step = {batches.steps_per_epoch:.1f} steps "
         f"an epoch; {total_steps} steps = {total_steps / batches.steps_per_epoch:.2f} epochs"
