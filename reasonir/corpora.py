@@ -7,12 +7,12 @@ and line. Leaves training rows to `schema.py` and metrics to `reasonir.eval.metr
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonir.schema import UserError, load_hub, read_jsonl
+from reasonir.schema import Ambiguous, Lookup, UserError, load_hub, read_jsonl
 
 PLACEHOLDER = "N/A"
 """Stands in BRIGHT's id lists for "none"."""
@@ -56,16 +56,66 @@ def read_documents(path: str) -> dict[str, str]:
         UserError: missing, empty, malformed, or one id with two texts.
     """
     documents: dict[str, str] = {}
-    if path.startswith("hub:"):
-        splits = load_hub(path.removeprefix("hub:"), "documents", None)
-        for split in splits:
-            _add(documents, ((0, row) for row in splits[split]), f"{path}/{split}")
-        return documents
-    for file in _corpus_files(Path(path)):
-        _add(documents, read_jsonl(file), str(file))
+    for place, rows in _corpus_parts(path):
+        _add(documents, rows, place)
     if not documents:
         raise UserError(f"{path}: the corpus is empty")
     return documents
+
+
+def read_lookup(path: str) -> Lookup:
+    """Read a corpus for looking up ids, as `read_documents` does, but let its tasks disagree.
+
+    BRIGHT numbers each task's documents on its own, so that an id may name two texts: such an id is `Ambiguous`, and
+    refused only where it is used. Twice with different text within one file is a mistake all the same.
+    """
+    parts = []
+    for place, rows in _corpus_parts(path):
+        documents: dict[str, str] = {}
+        _add(documents, rows, place)
+        parts.append((place, documents))
+    if not any(documents for _, documents in parts):
+        raise UserError(f"{path}: the corpus is empty")
+    return merge_lookups(parts)
+
+
+def merge_lookups(parts: Sequence[tuple[str, Lookup]]) -> Lookup:
+    """Return one lookup of several, each with the name of its place; ids that they disagree on become `Ambiguous`."""
+    if len(parts) == 1:
+        return parts[0][1]
+    merged: dict[str, str | Ambiguous] = {}
+    disputed: set[str] = set()
+    for _, documents in parts:
+        for identifier, text in documents.items():
+            if isinstance(text, Ambiguous) or merged.setdefault(identifier, text) != text:
+                disputed.add(identifier)
+    for identifier in disputed:
+        merged[identifier] = Ambiguous(_places_of(identifier, parts))
+    return merged
+
+
+def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[str, ...]:
+    """Return where an id has a text that it has nowhere before."""
+    found: dict[str, str] = {}
+    for place, documents in parts:
+        entry = documents.get(identifier)
+        if isinstance(entry, Ambiguous):
+            found |= {other: other for other in entry.places}
+        elif entry is not None:
+            found.setdefault(entry, place)
+    return tuple(found.values())
+
+
+def _corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]]:
+    """Yield the files of a corpus, or the splits of a hub data set (of its `documents`, unless the path says)."""
+    if path.startswith("hub:"):
+        name, configuration = [*path.removeprefix("hub:").split(":"), "documents"][:2]
+        splits = load_hub(name, configuration, None)
+        for split in splits:
+            yield f"{path}/{split}", enumerate(splits[split], start=1)
+        return
+    for file in _corpus_files(Path(path)):
+        yield str(file), read_jsonl(file)
 
 
 def _corpus_files(path: Path) -> list[Path]:

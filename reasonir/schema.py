@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,17 @@ class TrainingExample:
     negatives: tuple[InstructedText, ...]
     weight: float
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """Stands in a corpus for an id with several texts; `places` are files or splits, each with a text of its own."""
+
+    places: tuple[str, ...]
+
+
+Lookup = Mapping[str, str | Ambiguous]
+"""Document ids and their texts."""
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -169,13 +180,24 @@ def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
         raise UserError(f"hub:{where} cannot be loaded: {message[0] if message else type(error).__name__}") from error
 
 
-def read_training_examples(source: str, documents: Mapping[str, str] | None = None) -> Iterator[TrainingExample]:
+def read_training_examples(
+    source: str,
+    documents: Lookup | None = None,
+    instruction: str = "",
+    min_positive_words: int = 0,
+    on_left_out: Callable[[TrainingExample], None] | None = None,
+) -> Iterator[TrainingExample]:
     """Yield the training rows of a source; extra fields of a row are ignored.
 
     A `pos` or `neg` entry is a text, an [instruction, text] pair, or, where `documents` is given, a document id in
     either place. With `documents`, every `pos` must be an id; a `neg` may also be a text: whatever holds white space
-    (ReasonIR's HQ rows pair document ids with written negatives).
+    (ReasonIR's HQ rows pair document ids with written negatives). `positive` and `negative` are other names of the two
+    (the E5 collection's), under which a single text needs no list.
 
+    Args:
+        instruction: for queries that bring none.
+        min_positive_words: rows whose every positive has fewer words are not yielded.
+        on_left_out: called with each row that is not yielded.
     Raises:
         UserError: naming source and line.
     """
@@ -187,20 +209,30 @@ def read_training_examples(source: str, documents: Mapping[str, str] | None = No
         positives = tuple(_entries(row, "pos", where, documents))
         if not positives:
             raise UserError(f"{where}: the row has no `pos`; every row needs at least one positive")
-        yield TrainingExample(
+        example = TrainingExample(
             id=str(row["id"]) if row.get("id") is not None else str(line),
-            query=query,
+            query=query if query.instruction else InstructedText(instruction, query.text),
             positives=positives,
             negatives=tuple(_entries(row, "neg", where, documents)),
             weight=_weight(row.get("weight"), where),
             line=line,
         )
+        if all(len(positive.text.split()) < min_positive_words for positive in positives):
+            if on_left_out is not None:
+                on_left_out(example)
+        else:
+            yield example
 
 
-def _entries(
-    row: Mapping[str, Any], field: str, where: str, documents: Mapping[str, str] | None
-) -> Iterator[InstructedText]:
-    entries = row.get(field)
+OTHER_NAMES = {"pos": "positive", "neg": "negative"}
+
+
+def _entries(row: Mapping[str, Any], field: str, where: str, documents: Lookup | None) -> Iterator[InstructedText]:
+    entries, other = row.get(field), OTHER_NAMES[field]
+    if row.get(other) is not None:
+        if entries is not None:
+            raise UserError(f"{where}: the row has both `{field}` and `{other}`; keep one of them")
+        field, entries = other, [row[other]] if isinstance(row[other], str) else row[other]
     if entries is None:
         return
     if not isinstance(entries, list):
@@ -214,13 +246,20 @@ def _entries(
         yield piece
 
 
-def _resolve(entry: str, field: str, where: str, documents: Mapping[str, str]) -> str:
+def _resolve(entry: str, field: str, where: str, documents: Lookup) -> str:
     found = documents.get(entry)
-    if found is not None:
+    if isinstance(found, str):
         return found
-    if field == "neg" and len(entry.split()) > 1:
+    if found is not None:
+        places = " and ".join(found.places)
+        raise UserError(
+            f"{where}: `{field}` names document id {entry[:80]!r}, which is ambiguous: it has different texts in "
+            f"{places}; name fewer corpora, or write the text into the row's `pos`"
+        )
+    if field.startswith("neg") and len(entry.split()) > 1:
         return entry
-    raise UserError(f"{where}: `{field}` names document id {entry[:80]!r}, which data.documents does not hold")
+    holders = "data.documents (or data.sources.NAME.documents)"
+    raise UserError(f"{where}: `{field}` names document id {entry[:80]!r}, which {holders} does not hold")
 
 
 def _instructed(entry: Any, where: str) -> InstructedText:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from reasonir.schema import RunStopped, UserError
 
@@ -126,6 +126,12 @@ def _typed(composed: Any, schema: type) -> Any:
     added = next((name for name in given if name not in known), None)
     if added is not None:  # `+name=` gets past Hydra; to_object would fail on the slots with half a name
         raise UserError(_unknown_option(added, schema))
+    for name, element in element_schemas(schema).items():
+        fields = {field.name for field in dataclasses.fields(element)}
+        entries = given.get(name) or {}
+        added = next((f"{name}.{key}.{f}" for key, entry in entries.items() for f in entry if f not in fields), None)
+        if added is not None:
+            raise UserError(_unknown_option(added, schema))
     missing = sorted(OmegaConf.missing_keys(composed)) or sorted(known - given.keys())
     if missing:
         raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE")
@@ -200,12 +206,25 @@ def _one_line(error: Exception, schema: type) -> str:
         return f"{missing[1]} is missing: give {missing[1]}=VALUE"
     if message.startswith("Error merging override") and error.__cause__ is not None:
         cause = " ".join(str(error.__cause__).split()).split(" full_key:")[0]
+        inside = re.match(r"Error merging override \+*([^=]+)=", message)
+        if inside and "Invalid type assigned: dict" in cause:  # an option of an entry that is not there
+            return _unknown_option(inside[1], schema)
         return f"{message.removeprefix('Error merging override ')}: {cause}"
     return message
 
 
 def _unknown_option(name: str, schema: type) -> str:
-    near = difflib.get_close_matches(name, [known for known, _, _ in option_rows(schema)], n=3)
+    known = [option for option, _, _ in option_rows(schema)]
+    if name in known:
+        return f"{name} takes new entries with a plus in front: '+{name}={{NAME: VALUE}}'"
+    for holder, element in element_schemas(schema).items():
+        if name.startswith(f"{holder}."):
+            key, _, rest = name.removeprefix(f"{holder}.").partition(".")
+            fields = [field.name for field in dataclasses.fields(element)]
+            if not rest or rest in fields:
+                return f"{holder} has no entry {key!r}; add one with '+{holder}={{{key}: {{{fields[0]}: VALUE}}}}'"
+            known = [f"{holder}.{key}.{field}" for field in fields]
+    near = difflib.get_close_matches(name, known, n=3)
     if (find_configs() / name).is_dir():
         return f"unknown option {name!r}; did you mean +{name}=?"
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the options"
@@ -225,11 +244,25 @@ def option_rows(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
     return rows
 
 
+def element_schemas(schema: type, prefix: str = "") -> dict[str, type]:
+    """Return the options that map names to dataclasses, as {dotted name: dataclass}."""
+    found: dict[str, type] = {}
+    for field in dataclasses.fields(schema):
+        name, kind = f"{prefix}{field.name}", field.type
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found |= element_schemas(kind, f"{name}.")
+        elif get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
+            found[name] = get_args(kind)[1]
+    return found
+
+
 def _type_name(kind: Any) -> str:
     members = getattr(kind, "__members__", None)
     if members is not None:
         return "|".join(members)
-    return getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__args__") else str(kind)
+    if hasattr(kind, "__args__"):
+        return re.sub(r"\b[\w.]+\.(?=\w)", "", str(kind))
+    return getattr(kind, "__name__", str(kind))
 
 
 def _field_docstrings(schema: type) -> dict[str, str]:
@@ -251,7 +284,11 @@ def help_page(program: str, config_name: str, schema: type) -> str:
     root = find_configs()
     values, groups = _written_values(root, root / f"{config_name}.yaml")
     lines = [f"usage: {program} [option=value ...]", "", inspect.getdoc(schema) or "", "", "options:"]
-    for name, kind, document in option_rows(schema):
+    rows = option_rows(schema)
+    for holder, element in element_schemas(schema).items():
+        after = next(i for i, row in enumerate(rows) if row[0] == holder) + 1
+        rows[after:after] = option_rows(element, f"{holder}.NAME.")
+    for name, kind, document in rows:
         default = "" if name not in values else f" [{'null' if values[name] is None else values[name]}]"
         lines.append(f"  {name}  ({kind}){default}")
         lines += textwrap.wrap(document, 100, initial_indent="      ", subsequent_indent="      ")

@@ -76,28 +76,78 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """One training data set. Unlike elsewhere the defaults stand here: a source writes down only what it needs."""
+
+    path: str = ""
+    """File (.jsonl, .jsonl.gz, .parquet) or hub:owner/name:config:split; a downloaded hub folder is
+    hub:FOLDER:config:split."""
+    instruction: str = ""
+    """Given to queries that bring none of their own; "" is none."""
+    documents: list[str] | None = None
+    """Corpora in which this source's document ids are looked up; null is data.documents, [] takes its rows as texts."""
+    rows: int | None = None
+    """Published number of rows; a different count is reported."""
+    min_positive_words: int = 0
+    """Rows whose every positive has fewer words (separated by white space) are left out and counted; 0 keeps all."""
+    weight: float | None = None
+    """Share of the global batches, as in data.weights; every source has one, or none has."""
+
+    def validate_as(self, name: str) -> None:
+        """Refuse, under the source's name, a missing path and values outside their range."""
+        field = f"data.sources.{name}"
+        if not self.path.strip():
+            raise UserError(f"{field}.path is missing: give {field}.path=FILE")
+        require(self.rows is None or self.rows > 0, f"{field}.rows", self.rows, "must be positive, or null")
+        words = self.min_positive_words
+        require(words >= 0, f"{field}.min_positive_words", words, "must be 0 (keep all rows) or positive")
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Where training rows come from."""
+    """Where training rows come from: plain files, named sources, or both (files first)."""
 
     files: list[str] = MISSING
     """Training files (.jsonl, .jsonl.gz, .parquet, hub:owner/name:config:split). Each is a source: a global batch
     holds rows of one source only."""
+    sources: dict[str, SourceConfig] = MISSING
+    """Named sources, each with its own instruction, documents and published size. A new one on the command line:
+    '+data.sources={NAME: {path: FILE}}'; ~data.sources.NAME drops one."""
+    published_rows: int | None = MISSING
+    """Published rows of all named sources together, where they are known only as a sum; a different sum is reported."""
     documents: list[str] | None = MISSING
-    """Corpora in which document ids of the rows are looked up (BRIGHT or BEIR folders, JSONL of id and content)."""
+    """Corpora in which document ids of the rows are looked up (BRIGHT or BEIR folders, JSONL of id and content,
+    hub:owner/name). An id with two texts is refused where a row uses it."""
     weights: list[float] | None = MISSING
-    """Share of the global batches per source, normalised; null is in proportion to rows."""
+    """Share of the global batches per source (files, then named sources), normalised; null is in proportion to rows."""
     cache_dir: str = MISSING
     """Folder of tokenised sources, named by content and settings."""
 
     def validate(self) -> None:
-        """Refuse an empty list of files and weights that do not match it."""
-        if not self.files:
+        """Refuse an empty list of sources and weights that do not match it."""
+        if not self.files and not self.sources:
             raise UserError("data.files is empty; name at least one training file: data.files=[rows.jsonl]")
-        if self.weights is not None:
-            if len(self.weights) != len(self.files):
-                raise UserError(f"data.weights has {len(self.weights)} entries for {len(self.files)} data.files")
-            if any(not 0 <= weight < float("inf") for weight in self.weights) or sum(self.weights) <= 0:
-                raise UserError(f"data.weights={self.weights} must be finite, not negative, and not all zero")
+        for name, source in self.sources.items():
+            source.validate_as(name)
+        published = self.published_rows
+        require(published is None or published > 0, "data.published_rows", published, "must be positive, or null")
+        self.validate_weights()
+
+    def validate_weights(self) -> None:
+        """Refuse weights that do not match the sources, or that stand in two places."""
+        named = [name for name, source in self.sources.items() if source.weight is not None]
+        if named and self.weights is not None:
+            raise UserError(f"data.weights and data.sources.{named[0]}.weight exclude each other; give one of them")
+        if named and (self.files or len(named) < len(self.sources)):
+            raise UserError(f"data.sources.{named[0]}.weight: not all sources have one; use data.weights")
+        weights = self.weights if not named else [source.weight or 0.0 for source in self.sources.values()]
+        if weights is not None:
+            if len(weights) != len(self.files) + len(self.sources):
+                counts = f"{len(self.files)} data.files and {len(self.sources)} data.sources"
+                raise UserError(f"data.weights has {len(weights)} entries for {counts}")
+            if any(not 0 <= weight < float("inf") for weight in weights) or sum(weights) <= 0:
+                field = "data.weights" if not named else "data.sources.*.weight"
+                raise UserError(f"{field}={weights} must be finite, not negative, and not all zero")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from reasonir.train.engine import Engine, open_engine
 from reasonir.train.optim import build_adamw, set_learning_rate
 from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
 from reasonir.train.ranks import Ranks, open_ranks
+from reasonir.train.sources import input_paths, report_rows
 from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
 SECONDS_OF_ONE_REQUEST = 2.0
@@ -103,6 +104,8 @@ def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
     for store in batches.stores:
         cut = f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
         print(f"source {store.path}: {store.rows} rows, {store.tokens / 1e6:.2f} M tokens, {cut}")
+    for line in report_rows(config.data, batches.stores):
+        print(line)
     print(
         f"{batches.rows} rows / {config.global_batch_queries} queries a step = {batches.steps_per_epoch:.1f} steps "
         f"an epoch; {work.total_steps} steps = {work.total_steps / batches.steps_per_epoch:.2f} epochs"
@@ -274,7 +277,7 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
     folder = Path(config.output_dir)
     encoder = work.encoder
     if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
-        encoder = load_or_build_encoder(config, None, built=folder / "initial_model", reuse=True, device="cpu")
+        encoder = load_or_build_encoder(config, {}, built=folder / "initial_model", reuse=True, device="cpu")
         adapt(config, encoder)
         reader = checkpoint.open_newest(folder / "checkpoints", state.data_fingerprint)
         assert reader is not None
@@ -288,8 +291,9 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
             merge_adapters(encoder)
     save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest_input(config))
     work.run.finish(
-        inputs=[f for f in [*config.data.files, *(config.data.documents or [])] if Path(f).exists()],
+        inputs=input_paths(config.data),
         counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
+        differences_from_published=report_rows(config.data, work.batches.stores),
         precision=state.precision,
         model_parameters=parameters,
         ranks=world_size(),

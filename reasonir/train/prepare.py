@@ -4,27 +4,25 @@ Invariant: nothing here depends on which rank runs it; only rank 0 writes. Leave
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reasonir.corpora import read_documents
 from reasonir.model.adapters import add_adapters, checkpoint_layers
 from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import Encoder
 from reasonir.model.precision import choose_precision
 from reasonir.model.tiny import build_tiny
-from reasonir.runs import Progress, RunFolder
-from reasonir.schema import UserError, read_training_examples
+from reasonir.runs import RunFolder
+from reasonir.schema import UserError
 from reasonir.train import checkpoint
 from reasonir.train.config import TrainConfig
 from reasonir.train.cross_device import attention_share_of
 from reasonir.train.data import MixedBatches
 from reasonir.train.ranks import Ranks
-from reasonir.train.token_cache import open_token_store
+from reasonir.train.sources import Documents, mixing_weights, open_sources, read_all_documents, training_texts
 
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
@@ -56,7 +54,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     if ranks.leads:
         run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
                         ignored_groups=GROUPS_THAT_MAY_CHANGE)  # fmt: skip
-    documents = read_all_documents(config.data.documents)
+    documents = read_all_documents(config.data)
     encoder = load_or_build_encoder(config, documents, built=folder / "initial_model", reuse=not ranks.leads)
     batches = open_batches(config, encoder, documents)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
@@ -104,20 +102,8 @@ def trunk_sizes(encoder: Encoder) -> tuple[int, int, int]:
     return parameters, int(getattr(encoder.trunk.config, "num_hidden_layers", 1)), encoder.dimension
 
 
-def read_all_documents(paths: list[str] | None) -> dict[str, str] | None:
-    """Merge the corpora in which document ids are looked up; an id may not mean two texts."""
-    if not paths:
-        return None
-    merged: dict[str, str] = {}
-    for path in paths:
-        for identifier, text in read_documents(path).items():
-            if merged.setdefault(identifier, text) != text:
-                raise UserError(f"data.documents: {path} gives document id {identifier!r} a second text")
-    return merged
-
-
 def load_or_build_encoder(
-    config: TrainConfig, documents: dict[str, str] | None, *, built: Path, reuse: bool, device: str | None = None
+    config: TrainConfig, documents: Documents, *, built: Path, reuse: bool, device: str | None = None
 ) -> Encoder:
     """Load `model.path`, or build a new model whose tokenizer is learned from the training files.
 
@@ -132,7 +118,7 @@ def load_or_build_encoder(
         encoder = Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
     else:
         encoder = build_tiny(
-            training_texts(config.data.files, documents),
+            training_texts(config.data, documents),
             vocabulary_size=model.vocabulary_size,
             hidden_size=model.hidden_size,
             intermediate_size=model.intermediate_size,
@@ -157,34 +143,9 @@ def set_dropout(trunk: Any, probability: float) -> None:
             module.attention_dropout = probability
 
 
-def training_texts(files: list[str], documents: dict[str, str] | None) -> Iterator[str]:
-    """Yield the distinct texts of the training files, in order, for learning a tokenizer."""
-    seen: set[int] = set()
-    for file in files:
-        for example in read_training_examples(file, documents):
-            for piece in (example.query, *example.positives, *example.negatives):
-                if hash(piece.text) not in seen:
-                    seen.add(hash(piece.text))
-                    yield f"{piece.instruction}\n<|embed|>\n{piece.text}"
-
-
-def open_batches(config: TrainConfig, encoder: Encoder, documents: dict[str, str] | None) -> MixedBatches:
+def open_batches(config: TrainConfig, encoder: Encoder, documents: Documents) -> MixedBatches:
     """Tokenise the sources, or reuse them from the cache, and mix them."""
-    stores = []
-    for file in config.data.files:
-        progress = Progress(f"tokenise {file}", 0, "rows")
-        stores.append(
-            open_token_store(
-                file,
-                documents,
-                encoder.template,
-                config.query_max_tokens,
-                config.document_max_tokens,
-                Path(config.data.cache_dir).expanduser(),
-                progress.update,
-            )
-        )
-        progress.close()
-    return MixedBatches(
-        stores, config.data.weights, config.global_batch_queries, config.negatives_per_query, config.seed
-    )
+    limits = (config.query_max_tokens, config.document_max_tokens)
+    stores = open_sources(config.data, documents, encoder.template, *limits)
+    weights = mixing_weights(config.data)
+    return MixedBatches(stores, weights, config.global_batch_queries, config.negatives_per_query, config.seed)

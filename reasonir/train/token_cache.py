@@ -1,7 +1,8 @@
 """A training file tokenised once: flat arrays on disk, mapped into memory, found again by content and settings.
 
 Invariant: a store under its final name is complete, and its name depends on the file's bytes, the looked-up
-documents, the template and the token limits. Within a store each distinct text (instruction, text, side) stands once.
+documents, the instruction given to bare queries, the filter of short positives, the template and the token limits.
+Within a store each distinct text (instruction, text, side) stands once.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reasonir.schema import InstructedText, TrainingExample, UserError, read_rows, read_training_examples
+from reasonir.schema import InstructedText, Lookup, TrainingExample, UserError, read_rows, read_training_examples
 
 ROWS_PER_BATCH = 1_000
-FORMAT = 2
+FORMAT = 3
 ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
@@ -72,6 +73,11 @@ class TokenStore:
         """Distinct documents that were cut."""
         return int(self.meta["truncated"]["document"])
 
+    @property
+    def left_out(self) -> int:
+        """Rows of the file that the filter of short positives left out."""
+        return int(self.meta["left_out"])
+
     def text_ids(self, text: int) -> np.ndarray:
         """Return a text's token ids, int32 (L,)."""
         offsets = self.arrays["offsets"]
@@ -85,28 +91,35 @@ class TokenStore:
 
 def open_token_store(
     path: str,
-    documents: Mapping[str, str] | None,
+    documents: Lookup | None,
     template: TextTemplate,
     query_max_tokens: int,
     document_max_tokens: int,
     cache_dir: Path,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    instruction: str = "",
+    min_positive_words: int = 0,
 ) -> TokenStore:
     """Return the tokenised form of a training file, from the cache or made now.
 
     Args:
         documents: where ids of the rows are looked up; None where rows hold texts.
         on_progress: called with the number of rows done.
+        instruction: for queries that bring none.
+        min_positive_words: rows whose every positive has fewer words are left out and counted.
     Raises:
-        UserError: from reading the rows, or from an instruction longer than the token limit.
+        UserError: from reading the rows, from an instruction longer than the token limit, or where no row is left.
     """
-    settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens]
+    settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, instruction, min_positive_words]
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
     folder = cache_dir / "tokens" / key
     if not _is_whole(folder):
+        growing = _Growing()
+        examples = read_training_examples(path, documents, instruction, min_positive_words, growing.leave_out)
         limits = {"query": query_max_tokens, "document": document_max_tokens}
-        _build(path, documents, template, limits, folder, on_progress)
+        _build(path, growing, examples, template, limits, folder, on_progress)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     flat = folder / "tokens.bin"
     tokens = np.memmap(flat, dtype=np.int32, mode="r") if flat.stat().st_size else np.empty(0, np.int32)
@@ -134,11 +147,12 @@ def _content_hash(path: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _documents_hash(documents: Mapping[str, str] | None) -> str | None:
+def _documents_hash(documents: Lookup | None) -> str | None:
     if documents is None:
         return None
     digest = hashlib.sha256()
-    for identifier, text in documents.items():
+    for identifier, entry in documents.items():
+        text = entry if isinstance(entry, str) else "\0ambiguous"  # whatever its texts, no row may use it
         digest.update(f"{len(identifier)}:{len(text)}:{identifier}{text}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -160,11 +174,17 @@ class _Growing:
     known: dict[bytes, int] = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=lambda: {"query": 0, "document": 0})
     query_instructions: set[str] = field(default_factory=set)
+    left_out: int = 0
+
+    def leave_out(self, example: TrainingExample) -> None:
+        """Count a row that the filter holds back."""
+        self.left_out += 1
 
 
 def _build(
     path: str,
-    documents: Mapping[str, str] | None,
+    growing: _Growing,
+    examples: Iterator[TrainingExample],
     template: TextTemplate,
     limits: dict[str, int],
     folder: Path,
@@ -174,14 +194,14 @@ def _build(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        growing = _Growing()
-        examples = read_training_examples(path, documents)
         with (scratch / "tokens.bin").open("wb") as stream:
             while batch := list(islice(examples, ROWS_PER_BATCH)):
                 for ids in _append(growing, batch, template, limits, path):
                     stream.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
                 if on_progress is not None:
                     on_progress(len(batch))
+        if not growing.row_query:
+            raise UserError(f"{path}: min_positive_words leaves out all {growing.left_out} rows; lower it")
         _write_arrays(growing, scratch)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
@@ -249,6 +269,7 @@ def _write_arrays(growing: _Growing, folder: Path) -> None:
     instructions = sorted(growing.query_instructions)
     meta = {
         "rows": len(growing.row_query),
+        "left_out": growing.left_out,
         "distinct_texts": len(growing.known),
         "tokens": growing.offsets[-1],
         "truncated": growing.truncated,

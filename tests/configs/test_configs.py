@@ -15,11 +15,12 @@ from reasonir import settings
 from reasonir.eval import cli as eval_cli
 from reasonir.eval import config as eval_config
 from reasonir.train import cli as train_cli
-from reasonir.train.config import TrainConfig
+from reasonir.train.config import SourceConfig, TrainConfig
 
 CONFIGS = settings.find_configs()
 GROUPS = {
-    group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")) for group in ("model", "data", "parallel", "lora")
+    group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+    for group in ("model", "data", "data/sources", "parallel", "lora")
 }
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 TRAIN = ("output_dir=out", "data.files=[rows.jsonl]")
@@ -66,6 +67,65 @@ def test_training_composes_with_each_choice(monkeypatch: pytest.MonkeyPatch, mod
     assert config.data.files == ["rows.jsonl"] and config.model.path == "somewhere"
 
 
+PUBLISHED = {"public": 1_383_877, "vl_hq": 1_729_368}
+
+
+@pytest.mark.parametrize("sources", GROUPS["data/sources"])
+def test_every_set_of_sources_has_a_data_choice(monkeypatch: pytest.MonkeyPatch, sources: str) -> None:
+    monkeypatch.setenv("REASONIR_DATA", "/elsewhere")
+    config = composed(monkeypatch, train_cli.main, ["output_dir=out", f"data={sources}"])
+    content = yaml.safe_load((CONFIGS / "data" / "sources" / f"{sources}.yaml").read_text(encoding="utf-8"))
+    assert list(config.data.sources) == list(content)
+    assert config.data.published_rows == PUBLISHED.get(sources)
+    for name, source in config.data.sources.items():
+        assert source.path.startswith(("/elsewhere/", "hub:reasonir/reasonir-data:")), name
+        # The public rows bring no instruction, the others their own.
+        assert bool(source.instruction) == (sources == "public"), name
+
+
+def test_the_papers_mixture_is_its_three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(monkeypatch, train_cli.main, ["output_dir=out", "data=vl_hq"])
+    parts = [composed(monkeypatch, train_cli.main, ["output_dir=out", f"data={p}"]) for p in ("public", "vl", "hq")]
+    together = {name: source for part in parts for name, source in part.data.sources.items()}
+    assert config.data.sources == together and len(together) == 15
+    assert parts[0].data.published_rows + sum(s.rows or 0 for s in together.values()) == config.data.published_rows
+    assert together["hq"].documents == ["hub:xlangai/BRIGHT"]
+    assert len({source.instruction for source in parts[0].data.sources.values()}) == 13
+    some = composed(monkeypatch, train_cli.main, ["output_dir=out", "data=vl_hq", "data/sources=[vl,hq]"])
+    assert list(some.data.sources) == ["vl", "hq"]
+
+
+def test_named_sources_take_overrides_additions_and_removals(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["data=vl_hq", "data.sources.vl.path=x.jsonl", "data.sources.hq.documents=[bright]", "~data.sources.nq"]
+    options += ["+data.sources={more: {path: y.parquet, min_positive_words: 2}}"]
+    sources = composed(monkeypatch, train_cli.main, ["output_dir=out", *options]).data.sources
+    assert sources["vl"] == SourceConfig(path="x.jsonl", rows=244_970)
+    assert sources["hq"].documents == ["bright"] and "nq" not in sources
+    assert sources["more"] == SourceConfig(path="y.parquet", min_positive_words=2)
+
+
+def test_named_sources_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(monkeypatch, train_cli.main, ["output_dir=out", "data=vl_hq"])
+    text = settings.to_yaml(config)
+    assert settings.changed_fields(text, config) == []
+    assert yaml.safe_load(text)["data"]["sources"]["hq"]["documents"] == ["hub:xlangai/BRIGHT"]
+    config.data.sources["vl"].min_positive_words = 2
+    del config.data.sources["trivia_qa"]
+    changed = settings.changed_fields(text, config)
+    assert "data.sources.vl.min_positive_words: 0 -> 2" in changed
+    assert any(line.startswith("data.sources.trivia_qa.path: ") for line in changed)
+
+
+def test_help_shows_what_a_named_source_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_cli.main(["--help"])
+    page = capsys.readouterr().out
+    rows = settings.option_rows(SourceConfig, "data.sources.NAME.")
+    assert len(rows) == 6
+    assert all(f"  {name}  ({kind})" in page and document.split()[0] in page for name, kind, document in rows)
+    assert "data.sources  (dict[str, SourceConfig])" in page
+
+
 @pytest.mark.parametrize("parallel", GROUPS["parallel"])
 def test_every_engine_composes(monkeypatch: pytest.MonkeyPatch, parallel: str) -> None:
     config = composed(monkeypatch, train_cli.main, [*TRAIN, f"parallel={parallel}"])
@@ -88,7 +148,8 @@ def test_deepspeed_json_takes_new_keys_with_a_plus(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
-    config = composed(monkeypatch, train_cli.main, ["output_dir=out", f"+experiment={experiment}"])
+    # The bare command of the header: an experiment has its own output folder.
+    config = composed(monkeypatch, train_cli.main, [f"+experiment={experiment}"])
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
@@ -98,9 +159,20 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
             for part in name.split("."):
                 changed = getattr(changed, part)
             assert changed == value, name
-    assert text.startswith("# @package _global_")
+    assert text.startswith("# @package _global_\n# ")
+    assert config.output_dir.startswith("outputs/") and f"+experiment={experiment}" in text
     for heading in ("Command:", "Hardware:", "Expected:"):
         assert heading in text.split("defaults:")[0]
+
+
+@pytest.mark.parametrize("ablation", ["public", "vl", "hq", "eq"])
+def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest.MonkeyPatch, ablation: str) -> None:
+    paper, other = (composed(monkeypatch, train_cli.main, [f"+experiment={name}"]) for name in ("vl_hq", ablation))
+    assert (paper.global_batch_queries, paper.max_steps, paper.parallel.engine) == (2048, 1000, "zero3")
+    changed = settings.changed_fields(settings.to_yaml(paper), other)
+    assert changed and all(line.startswith(("data.", "output_dir: ")) for line in changed)
+    assert f"output_dir: outputs/vl_hq -> outputs/{ablation}" in changed
+    assert list(other.data.sources) == list(yaml.safe_load((CONFIGS / f"data/sources/{ablation}.yaml").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +234,23 @@ TRAIN_REFUSALS = [
     (["~seed"], "seed"),
     (["data.files=[]"], "data.files is empty"),
     (["data.weights=[1,2]"], "data.weights has 2 entries for 1 data.files"),
+    (["data=vl", "+data.sources.vl.pth=1"], "'data.sources.vl.pth'; did you mean data.sources.vl.path"),
+    (["data=vl", "data.sources.vl.pth=1"], "'data.sources.vl.pth'; did you mean data.sources.vl.path"),
+    (["data=vl", "data.sources.vl=3"], "data.sources.vl"),
+    (["data=vl", "data.sources.vll.path=x"], "has no entry 'vll'; add one with '+data.sources={vll: {path: VALUE}}'"),
+    (["+data.sources.new.path=x"], "has no entry 'new'; add one with '+data.sources={new: {path: VALUE}}'"),
+    (["+data.sources={new: {pth: x}}"], "Key 'pth' not in 'SourceConfig'"),
+    (["data.sources={new: {path: x}}"], "data.sources takes new entries with a plus"),
+    (["+data.sources={new: {rows: 3}}"], "data.sources.new.path is missing: give data.sources.new.path=FILE"),
+    (["data=vl", "data.sources.vl.path="], "data.sources.vl.path is missing"),
+    (["data=vl", "data.sources.vl.rows=abc"], "data.sources.vl.rows=abc"),
+    (["data=vl", "data.sources.vl.rows=0"], "data.sources.vl.rows=0"),
+    (["data=vl", "data.sources.vl.min_positive_words=-1"], "data.sources.vl.min_positive_words=-1"),
+    (["data=vl", "data.published_rows=0"], "data.published_rows=0"),
+    (["data=vl", "data.weights=[1]"], "data.weights has 1 entries for 1 data.files and 1 data.sources"),
+    (["data=vl", "data.sources.vl.weight=1"], "data.sources.vl.weight: not all sources have one"),
+    (["data=vl", "data.sources.vl.weight=1", "data.weights=[1,2]"], "exclude each other"),
+    (["data=vl", "data.files=[]", "data.sources.vl.weight=-1"], "data.sources.*.weight=[-1.0]"),
     (["data.weights=[0]"], "data.weights=[0"),
     (["data.weights=[-1]"], "data.weights=[-1"),
     (["data.weights=[nan]"], "data.weights=[nan"),

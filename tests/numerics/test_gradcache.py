@@ -8,8 +8,8 @@ from reasonir.model.attention import Segments
 from reasonir.model.encoder import Encoder, PackedTexts
 from reasonir.model.pooling import pool
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from reasonir.train.prepare import set_dropout
 from reasonir.train.loss import info_nce
+from reasonir.train.prepare import set_dropout
 
 QUERIES = 6
 LENGTHS = (9, 4, 17, 9, 2, 30, 9, 12, 5, 5, 21, 7, 3, 9)

@@ -8,14 +8,16 @@ import pytest
 
 from reasonir.corpora import (
     list_bright_tasks,
+    merge_lookups,
     read_beir,
     read_bright,
     read_documents,
+    read_lookup,
     read_qrels,
     read_run,
     write_run,
 )
-from reasonir.schema import UserError, read_jsonl, write_jsonl
+from reasonir.schema import Ambiguous, UserError, read_jsonl, write_jsonl
 from tests.shared import SHARED_DATA, requires_shared_data
 
 DOCUMENTS = [
@@ -140,6 +142,27 @@ def test_one_id_must_not_stand_for_two_texts(tmp_path: Path) -> None:
     bright_task(tmp_path / "root" / "a", documents=[same])
     bright_task(tmp_path / "root" / "b", documents=[other])
     assert "'x'" in refused(read_documents, str(tmp_path / "root"))
+
+
+def test_a_lookup_lets_tasks_disagree_and_names_them(tmp_path: Path) -> None:
+    shared, first, second = ({"id": i, "content": c} for i, c in (("s", "same"), ("x", "one"), ("x", "two")))
+    for task, documents in (("a", [shared, first]), ("b", [shared, second]), ("c", [first])):
+        bright_task(tmp_path / "root" / task, documents=documents)
+    a, b = (str(tmp_path / "root" / task / "documents.jsonl") for task in "ab")
+    assert read_lookup(str(tmp_path / "root")) == {"s": "same", "x": Ambiguous((a, b))}
+    assert read_lookup(str(tmp_path / "root" / "a")) == {"s": "same", "x": "one"}
+    write_jsonl(tmp_path / "twice.jsonl", [first, second])
+    assert "twice.jsonl:2" in refused(read_lookup, str(tmp_path / "twice.jsonl"))
+    assert "no corpus here" in refused(read_lookup, str(tmp_path))
+
+
+def test_merged_lookups_keep_what_they_agree_on() -> None:
+    one, two, three = {"s": "same", "x": "1"}, {"s": "same", "x": "2", "y": "0"}, {"x": Ambiguous(("p", "q"))}
+    assert merge_lookups([("one", one)]) is one
+    assert merge_lookups([("one", one), ("two", two)]) == {"s": "same", "x": Ambiguous(("one", "two")), "y": "0"}
+    for parts in ([("one", one), ("three", three)], [("three", three), ("one", one)]):
+        merged = merge_lookups(parts)
+        assert merged["s"] == "same" and set(merged["x"].places) == {"one", "p", "q"}
 
 
 def test_corpus_refusals(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from reasonir.schema import (
+    Ambiguous,
     InstructedText,
     TrainingExample,
     UserError,
@@ -96,7 +97,55 @@ def test_without_documents_an_id_is_a_text(tmp_path: Path) -> None:
     assert example.negatives == ()
 
 
+def test_the_names_of_the_e5_collection_mean_the_same(tmp_path: Path) -> None:
+    plain = rows_file(tmp_path, {"query": "q", "pos": ["p"], "neg": ["n"]}, {"query": "q", "pos": ["p", "r"]})
+    named = [
+        {"query": "q", "positive": "p", "negative": "n"},
+        {"query": "q", "positive": ["p", "r"], "negative": []},
+    ]
+    assert read(rows_file(tmp_path, *named, name="named.jsonl")) == read(plain)
+    # A parquet file of mixed origin has both columns, one of them null.
+    mixed = [{**named[0], "pos": None, "neg": None}, {"query": "q", "pos": ["p", "r"], "positive": None}]
+    assert read(rows_file(tmp_path, *mixed, name="mixed.jsonl")) == read(plain)
+
+
+def test_bare_queries_take_the_sources_instruction(tmp_path: Path) -> None:
+    rows = [{"query": query, "pos": ["p"]} for query in ("q", ["", "q"], ["own", "q"])]
+    examples = read_training_examples(rows_file(tmp_path, *rows), instruction="find it")
+    assert [example.query.instruction for example in examples] == ["find it", "find it", "own"]
+
+
+def test_rows_of_short_positives_are_left_out_and_told(tmp_path: Path) -> None:
+    positives = (["label"], ["two words"], ["label", "now three words"], [["i", "label"], "b"], ["  spaced   out  "])
+    path = rows_file(tmp_path, *({"query": "q", "pos": pos, "neg": ["n"]} for pos in positives))
+    left_out: list[int] = []
+    kept = read_training_examples(path, min_positive_words=2, on_left_out=lambda example: left_out.append(example.line))
+    assert [example.line for example in kept] == [2, 3, 5]
+    assert left_out == [1, 4]
+    assert len(read(path)) == 5
+    # The filter looks at the text behind an id.
+    documents = {"label": "a whole text", "two": "word"}
+    ids = rows_file(tmp_path, {"query": "q", "pos": ["label"]}, {"query": "q", "pos": ["two"]}, name="ids.jsonl")
+    assert [e.line for e in read_training_examples(ids, documents, min_positive_words=2)] == [1]
+
+
+def test_an_id_of_two_texts_is_refused_only_where_it_is_used(tmp_path: Path) -> None:
+    documents = {"a": "text of a", "b": Ambiguous(("x/documents.jsonl", "y/documents.jsonl"))}
+    rows = [{"query": "q", "pos": ["a"], "neg": ["b is no id here"]}] * 2
+    assert len(read(rows_file(tmp_path, *rows), documents)) == 2
+    for bad in ({"query": "q", "pos": ["b"]}, {"query": "q", "pos": ["a"], "neg": ["b"]}):
+        path = rows_file(tmp_path, *rows, bad)
+        message = refusal(path, documents)
+        assert message.startswith(f"{path}:3: ") and "'b', which is ambiguous" in message
+        assert "x/documents.jsonl and y/documents.jsonl" in message
+
+
 BAD_ROWS = {
+    "pos and positive": ({"query": "q", "pos": ["p"], "positive": "p"}, "both `pos` and `positive`"),
+    "neg and negative": ({"query": "q", "pos": ["p"], "neg": [], "negative": "n"}, "both `neg` and `negative`"),
+    "positive is a number": ({"query": "q", "positive": 3}, "`positive` must be a list"),
+    "empty text as positive": ({"query": "q", "positive": " "}, "`positive`[0] is empty"),
+    "empty text as negative": ({"query": "q", "positive": "p", "negative": ""}, "`negative`[0] is empty"),
     "no pos": ({"query": "q", "neg": ["n"]}, "pos"),
     "empty list of pos": ({"query": "q", "pos": []}, "pos"),
     "pos is null": ({"query": "q", "pos": None}, "pos"),

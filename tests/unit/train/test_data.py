@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reasonir.schema import UserError, write_jsonl
+from reasonir.schema import Ambiguous, UserError, write_jsonl
 from reasonir.train.data import BatchPlan, MixedBatches, prefetch
 from reasonir.train.token_cache import TokenStore, open_token_store
 
@@ -326,6 +326,8 @@ CHANGES: dict[str, dict] = {
     "template": {"template": WordTemplate("other")},
     "documents": {"documents": {"p": "another text", "n": "b"}},
     "rows": {"rows": [{"query": "q2", "pos": ["p"], "neg": ["n"]}]},
+    "instruction": {"instruction": "find"},
+    "filter": {"min_positive_words": 1},
 }
 
 
@@ -370,6 +372,36 @@ def test_a_store_that_lost_bytes_is_built_again(name: str, tmp_path: Path) -> No
     open_store(tmp_path, plain_rows("a", 9), template=template)
     assert template.asked
     assert file.read_bytes() == content
+
+
+def test_a_store_counts_the_rows_it_leaves_out(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i}", "pos": ["label" if i % 3 else "more words"]} for i in range(10)]
+    store = open_store(tmp_path, rows, min_positive_words=2, instruction="find it")
+    assert (store.rows, store.left_out) == (4, 6)
+    assert store.arrays["lines"].tolist() == [1, 4, 7, 10]
+    assert store.meta["query_instruction"] == "find it"
+    assert store.arrays["prefix_tokens"][store.arrays["row_query"]].tolist() == [2] * 4
+    again = open_store(tmp_path, rows, min_positive_words=2, instruction="find it")
+    assert (again.key, again.left_out) == (store.key, 6)
+    assert mix([store]).epoch_report(0)[0]["rows_left_out"] == 6
+    assert open_store(tmp_path, rows).left_out == 0
+
+
+def test_a_filter_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows\.jsonl: min_positive_words leaves out all 5 rows"):
+        open_store(tmp_path, plain_rows("a", 5), min_positive_words=9)
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
+
+
+def test_ambiguous_ids_that_no_row_uses_do_not_matter(tmp_path: Path) -> None:
+    rows = [{"query": "q", "pos": ["d"]}]
+    keys = {
+        open_store(tmp_path, rows, documents={"d": "text", "x": Ambiguous(places)}).key
+        for places in (("a", "b"), ("c", "d"))
+    }
+    assert len(keys) == 1
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: .*ambiguous"):
+        open_store(tmp_path, rows, documents={"d": Ambiguous(("a", "b"))})
 
 
 def test_a_hub_source_is_known_by_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
