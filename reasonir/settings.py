@@ -14,12 +14,17 @@ import os
 import random
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
+from reasonir.distributed import rank, world_size
 from reasonir.schema import RunStopped, UserError
+
+SECONDS_FOR_RANK_0 = 3.0
 
 
 class Precision(StrEnum):
@@ -80,10 +85,22 @@ def run_command(
     except Exception as error:
         stopped = isinstance(error, RunStopped)
         if debug or not (stopped or _is_user_mistake(error)):
-            raise
+            traceback.print_exc()
+            _leave(1)
+        if rank() > 0:
+            time.sleep(SECONDS_FOR_RANK_0)  # where all ranks fail alike, rank 0 speaks, and the launcher ends the rest
         print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
-        sys.exit(1 if stopped else 2)
+        _leave(1 if stopped else 2)
     sys.exit(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End after a failure. One of many ranks leaves at once: what it would clean up may wait for the others forever."""
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _compose_and_run(

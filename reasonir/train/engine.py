@@ -286,12 +286,17 @@ def _join_alone(ranks: Ranks) -> None:
 
 
 def _import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed without its chatter; on a CPU, without the kernel it would compile and never use here."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed 0.19 calls names that torch 2.13 has renamed, in every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
+        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
         from deepspeed.utils import logger
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     logger.setLevel(logging.ERROR)
     return deepspeed
 

@@ -29,9 +29,10 @@ from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data import BatchPlan, prefetch
 from reasonir.train.engine import Engine, open_engine
 from reasonir.train.optim import build_adamw, set_learning_rate
+from reasonir.train.plan import plan_run
 from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
 from reasonir.train.ranks import Ranks, open_ranks
-from reasonir.train.sources import input_paths, report_rows
+from reasonir.train.sources import describe_sources, input_paths, published_total, report_rows
 from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
 SECONDS_OF_ONE_REQUEST = 2.0
@@ -40,9 +41,8 @@ SECONDS_OF_ONE_REQUEST = 2.0
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
     if config.dry_run:
-        from reasonir.train.plan import plan_run
-
-        print(plan_run(config, config.planned_ranks or world_size(), {}))
+        ranks_planned = config.planned_ranks or world_size()
+        print(plan_run(config, ranks_planned, published_total(config.data), describe_sources(config.data)))
         return
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         config.resume = True  # torchrun starts the ranks again after a failure
@@ -306,13 +306,13 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
 def stop_requests() -> Iterator[list[int]]:
     """Collect SIGTERM and Ctrl-C into a list instead of dying; a second Ctrl-C interrupts at once.
 
-    Signals within two seconds are one request: at a terminal, ranks get Ctrl-C both directly and from torchrun.
+    Two within two seconds are one: at a terminal, ranks get Ctrl-C both directly and from torchrun.
     """
     asked: list[int] = []
     first = [0.0]
 
     def note(number: int, frame: Any) -> None:
-        if asked and time.monotonic() - first[0] > SECONDS_OF_ONE_REQUEST:
+        if asked and number == signal.SIGINT and time.monotonic() - first[0] > SECONDS_OF_ONE_REQUEST:
             raise KeyboardInterrupt
         if not asked:
             first[0] = time.monotonic()

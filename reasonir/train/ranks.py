@@ -40,7 +40,9 @@ class Ranks:
         self._closed = threading.Event()
         self._store: Any = None
         if self.world > 1:
-            self._store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
+            # torchrun's store outlives a restart of the ranks; what they said before must not be heard.
+            self._store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             # The watchdog speaks first: it knows the phase.
             limit = timedelta(seconds=2 * timeout_seconds + 60)
@@ -142,9 +144,10 @@ def open_ranks(timeout_seconds: float) -> Iterator[Ranks]:
             time.sleep(SECONDS_FOR_THE_CAUSE)
             raise RunStopped(f"lost another rank in `{ranks.label}`; the first message above it says why") from error
         raise
-    finally:
-        if sys.exc_info()[0] is None:  # after a failure the others may hang: only leaving ends them
-            ranks.close()
+    except SystemExit:
+        ranks.close()
+        raise
+    ranks.close()
 
 
 def _is_lost_contact(error: BaseException) -> bool:

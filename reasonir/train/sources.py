@@ -148,6 +148,14 @@ def report_rows(data: DataConfig, stores: list[TokenStore]) -> list[str]:
     return [line for line in lines if line is not None]
 
 
+def published_total(data: DataConfig) -> int | None:
+    """Return the published rows of all sources together; None where that of one is unknown."""
+    if data.published_rows is not None and not data.files:
+        return data.published_rows
+    counts = [source.published_rows for source in list_sources(data)]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
 def describe_sources(data: DataConfig) -> list[str]:
     """Return lines that say of each source where it would be read and what is expected of it; reads nothing."""
     lines = []

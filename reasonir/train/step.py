@@ -98,7 +98,9 @@ class TrainingStep:
 
         def embed_chunk(i: int) -> torch.Tensor:
             self.ranks.phase(f"{where}: chunk {i + 1} of {len(packed)}")
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            low = self.precision == "bf16"
+            # Without its cache: a pass that keeps no graph would hold a bfloat16 copy of all weights to its end.
+            with torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False):
                 return self.engine.embed(packed[i])
 
         def loss(embeddings: torch.Tensor) -> torch.Tensor:

@@ -168,7 +168,7 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("ablation", ["public", "vl", "hq", "eq"])
 def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest.MonkeyPatch, ablation: str) -> None:
     paper, other = (composed(monkeypatch, train_cli.main, [f"+experiment={name}"]) for name in ("vl_hq", ablation))
-    assert (paper.global_batch_queries, paper.max_steps, paper.parallel.engine) == (2048, 1000, "zero3")
+    assert (paper.global_batch_queries, paper.max_steps, paper.parallel.engine) == (2048, 1000, "zero2")
     changed = settings.changed_fields(settings.to_yaml(paper), other)
     assert changed and all(line.startswith(("data.", "output_dir: ")) for line in changed)
     assert f"output_dir: outputs/vl_hq -> outputs/{ablation}" in changed

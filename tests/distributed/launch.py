@@ -1,6 +1,7 @@
 """Starts a module on several gloo ranks of this machine, as a user does: through torchrun."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,11 +25,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def launch(
-    ranks: int, arguments: Sequence[str], *options: str, seconds: float = 300, **more: str
+    ranks: int, arguments: Sequence[str], *options: str, seconds: float = 120, **more: str
 ) -> subprocess.CompletedProcess:
     """Run to the end and return exit code and output (standard error within standard output)."""
-    return subprocess.run(
+    process = subprocess.Popen(
         command_of(ranks, arguments, *options),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=seconds,
-        env=environment(**more),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**more), start_new_session=True,
     )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the ranks too
+        output, _ = process.communicate()
+        raise AssertionError(f"still running after {seconds:g} s:\n{output[-6000:]}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, output)

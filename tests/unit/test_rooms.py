@@ -17,6 +17,7 @@ ROOMS = FLOOR | SECOND | MODEL | STAGES
 # Imports between rooms of one tier. Everything else goes down only.
 SAME_TIER = {
     ("settings", "schema"),
+    ("settings", "distributed"),
     ("distributed", "schema"),
     ("world", "world_lexicon"),
     ("world", "corpora"),
@@ -28,6 +29,7 @@ HEAVY = {
     "wandb": {"runs.py"},
     "deepspeed": {"train/engine.py"},
     "accelerate": {"train/engine.py"},
+    "peft": {"model/adapters.py"},
     "vllm": {"generator.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},

@@ -1,0 +1,58 @@
+"""The training command with a fault: python -m tests.distributed.faulty_run KIND RANK STEP MARKER option=value ...
+
+KIND: none, kill, raise, nan, hang, full_disk. The fault strikes on rank RANK in step STEP, the first time only (MARKER
+is a file that then exists).
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reasonir.train import loop
+from reasonir.train.cli import main
+from reasonir.train.step import TrainingStep
+
+kind, rank, step, marker = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+plain = loop.optimizer_step
+
+
+def strike(engine: Any, compute: TrainingStep, plan: Any) -> None:
+    """Do what KIND says, in the middle of a step."""
+    if kind == "kill":
+        engine.begin()
+        compute(plan)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "raise":
+        raise ZeroDivisionError("a fault of ours")
+    if kind == "hang":
+        time.sleep(3_600)
+    if kind == "full_disk":  # files of this rank may not grow beyond 20 kB, once the checkpoint before is written
+        folder = next(Path(a.split("=", 1)[1]) for a in sys.argv if a.startswith("output_dir=")) / "checkpoints"
+        while not list(folder.glob("step_*")):
+            time.sleep(0.05)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    if kind == "nan":
+        embed = engine.embed
+
+        def sick(packed: Any) -> torch.Tensor:
+            return embed(packed) * torch.nan
+
+        engine.embed = sick
+
+
+def faulty(config: Any, ranks: Any, engine: Any, compute: TrainingStep, plan: Any, asked: list[int]) -> Any:
+    if plan.step + 1 == step and ranks.rank == rank and not marker.exists():
+        marker.touch()
+        strike(engine, compute, plan)
+    return plain(config, ranks, engine, compute, plan, asked)
+
+
+if kind != "none":
+    loop.optimizer_step = faulty
+main(sys.argv[5:])
