@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
-from reasonir.distributed import rank, world_size
+from reasonir.distributed import rank
 from reasonir.schema import RunStopped, UserError
 
 SECONDS_FOR_RANK_0 = 3.0
@@ -85,6 +85,8 @@ def run_command(
     except Exception as error:
         stopped = isinstance(error, RunStopped)
         if debug or not (stopped or _is_user_mistake(error)):
+            if not _among_ranks():
+                raise
             traceback.print_exc()
             _leave(1)
         if rank() > 0:
@@ -96,11 +98,16 @@ def run_command(
 
 def _leave(code: int) -> NoReturn:
     """End after a failure. One of many ranks leaves at once: what it would clean up may wait for the others forever."""
-    if world_size() > 1:
+    if _among_ranks():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _among_ranks() -> bool:
+    joined = sys.modules.get("torch.distributed")
+    return joined is not None and joined.is_available() and joined.is_initialized()
 
 
 def _compose_and_run(

@@ -99,25 +99,29 @@ def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine,
 
 
 def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
-    """Say what is about to run and where each derived number comes from."""
+    """Say what is about to run: data, steps, bytes between ranks, memory of a rank."""
     batches, state = work.batches, work.state
-    for store in batches.stores:
-        cut = f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
-        print(f"source {store.path}: {store.rows} rows, {store.tokens / 1e6:.2f} M tokens, {cut}")
-    for line in report_rows(config.data, batches.stores):
-        print(line)
+    sources = [
+        f"source {store.path}: {store.rows:,} rows, {store.tokens / 1e6:.2f} M tokens, "
+        f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
+        for store in batches.stores
+    ]
+    sources += report_rows(config.data, batches.stores)
+    print(plan_run(config, ranks.world, batches.rows, sources, device_memory_gib(ranks)))
     print(
-        f"{batches.rows} rows / {config.global_batch_queries} queries a step = {batches.steps_per_epoch:.1f} steps "
-        f"an epoch; {work.total_steps} steps = {work.total_steps / batches.steps_per_epoch:.2f} epochs"
-    )
-    trained = sum(p.numel() for p in work.encoder.parameters() if p.requires_grad)
-    whole = sum(p.numel() for p in work.encoder.parameters())
-    print(
-        f"{trained / 1e6:.1f} M of {whole / 1e6:.1f} M parameters trained, {ranks.world} x {ranks.device.type}, "
-        f"engine {config.parallel.engine}, precision {state.precision} ({work.precision_reason})"
+        f"{ranks.world} x {ranks.device.type}, engine {config.parallel.engine}, "
+        f"precision {state.precision} ({work.precision_reason})"
     )
     if state.step:
         print(f"continuing after step {state.step}")
+
+
+def device_memory_gib(ranks: Ranks) -> float:
+    """Return what one rank may fill: its GPU's memory, or its share of this machine's."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.get_device_properties(ranks.device).total_memory / 2**30
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / on_this_machine
 
 
 def try_largest_texts(config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep) -> None:

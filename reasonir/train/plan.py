@@ -130,6 +130,8 @@ def plan_run(
 def render_plan(plan: RunFigures) -> str:
     """Lay the figures out as one page of text."""
     blocks = [_batch_lines(plan), _compute_lines(plan), _traffic_lines(plan), _memory_lines(plan)]
+    if plan.setting.batch.ranks == 1:
+        del blocks[2]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -139,7 +141,7 @@ def _line(name: str, value: str, note: str = "") -> str:
 
 def _batch_lines(plan: RunFigures) -> list[str]:
     batch, shape = plan.setting.batch, plan.setting.shape
-    lines = ["data (nothing is read now)", *(f"  {line}" for line in plan.sources), ""]
+    lines = ["data", *(f"  {line}" for line in plan.sources), ""]
     each = f"{batch.queries:,} / {batch.ranks:,} ranks"
     lines += [
         _line("queries a step", f"{batch.queries:,}", f"{batch.rank_queries:,} a rank = {each}"),
@@ -148,7 +150,7 @@ def _batch_lines(plan: RunFigures) -> list[str]:
         _line("chunks a rank and step", f"<= {batch.rank_chunks:,}", f"of {plan.setting.chunk_tokens:,} tokens"),
     ]
     if batch.steps_per_epoch is not None:
-        note = f"{batch.rows:,} rows published / {batch.queries:,} queries"
+        note = f"{batch.rows:,} rows / {batch.queries:,} queries"
         lines.append(_line("steps an epoch", f"{batch.steps_per_epoch:,.1f}", note))
     if batch.steps is not None and batch.run_tokens is not None:
         note = "" if batch.epochs is None else f"{batch.epochs:.2f} epochs"
@@ -201,7 +203,7 @@ def _memory_lines(plan: RunFigures) -> list[str]:
     lines = [f"memory of a rank ({setting.arithmetic}, {setting.weight_bytes} bytes a weight)"]
     lines += [_line(name, f"{value / GIB:,.2f} GiB") for name, value in memory.device.items() if value]
     verdict = "fits" if fits else "does NOT fit"
-    lines.append(_line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {plan.device_memory_gib:g} GiB"))
+    lines.append(_line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {plan.device_memory_gib:.0f} GiB"))
     lines += [_line(f"{name}, on the host", f"{value / GIB:,.2f} GiB") for name, value in memory.host.items()]
     if setting.shape.dora:  # seen on Llamas of 128 and 512 channels
         lines.append("  DoRA's graphs keep more, not counted: another copy of the matrices, up to 2/3 more activations")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,9 +21,12 @@ def command_of(ranks: int, arguments: Sequence[str], *options: str) -> list[str]
     return [sys.executable, *launcher, *python, *arguments]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment, one thread a rank, the repository importable."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+def environment(ranks: int = 1, **more: str) -> dict[str, str]:
+    """Return this process's environment, one thread a rank, the repository importable; NCCL where GPUs suffice."""
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    if torch.cuda.device_count() < ranks:
+        fixed["CUDA_VISIBLE_DEVICES"] = ""
+    return {**os.environ, **fixed, **more}
 
 
 def launch(
@@ -30,7 +35,8 @@ def launch(
     """Run to the end and return exit code and output (standard error within standard output)."""
     process = subprocess.Popen(
         command_of(ranks, arguments, *options),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**more), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=environment(ranks, **more),
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=seconds)

@@ -70,7 +70,7 @@ def deepspeed_json(name: str) -> dict[str, Any]:
 
 def run_case(name: str, case: str, adapters: bool, optimizer: str, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Train one case and return its weights, whole, by name, with the loss and gradient norm of each step."""
-    encoder = build_encoder(adapters)
+    encoder = build_encoder(adapters).to(ranks.device)
 
     def build(encoder: Any) -> torch.optim.Optimizer:
         if optimizer == "sgd":
@@ -92,7 +92,7 @@ def run_case(name: str, case: str, adapters: bool, optimizer: str, ranks: Ranks)
     own = []
     for piece in engine.pieces(share=True):
         numbers = engines.local(piece.holder).detach().reshape(-1)[piece.offset : piece.offset + piece.count]
-        own.append((piece.name, piece.start, numbers.clone()))
+        own.append((piece.name, piece.start, numbers.cpu().clone()))
     for name, start, numbers in (piece for pieces in ranks.gather(own) for piece in pieces):
         weights[name].view(-1)[start : start + len(numbers)] = numbers
     return {**weights, "curve": torch.tensor(curve, dtype=torch.float64)}
@@ -129,7 +129,7 @@ def count_step(name: str, ranks: Ranks, counts: Counter) -> dict[str, Any]:
 
     Sharded engines keep references to torch's functions, so their reduce-scatters are counted by the profiler.
     """
-    encoder = build_encoder(False)
+    encoder = build_encoder(False).to(ranks.device)
     engine = open_engine(name, encoder, lambda e: build_adamw(e, 1e-4, 1e-4, 0.0), ranks, max_gradient_norm=CLIP,
                          deepspeed=deepspeed_json(name))  # fmt: skip
     compute = TrainingStep(

@@ -151,7 +151,7 @@ def test_sigterm_to_the_launcher_saves_on_all_ranks(tmp_path: Path, options: lis
     folder = tmp_path / "run"
     more = ["parallel=ddp", "max_steps=100000", "save_every_steps=0", f"output_dir={folder}"]
     command = command_of(2, ["-m", "reasonir.train", *options, *more])
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(2))
     until = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         assert process.poll() is None and time.monotonic() < until

@@ -360,7 +360,7 @@ def test_advice_comes_gentlest_first_and_ends_when_the_run_fits():
 def test_the_printed_page_holds_the_papers_figures():
     text = plan_run(paper("parallel=zero2"), 128, PAPER_ROWS, ["source vl: somewhere"])
     assert text.count("\n") <= 60 and max(len(line) for line in text.splitlines()) <= 120
-    for part in ["source vl: somewhere", "1,729,368 rows published",
+    for part in ["source vl: somewhere", "1,729,368 rows / 2,048 queries",
                  "16 a rank = 2,048 / 128 ranks", "98,304 a rank", "844.4",
                  "1.18 epochs", "<= 12,582,912,000", "7,504,924,672", "59,570.34 MB", "29,785.17 MB", "66.58 MB",
                  "65,536", "27.96 GiB", "28.18 GiB", "does NOT fit 80 GiB", "chunk_tokens=2048: ",
