@@ -281,6 +281,7 @@ def open_engine(
 def _join_alone(ranks: Ranks) -> None:
     """Open a process group of one where sharded engines run without a launcher."""
     if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         backend = "nccl" if ranks.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
