@@ -24,7 +24,9 @@ class Request:
     """One completion to make.
 
     id: the caller's own name for it, unique within a call of `complete`. schema: JSON schema the answer must obey,
-    enforced where the server can and asked for in any case. top_logprobs: alternatives to report per answer token.
+    enforced where the server can and asked for in words elsewhere; OpenAI's wants `additionalProperties: false` and
+    every property required. seed: requests that differ in it alone get answers of their own (a retry at temperature
+    > 0). top_logprobs: alternatives to report per answer token.
     """
 
     id: str
@@ -48,7 +50,8 @@ class Request:
 class Completion:
     """The answer to a request, or the reason there is none.
 
-    finish: stop, length, or error. error: why the server's last attempt failed ("" where it answered). logprobs: per
+    finish: stop, length, refusal (the model or a filter declined; `text` is what it said), or error. error: why the
+    server's last attempt failed ("" where it answered). tokens: the server's count, else estimated. logprobs: per
     answer token, (token, log-probability) of the alternatives, best first. cached: found in the log, not paid again.
     """
 
@@ -67,8 +70,17 @@ class Generator(Protocol):
 
     model: str
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Take requests as capacity allows (the iterable may be endless or depend on earlier answers), yield answers."""
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """Take requests as capacity allows, yield answers as they come.
+
+        The iterable is pulled in the caller's thread between answers, so it may be endless or depend on earlier
+        answers. None in it means "nothing right now, but more may follow": it is asked again after the next answer, or
+        a moment later where none is under way. It should not block: no answer is handed over meanwhile.
+
+        Raises:
+            UserError: a refusal that every request would meet (key, model, options).
+            RunStopped: the budget is spent, or the server is down; every answer paid for is in the log.
+        """
         ...
 
     def close(self) -> None:
