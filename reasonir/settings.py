@@ -338,7 +338,7 @@ def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:
         elif isinstance(entry, str) and (file.parent / f"{entry}.yaml").is_file():
             values |= _written_values(root, file.parent / f"{entry}.yaml")[0]
         elif isinstance(entry, dict):
-            for group, choice in entry.items():
+            for group, choice in ((name.lstrip("/"), choice) for name, choice in entry.items()):
                 if (root / group).is_dir():
                     groups.append(group)
                     chosen = _written_values(root, root / group / f"{choice}.yaml")[0]

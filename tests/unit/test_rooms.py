@@ -30,14 +30,17 @@ HEAVY = {
     "deepspeed": {"train/engine.py"},
     "accelerate": {"train/engine.py"},
     "peft": {"model/adapters.py"},
-    "vllm": {"generator.py"},
+    "vllm": {"generator/vllm_engine.py"},
+    "openai": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
+    "tenacity": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/report.py"},
+    "matplotlib": {"eval/report.py", "synth/report.py"},
     "sentence_transformers": set(),
 }
 # What cli.py, config.py and all they import at module level must do without, so that --help is instant.
-SLOW_TO_IMPORT = {"torch", "transformers", "numpy", "datasets", "pyarrow", "scipy", "hydra", "wandb", "bm25s"}
+SLOW_TO_IMPORT = {"torch", "transformers", "numpy", "datasets", "pyarrow", "scipy", "hydra", "wandb", "bm25s",
+                  "openai", "vllm"}  # fmt: skip
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400

@@ -1,0 +1,88 @@
+"""What is asked of a language model and what comes back, whichever engine answers.
+
+Invariant: a request's `key` depends on everything that shapes the answer and on nothing else, so equal keys may share
+one paid answer. Imports no engine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. role: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One completion to make.
+
+    id: the caller's own name for it, unique within a call of `complete`. schema: JSON schema the answer must obey,
+    enforced where the server can and asked for in words elsewhere; OpenAI's wants `additionalProperties: false` and
+    every property required. seed: requests that differ in it alone get answers of their own (a retry at temperature
+    > 0). top_logprobs: alternatives to report per answer token.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    schema: dict[str, Any] | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1536
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+
+    def key(self, model: str) -> str:
+        """Return the hex name of the answer that `model` owes this request; `id` does not count."""
+        parts = [model, [[m.role, m.content] for m in self.messages], self.schema, self.temperature, self.top_p,
+                 self.max_new_tokens, self.seed, list(self.stop), self.top_logprobs]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The answer to a request, or the reason there is none.
+
+    finish: stop, length, refusal (the model or a filter declined; `text` is what it said), or error. error: why the
+    server's last attempt failed ("" where it answered). tokens: the server's count, else estimated. logprobs: per
+    answer token, (token, log-probability) of the alternatives, best first. cached: found in the log, not paid again.
+    """
+
+    id: str
+    text: str
+    finish: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error: str = ""
+    cached: bool = False
+    logprobs: tuple[tuple[tuple[str, float], ...], ...] = field(default=())
+
+
+class Generator(Protocol):
+    """Answers requests. Every request given to `complete` comes back exactly once, in any order."""
+
+    model: str
+
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """Take requests as capacity allows, yield answers as they come.
+
+        The iterable is pulled in the caller's thread between answers, so it may be endless or depend on earlier
+        answers. None in it means "nothing right now, but more may follow": it is asked again after the next answer, or
+        a moment later where none is under way. It should not block: no answer is handed over meanwhile.
+
+        Raises:
+            UserError: a refusal that every request would meet (key, model, options).
+            RunStopped: the budget is spent, or the server is down; every answer paid for is in the log.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...

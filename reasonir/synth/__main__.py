@@ -1,0 +1,3 @@
+from reasonir.synth.cli import main
+
+main()

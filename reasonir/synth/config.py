@@ -1,0 +1,388 @@
+"""The options of `reasonir-synth`'s recipes: names, types, units. Values stand in `configs/synth/`. Imports no torch.
+
+One dataclass a recipe, so that `reasonir-synth recipe=hq --help` shows what hq reads and nothing else is taken.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from omegaconf import MISSING
+
+from reasonir.generator.config import GeneratorConfig
+from reasonir.schema import UserError
+from reasonir.settings import TemplateChoice
+
+MAY_DIFFER = (
+    "output_dir", "debug", "report", "window",
+    *(f"generator.{name}" for name in (
+        "base_url", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
+        "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_poll_seconds",
+        "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
+    )),
+)  # fmt: skip
+"""Options that say how the work is done, not what comes out: an output folder may be continued with others."""
+
+
+def require(holds: bool, name: str, value: object, rule: str) -> None:
+    """Refuse an option's value by name."""
+    if not holds:
+        raise UserError(f"{name}={value} {rule}")
+
+
+@dataclass(kw_only=True, slots=True)
+class SynthConfig:
+    """What all recipes share."""
+
+    recipe: str = MISSING
+    """Which recipe this is; chosen by recipe=NAME."""
+    output_dir: str = MISSING
+    """Folder of data.jsonl, rejections.jsonl, report.md and manifest.json."""
+    seed: int = MISSING
+    """Of everything drawn: lengths, tasks, and the generator's own sampling. A draw depends on it and the item's id."""
+    debug: bool = MISSING
+    """Show tracebacks for mistakes in options and input too."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        require(self.seed >= 0, "seed", self.seed, "must not be negative")
+
+
+class PositiveForm(StrEnum):
+    """How a row names its positive: the document's text, or its id (resolved by data.documents in training)."""
+
+    text = "text"
+    id = "id"
+
+
+# --- FilterConfig and MineConfig: owned by filters.py and negatives.py ------------------------------------------------
+@dataclass(kw_only=True, slots=True)
+class FilterConfig(SynthConfig):
+    """Keep the documents worth writing queries for: no duplicates, a fair length, a good quality score."""
+
+    corpus: str = MISSING
+    """BRIGHT or BEIR folder, or JSONL with id and content."""
+    min_words: int = MISSING
+    """Least words of a document."""
+    max_words: int | None = MISSING
+    """Most words of a document; null is no bound."""
+    english: bool = MISSING
+    """Drop documents that do not look English."""
+    near_duplicate: float = MISSING
+    """Share of common word triples (Jaccard) from which a document repeats an earlier one; 0 drops equal ones only."""
+    classifier: str | None = MISSING
+    """Sequence classifier (folder or hub id) that scores quality: HuggingFaceFW/fineweb-edu-classifier in the paper,
+    0 to 5. null keeps documents without a score."""
+    label: str | None = MISSING
+    """Score by this label's probability; null takes a single output as it is, several as the expected label number."""
+    min_score: float | None = MISSING
+    """Least score of a document; null is no bound. The paper drops below 2, its code by default below 1."""
+    top: int | None = MISSING
+    """Best documents kept, by score, then id; null keeps all."""
+    max_tokens: int = MISSING
+    """Tokens of a document that the classifier reads."""
+    chunk_tokens: int = MISSING
+    """Tokens of one forward pass."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range, and thresholds on scores that nothing gives."""
+        SynthConfig.validate(self)
+        require(self.min_words >= 0, "min_words", self.min_words, "must not be negative")
+        most = self.max_words
+        require(most is None or most >= max(self.min_words, 1), "max_words", most, "must be null or >= min_words")
+        require(0 <= self.near_duplicate <= 1, "near_duplicate", self.near_duplicate, "must lie in [0, 1]")
+        for name in ("top", "max_tokens", "chunk_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "must be positive")
+        if self.classifier is None and (self.top is not None or self.label is not None):
+            raise UserError("top and label need scores: give classifier=HuggingFaceFW/fineweb-edu-classifier or such")
+
+
+class Miner(StrEnum):
+    """What ranks the documents of which negatives are taken."""
+
+    bm25 = "bm25"
+    dense = "dense"
+
+
+@dataclass(kw_only=True, slots=True)
+class MinerModelConfig:
+    """The encoder of retriever=dense."""
+
+    path: str | None = MISSING
+    """Hub id or folder."""
+    template: TemplateChoice = MISSING
+    """Text form; auto takes what the folder says, else reasonir for decoders and plain for encoders."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MineConfig(SynthConfig):
+    """Add mined negatives to rows: documents that BM25 or an encoder ranks high and that are no positive."""
+
+    rows: str | None = MISSING
+    """Training rows (.jsonl, .jsonl.gz, .parquet); their positives are texts, or all are ids of corpus."""
+    corpus: str | None = MISSING
+    """Documents to mine from, with rows: BRIGHT or BEIR folder, or JSONL with id and content."""
+    queries: str | None = MISSING
+    """In place of rows and corpus: a BEIR folder, a BRIGHT task or root, or hub:xlangai/BRIGHT."""
+    split: str = MISSING
+    """Name of the qrels file (BEIR)."""
+    tasks: list[str] | None = MISSING
+    """Tasks of a BRIGHT root; null is all."""
+    retriever: Miner = MISSING
+    """bm25 (Lucene's, k1 0.9, b 0.4) or dense (model.path)."""
+    model: MinerModelConfig = MISSING
+    instruction: str = MISSING
+    """Put before queries that bring none (dense); none is none."""
+    query_max_tokens: int | None = MISSING
+    """Tokens of a query's input; null is what the model declares."""
+    document_max_tokens: int | None = MISSING
+    """Tokens of a document's input; null is what the model declares."""
+    chunk_tokens: int | None = MISSING
+    """Tokens of one forward pass; null is 4,096 on a CPU, 65,536 on a GPU."""
+    first_rank: int = MISSING
+    """Best rank of a negative, from 1, excluded documents taken out, positives counted. The release: 20."""
+    last_rank: int = MISSING
+    """Worst rank of a negative."""
+    negatives_per_row: int = MISSING
+    """Negatives to add to a row; rows with fewer are counted."""
+    draw: bool = MISSING
+    """Draw from the window by the seed; false takes the best ranks."""
+    margin: float | None = MISSING
+    """A negative must score less than the row's lowest positive by this much; null is no rule."""
+    relative_margin: bool = MISSING
+    """The margin is a share of the positive's score (0.05: below 95 % of it)."""
+    near_duplicate: float = MISSING
+    """A document this similar to a positive is no negative (common word triples, or how far one lies within the
+    other), 0 to 1; 0 is off. Equal texts never are."""
+    form: PositiveForm = MISSING
+    """How negatives are written (and positives, with queries=): text, or id for rows whose positives are ids."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range, both or neither source of queries, dense without a model."""
+        SynthConfig.validate(self)
+        if (self.rows is None) == (self.queries is None):
+            raise UserError("give one of rows=FILE (with corpus=) and queries=FOLDER")
+        if (self.corpus is None) == (self.queries is None):
+            raise UserError("corpus: rows need one to mine from; queries=FOLDER brings its own")
+        if self.retriever is Miner.dense and self.model.path is None:
+            raise UserError("model.path is missing: name the encoder, or retriever=bm25")
+        for name in ("query_max_tokens", "document_max_tokens", "chunk_tokens", "first_rank", "negatives_per_row"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "must be positive")
+        require(self.last_rank >= self.first_rank, "last_rank", self.last_rank, "must not be below first_rank")
+        require(self.margin is None or self.margin >= 0, "margin", self.margin, "must be null or not negative")
+        most = 1 if self.relative_margin else float("inf")
+        require((self.margin or 0) < most, "margin", self.margin, "must lie below 1 where it is relative")
+        require(0 <= self.near_duplicate <= 1, "near_duplicate", self.near_duplicate, "must lie in [0, 1]")
+
+
+# --- end of FilterConfig and MineConfig -------------------------------------------------------------------------------
+
+
+class RelevantNegative(StrEnum):
+    """What becomes of a negative that the judge finds relevant."""
+
+    drop = "drop"
+    relabel = "relabel"
+
+
+@dataclass(kw_only=True, slots=True)
+class GatesConfig:
+    """What an answer must be like. Each gate can be switched off; what it refuses is counted under its name."""
+
+    language: bool = MISSING
+    """Texts must look English."""
+    refusals: bool = MISSING
+    """No refusals, no talk about being a language model."""
+    self_contained: bool = MISSING
+    """A query must not speak of 'the document', 'the passage' and their like."""
+    duplicates: bool = MISSING
+    """A query equal to an earlier accepted one (letter case, punctuation and spacing aside) is rejected."""
+    copied_words: int = MISSING
+    """A query sharing this many consecutive words with its document is refused; 0 is off."""
+    near_duplicate: float = MISSING
+    """Two texts of a row (negative and positive; query and positive) this similar are refused: share of shared word
+    triples, 0 to 1; 0 is off."""
+    min_words: int = MISSING
+    """Least words of a written text: the query (hq, eq), the negative (negatives), the rewrite (rewrite)."""
+    max_words: int | None = MISSING
+    """Most words of it; null is no bound."""
+    max_repetition: float = MISSING
+    """Share of a text that may repeat itself (loops of words or characters), 0 to 1; 1 is off."""
+    boilerplate: bool = MISSING
+    """No unfilled placeholders, no talk around the text such as 'Sure, here is'."""
+    length_ratio: float = MISSING
+    """Least words obtained per word drawn, of query and positive (recipes that draw lengths: vl); 0 is off."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        require(self.copied_words >= 0, "gates.copied_words", self.copied_words, "must be 0 (off) or positive")
+        require(0 <= self.near_duplicate <= 1, "gates.near_duplicate", self.near_duplicate, "must lie in [0, 1]")
+        require(0 <= self.max_repetition <= 1, "gates.max_repetition", self.max_repetition, "must lie in [0, 1]")
+        require(0 <= self.length_ratio <= 1, "gates.length_ratio", self.length_ratio, "must lie in [0, 1]")
+        require(self.min_words >= 1, "gates.min_words", self.min_words, "must be at least 1")
+        most = self.max_words
+        require(most is None or most >= self.min_words, "gates.max_words", most, "must be null or >= gates.min_words")
+
+
+@dataclass(kw_only=True, slots=True)
+class WritingConfig(SynthConfig):
+    """What recipes that ask a language model share."""
+
+    generator: GeneratorConfig = MISSING
+    gates: GatesConfig = MISSING
+    prompts: str | None = MISSING
+    """Folder of edited prompt files (<name>.yaml); files it lacks are taken from the package's own."""
+    window: int | None = MISSING
+    """Items begun but not yet written, which bounds the memory; null is 32 per generator.max_concurrency."""
+    shard: str = MISSING
+    """i/n: this run takes the items whose id's hash is i modulo n, i from 0. recipe=merge joins the shards."""
+    limit: int | None = MISSING
+    """First items of the input to take; null is all."""
+    report: bool = MISSING
+    """Write report.md and its plots at the end."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        SynthConfig.validate(self)
+        for name in ("window", "limit"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "must be positive, or null")
+        parse_shard(self.shard)
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgeConfig:
+    """A second reading: the same generator scores how well a document serves a query, 0 to 5."""
+
+    enabled: bool = MISSING
+    """Score every accepted row; judge=true is short for it."""
+    positive_min: int = MISSING
+    """A row whose positive scores less is rejected."""
+    negative_max: int = MISSING
+    """A negative that scores more is relevant after all."""
+    relevant_negative: RelevantNegative = MISSING
+    """drop such a negative, or relabel it as a further positive."""
+
+    def validate(self) -> None:
+        """Refuse thresholds off the scale."""
+        for name in ("positive_min", "negative_max"):
+            require(0 <= getattr(self, name) <= 5, f"judge.{name}", getattr(self, name), "must lie in [0, 5]")
+
+
+@dataclass(kw_only=True, slots=True)
+class QueryConfig(WritingConfig):
+    """Write one query per document: hq (reasoning-intensive) or eq (easy), by the prompt."""
+
+    corpus: str = MISSING
+    """BRIGHT or BEIR folder, or JSONL with id and content (the accepted rows of recipe=filter are one)."""
+    positive: PositiveForm = MISSING
+    """text: rows carry the document; id: its id, to be resolved with data.documents=[CORPUS]."""
+    document_max_words: int | None = MISSING
+    """Words of a document that the prompt shows, for the generator's context; cut documents are counted."""
+    judge: JudgeConfig = MISSING
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        WritingConfig.validate(self)
+        most = self.document_max_words
+        require(most is None or most >= 1, "document_max_words", most, "must be positive, or null")
+
+
+@dataclass(kw_only=True, slots=True)
+class VariedLengthConfig(WritingConfig):
+    """Varied-length rows: brainstorm tasks, then a long query and its positive at drawn lengths for each."""
+
+    corpus: str | None = MISSING
+    """Documents that show the brainstorming what the tasks should be about; null lets the prompt's fields alone say."""
+    tasks: str | None = MISSING
+    """tasks.jsonl of an earlier run; null brainstorms. Needed for more than one shard."""
+    brainstorm_calls: int = MISSING
+    """Requests for tasks, about 20 tasks each (tasks=null)."""
+    tasks_per_call: int = MISSING
+    """Tasks asked of one request."""
+    pairs: int = MISSING
+    """Rows to write; 0 stops after the tasks."""
+    query_words: list[int] = MISSING
+    """Bounds between which a query's length is drawn, in words."""
+    positive_words: list[int] = MISSING
+    """Bounds between which a positive's length is drawn, in words."""
+    judge: JudgeConfig = MISSING
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        WritingConfig.validate(self)
+        for name in ("brainstorm_calls", "tasks_per_call"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
+        require(self.pairs >= 0, "pairs", self.pairs, "must not be negative")
+        for name in ("query_words", "positive_words"):
+            bounds = getattr(self, name)
+            ordered = len(bounds) == 2 and 1 <= bounds[0] <= bounds[1]
+            require(ordered, name, bounds, "must be two numbers of words, the smaller first")
+        if self.tasks is None and self.shard != "0/1":
+            raise UserError(
+                "shard: every shard would brainstorm for itself; make the tasks once (pairs=0), then give "
+                "tasks=DIR/tasks.jsonl to each shard"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class NegativesConfig(WritingConfig):
+    """Add hard negatives to rows, each written in a turn of its own that sees query and positive."""
+
+    rows: str = MISSING
+    """Training rows (.jsonl, .jsonl.gz, .parquet), such as the data.jsonl of hq, eq or vl."""
+    corpus: str | None = MISSING
+    """Where document ids in rows are looked up; null takes positives as texts."""
+    negatives_per_row: int = MISSING
+    """Negatives to write for a row; a row is rejected when none is accepted."""
+    document_max_words: int | None = MISSING
+    """Words of a query and of a positive that the prompt shows; cut texts are counted."""
+    judge: JudgeConfig = MISSING
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        WritingConfig.validate(self)
+        require(self.negatives_per_row >= 1, "negatives_per_row", self.negatives_per_row, "must be at least 1")
+        most = self.document_max_words
+        require(most is None or most >= 1, "document_max_words", most, "must be positive, or null")
+
+
+@dataclass(kw_only=True, slots=True)
+class RewriteConfig(WritingConfig):
+    """Rewrite the queries of rows with reasoning, for longer and richer queries."""
+
+    rows: str = MISSING
+    """Training rows, or JSONL of id and query."""
+    append: bool = MISSING
+    """Put the rewrite after the query instead of in its place."""
+    length_tokens: int | None = MISSING
+    """Tokens to ask for and to stop at; null leaves the length to the generator."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        WritingConfig.validate(self)
+        tokens = self.length_tokens
+        require(tokens is None or tokens >= 1, "length_tokens", tokens, "must be positive, or null")
+
+
+@dataclass(kw_only=True, slots=True)
+class MergeConfig(SynthConfig):
+    """Join the folders of all shards into one, in the order of the input, as one run would have written it."""
+
+    inputs: list[str] = MISSING
+    """Folders of finished shards, all n of them."""
+    report: bool = MISSING
+    """Write report.md and its plots at the end."""
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of a shard written i/n.
+
+    Raises:
+        UserError: not of that form, or i outside 0 .. n - 1.
+    """
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise UserError(f"shard={text} must be i/n with i from 0 to n - 1, such as 0/4")
+    return int(first), int(second)

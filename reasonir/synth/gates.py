@@ -1,0 +1,273 @@
+"""Checks on a generated text: pure, fast, without a model. Each says what is wrong, in the text's own words.
+
+Invariant: a check looks at texts only and gives the same verdict in every process; where it cannot tell, the text
+passes. The rules are for English. Which of them a recipe applies, and with which limits, is the recipe's business;
+pairs and collections of texts that repeat each other belong to `duplicates.py`.
+"""
+
+import re
+
+from reasonir.synth.duplicates import DuplicateTexts, near_duplicate, words
+
+__all__ = [
+    "DuplicateQueries", "boilerplate", "longest_copied_span", "looks_english", "near_duplicate", "refusal_phrase",
+    "repetition", "source_mention", "word_count",
+]  # fmt: skip
+
+DuplicateQueries = DuplicateTexts
+
+
+def word_count(text: str) -> int:
+    """Return the number of words, separated by white space."""
+    return len(text.split())
+
+
+def longest_copied_span(text: str, source: str) -> int:
+    """Return the length in words of the longest run of `text` that stands in `source`; punctuation and case are even.
+
+    A suffix automaton of the source, walked along the text: time and memory grow linearly, whatever repeats. Source:
+    Blumer et al. 1985.
+    """
+    moves: list[dict[str, int]] = [{}]
+    link, length = [-1], [0]
+    last = 0
+    for word in words(source):
+        state = len(moves)
+        moves.append({})
+        link.append(0)
+        length.append(length[last] + 1)
+        here = last
+        while here >= 0 and word not in moves[here]:
+            moves[here][word] = state
+            here = link[here]
+        if here >= 0:
+            there = moves[here][word]
+            if length[there] != length[here] + 1:
+                clone = len(moves)
+                moves.append(moves[there].copy())
+                link.append(link[there])
+                length.append(length[here] + 1)
+                while here >= 0 and moves[here].get(word) == there:
+                    moves[here][word] = clone
+                    here = link[here]
+                link[there] = clone
+                there = clone
+            link[state] = there
+        last = state
+    longest = matched = here = 0
+    for word in words(text):
+        while here and word not in moves[here]:
+            here = link[here]
+            matched = length[here]
+        if word in moves[here]:
+            here, matched = moves[here][word], matched + 1
+        longest = max(longest, matched)
+    return longest
+
+
+# --- language ---------------------------------------------------------------------------------------------------------
+
+ENGLISH_LIST = (
+    "the of and to in is that it for was on are as with his they be at one have this from or had by but what some we "
+    "can out other were all there when up use your how said an each she which do their time if will way about many "
+    "then them would like so these her long make see him two has more could did my no most who over than first been "
+    "now any where why while because between after before should does into only also such not you he i a me our us "
+    "its much very those being through both same just here let given show find every under without am get"
+)
+ENGLISH = frozenset(ENGLISH_LIST.split())
+FOREIGN = {
+    "German": "der die das und ist nicht ein eine einen einem einer eines mit von zu den dem des auf für sich auch als "
+    "wird sind im bei nach wie durch oder werden aus wenn dass kann zum zur ich wir sie es über um zwischen welche",
+    "Spanish": "el la los las de que y en un una por con para del se es su al lo como más o pero sus le esta este "
+    "entre cuando muy sobre también hay donde son fue qué cómo si cuál está",
+    "French": "le la les des et un une du que qui dans pour sur est pas ne par avec ce il au plus sont cette aux ou "
+    "mais comme nous vous être ont en de se quel quelle comment",
+    "Italian": "il la che di e un una per con non del si della sono dei al da le nel come più anche gli delle questo",
+    "Portuguese": "o que e de do da em um para com não uma os se na por mais dos como foi ao das são é também pelo",
+    "Dutch": "de het een van en dat op te zijn met voor niet aan er om ook als maar door bij naar wordt worden deze",
+    "Scandinavian": "och att det som en på är av för med den inte till har de var jag og er af ikke ett kan om vid",
+    "Polish": "i w na z się nie do że to jest o jak po od dla przez oraz są który która",
+    "Indonesian": "yang dan di dengan untuk pada ini dari dalam adalah tidak itu oleh akan dapat",
+    "Turkish": "ve bir bu için ile da de çok olarak olan gibi daha ne",
+}
+FOREIGN_WORDS = {name: frozenset(row.split()) - (ENGLISH - {"die"}) for name, row in FOREIGN.items()}
+NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]{0,400}\$|\\[a-zA-Z]+|https?://\S+", re.DOTALL)
+# Single letters are names of variables more often than words, and letters beside digits belong to formulas.
+LETTERS_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?:['\u2019][^\W\d_]+)?(?!\w)")
+OTHER_SCRIPT = re.compile(r"[\u0400-\u06ff\u0900-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{4,}")  # shorter runs are formulas
+LATIN_LETTER = re.compile(r"[A-Za-z\u00c0-\u024f]")
+SHORT_WORDS = 6
+
+
+def looks_english(text: str) -> bool:
+    """Say whether a text is English prose, or too short or too formal to tell.
+
+    Code, formulas and links are left out first. No: over 30 % of the letters are of another script; another
+    language's function words outnumber the English ones; or hardly any English function word stands among many
+    accented ones. Fewer than six words of Latin letters pass. Limits: a language outside the list of ten without
+    accents passes (romanised Hindi, Swahili), and so does a text of names and numbers alone.
+    """
+    other = len(OTHER_SCRIPT.findall(text)) + sum(map(len, GREEK_WORD.findall(text)))
+    if other > 0.3 * (other + len(LATIN_LETTER.findall(text))):
+        return False
+    found = [word.casefold() for word in LETTERS_WORD.findall(NOT_PROSE.sub(" ", text))]
+    if len(found) < SHORT_WORDS:
+        return True
+    english = sum(word in ENGLISH or "'" in word or "\u2019" in word for word in found) / len(found)
+    foreign = max(sum(word in known for word in found) / len(found) for known in FOREIGN_WORDS.values())
+    accented = sum(not word.isascii() for word in found if len(word) > 2) / len(found)
+    return not ((foreign > english and foreign >= 0.12) or (english < 0.05 and accented >= 0.12))
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]{12,}’|(?<!\w)'[^'\n]{12,}'(?!\w)|(?m:^>.*$)")
+_UNABLE = r"(?:can ?not|can[’']?t|won[’']?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m) not going to)"
+_ACT = (
+    r"(?:assist|help|provide|fulfil?l|comply|generate|create|produce|write|answer|complete|share|offer|engage|proceed"
+    r"|do that|do this|discuss|support|continue|process|respond)"
+)
+_ASKED = (
+    r"(?:(?:with|to|in|on) )?(?:(?:this|that|your|the|any|such)(?: \w+)? (?:request|task|question|prompt|instruction"
+    r"s?|content|information|material|document|passage|query)|with (?:this|that)|(?:a|the) hard[- ]negative|you with)"
+)
+REFUSALS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\bas an? (?:large |responsible |helpful )*(?:ai|artificial intelligence|language model)(?: language)?"
+        r"(?: model| assistant| system| chatbot)?(?:,| i\b)",
+        r"\bi(?: am|['’]m) (?:just |only |sorry,? (?:but )?i(?: am|['’]m) )?an? (?:ai|large language model|language "
+        r"model|text-based ai)(?: (?:assistant|model|language model|developed|created|trained|and|so)\b|[,.;])",
+        rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regret(?:fully)?)\b[^.!?\n]{{0,60}}?\bi(?: |(?=['’]))"
+        rf"{_UNABLE} (?:\w+ )?{_ACT}\b(?! but\b)",
+        rf"\bi(?: |(?=['’])){_UNABLE} (?:\w+ )?{_ACT}\b(?: \w+)? ?{_ASKED}",
+        r"\bi must (?:respectfully )?decline\b",
+        r"\b(?:violates?|against) (?:my|our|openai['’]s) (?:\w+ )?(?:guidelines|policy|policies|programming)",
+        r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
+    )
+]
+OPENING_WORDS, DOMINATED_SHARE = 12, 0.5
+
+
+def refusal_phrase(text: str) -> str | None:
+    """Return the words by which a model declines or speaks of itself; None for a text that does its task.
+
+    The phrase must stand in the first twelve words, or the sentences with such phrases must make up half the text.
+    What is quoted does not count, unless all is quoted. That a person cannot do or understand something is no
+    refusal: it takes an apology, or an object that was asked for ("this request"), or a language model speaking.
+    """
+    plain = QUOTED.sub(" ", text)
+    if word_count(plain) < 3:
+        plain = text.strip(" \t\n\"'“”‘’")
+    matches = [found for pattern in REFUSALS if (found := pattern.search(plain))]
+    if not matches:
+        return None
+    first = min(matches, key=lambda found: found.start())
+    if word_count(plain[: first.start()]) < OPENING_WORDS:
+        return first[0]
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", plain)
+    declining = sum(word_count(s) for s in sentences if any(pattern.search(s) for pattern in REFUSALS))
+    return first[0] if declining >= DOMINATED_SHARE * word_count(plain) else None
+
+
+# --- mentions of a source that the reader does not see ----------------------------------------------------------------
+
+_SOURCE = (
+    r"(?:document|passage|text|article|excerpt|paragraph|snippet|reading|source (?:text|material|document)|context)"
+)
+_POINTED = (
+    r"(?:given|provided|above|preceding|supplied|attached|accompanying|aforementioned|above-mentioned|referenced)"
+)
+# After these words the source is named, or the noun is another thing.
+_PUBLIC = (
+    r"(?! (?:of|by|on|from|titled|called|entitled|published|editor|box|field|file|object|model|processing|mining))"
+)
+_SAYS = (
+    r"(?:says?|said|states?|mentions?|mentioned|describes?|discuss(?:es)?|explains?|argues?|argued|claims?|suggests?|"
+    r"presents?|refers?|impl(?:y|ies)|notes?|mean(?:s|t)?|emphasi[sz]es?|highlights?|outlines?|concludes?|"
+    r"conveys?|focus(?:es)? on|convinces?|propose[sd]?|tells? us|talks? about|assumes?)"
+)
+_IS_SAID = (
+    r"(?:described|mentioned|discussed|stated|explained|presented|outlined|shown|defined|reported|introduced|listed|"
+    r"referenced|covered|referred to|highlighted|proposed|noted|detailed|found|provided|given|used|contained)"
+)
+MENTIONS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b(?:according to|based (?:up)?on|as per|per|judging by) (?:only )?(?:the|this) (?:{_POINTED} )?"
+        rf"(?:{_SOURCE}|authors?|study|paper|lecture|report|material|information (?:above|provided|given))\b{_PUBLIC}",
+        rf"\b(?:the|this) {_POINTED} {_SOURCE}\b{_PUBLIC}",
+        rf"\b(?:in|from|of|by|using|about|within) {_POINTED} {_SOURCE}\b{_PUBLIC}",
+        rf"\b(?:the|this) {_SOURCE} (?:above|below|provided|given|supplied)\b",
+        rf"\b{_IS_SAID} (?:\w+ )?(?:in|by|within|throughout) (?:the|this) (?:{_SOURCE}|authors?)\b{_PUBLIC}",
+        rf"\b(?:does|do|did|would|is) (?:the|this) (?:{_SOURCE}|authors?)\b{_PUBLIC}(?: \w+)? {_SAYS}\b",
+        rf"\b(?:the|this) (?:{_SOURCE}|authors?) (?:also |further |explicitly )?{_SAYS}\b(?!-)",
+        rf"\b(?:main|central|key|primary) (?:idea|point|argument|theme|purpose|topic|message|claim) of (?:the|this) "
+        rf"(?:{_SOURCE}|authors?)\b{_PUBLIC}",
+        r"\bthe authors?['’]s? (?:\w+ )?(?:view|argument|claim|point|opinion|tone|purpose|perspective|main|position)",
+        r"\b(?:in|from|within|throughout) (?:the|this) (?:passage|excerpt)\b(?! (?:of|from|between|through|to|into)\b)",
+        rf"\bsummari[sz]e (?:the|this) {_SOURCE}\b{_PUBLIC}",
+    )
+]
+INTRODUCED = re.compile(
+    r"\b(?:an?|this|my|some|one|another|recent|following|old) (?:[\w-]+ ){0,3}?(?:paper|book|novel|poem|essay|article|"
+    r"passage|text|document|paragraph|textbook|excerpt|play|story|letter|study|report|blog|post|tutorial|contract)\b",
+    re.IGNORECASE,
+)
+
+
+def source_mention(text: str) -> str | None:
+    """Return the words by which a query leans on a text that its reader does not have; None where it stands alone.
+
+    "According to the passage", "the author argues", "the above text", "described in this document". A source that
+    the query itself brings in before ("I read a paper ... the author claims") is its own, and so are things that only
+    share the name: a legal document, a text editor, the passage of time, the author of a named book.
+    """
+    matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
+    for found in sorted(matches, key=lambda match: match.start()):
+        if not INTRODUCED.search(text[: found.start()]):
+            return found[0]
+    return None
+
+
+# --- boilerplate and loops --------------------------------------------------------------------------------------------
+
+BOILERPLATE = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\[(?:insert|your|add|enter|placeholder|fill)\b(?![\w\[\].(]*\])[^\]\n]*\]|\[(?:insert|placeholder)\]",
+        r"\[(?:name|your name|company(?: name)?|date|city|topic|author(?: name)?|specific [^\]\n]+)\](?!\()",
+        r"<(?:insert|your|placeholder)[ -][^>\n]{2,60}>",
+        r"\blorem ipsum\b",
+        r"\b(?:insert|add|put) (?:your )?(?:\w+ ){0,2}here\b(?=\s*[\])>.]*\s*(?:$|[\])>]))",
+        r"\A\W*(?:sure|certainly|of course|absolutely|okay|ok)[!,.:]+ (?:here|i['’]ve|i have|i can|below)\b",
+        r"\A\W*(?:here(?: is|['’]s| are)|below is) (?:an?|the|your|my|one) (?:\w+[ -]){0,5}?(?:query|question|document|"
+        r"passage|hard negative|json|response|output|rewrite|rewritten)\b[^.?!\n]{0,80}:",
+        r"\A\W*(?:hard[- _]negative(?:[- _]document)?|positive[- _]document|user[- _]query|rewritten query)\W*:",
+        r"\blet me know if you(?:['’]d| would| need| have| want)\b[^\n]{0,80}\W*\Z",
+        r"\bas requested in (?:the|your) (?:prompt|instructions)\b",
+    )
+]
+REPEATED_WORDS = 4
+CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
+
+
+def boilerplate(text: str) -> str | None:
+    """Return what a writer left unfilled or said around the text ("[insert name]", "Sure, here is"), or None."""
+    return next((found[0] for pattern in BOILERPLATE if (found := pattern.search(text))), None)
+
+
+def repetition(text: str) -> float:
+    """Return how much of a text repeats itself, 0 to 1.
+
+    The larger of two shares: runs of four words that stood before, and characters in loops of eight or more turns
+    ("ahahahahahahahahah"). Prose lies below 0.05, code and tables below 0.3; a model caught in a loop nears 1.
+    Under eight words only loops of characters count.
+    """
+    looped = sum(len(found[0]) for found in CHARACTER_LOOP.finditer(text)) / max(len(text), 1)
+    parts = words(text)
+    if len(parts) < 2 * REPEATED_WORDS:
+        return looped
+    runs = list(zip(parts, parts[1:], parts[2:], parts[3:], strict=False))
+    return max(looped, 1 - len(set(runs)) / len(runs))

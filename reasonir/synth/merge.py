@@ -1,0 +1,91 @@
+"""Shards of one input into one folder, as a single run would have written it.
+
+Invariant: rows and rejections come in the order of the input; a query that two shards wrote alike keeps its first row.
+"""
+
+import heapq
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reasonir.runs import CONFIG_FILE, MANIFEST_FILE, RunFolder
+from reasonir.schema import UserError
+from reasonir.synth.config import MAY_DIFFER, MergeConfig, parse_shard
+from reasonir.synth.gates import DuplicateQueries
+from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, place_of
+from reasonir.synth.parse import Refusal
+from reasonir.synth.pipeline import finish
+from reasonir.synth.sources import Item
+from reasonir.synth.writing import Outcome, Trail
+
+NEW_QUERIES = ("hq", "eq", "vl")
+WRITTEN_LAST = ("id", "position", "final", "input_tokens", "output_tokens")
+"""What `Output` adds to a refusal."""
+
+
+def merge_shards(config: MergeConfig) -> None:
+    """Check that the shards belong together and are whole, then join them."""
+    stored = _check_shards(config.inputs)
+    folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
+    folder.start()
+    for name in (DATA_FILE, REJECTIONS_FILE):
+        (folder.path / name).unlink(missing_ok=True)
+    unique = stored["recipe"] in NEW_QUERIES and stored["gates"]["duplicates"]
+    with closing(Output(folder.path, DuplicateQueries().seen if unique else None)) as output:
+        output.recover(iter(()))
+        for item, outcome in heapq.merge(*map(_outcomes, config.inputs), key=lambda pair: pair[0].position):
+            output.write(item, outcome)
+        output.release()
+    files = [Path(shard) / name for shard in config.inputs for name in (DATA_FILE, REJECTIONS_FILE)]
+    source = stored.get("corpus") or stored.get("rows")
+    finish(folder, list(map(str, files)), output.counts(), config.report, merged=stored["recipe"], source=source)
+
+
+def _check_shards(inputs: list[str]) -> dict[str, Any]:
+    """Return the stored options of the first shard; refuse what is unfinished, missing, twice or of another run."""
+    if not inputs:
+        raise UserError("inputs is empty: give inputs=[DIR0,DIR1,…], the folder of every shard")
+    stored: list[dict[str, Any]] = []
+    for folder in map(Path, inputs):
+        if not (folder / CONFIG_FILE).is_file():
+            raise UserError(f"inputs: {folder} is no output folder of reasonir-synth")
+        if not (folder / MANIFEST_FILE).is_file():
+            raise UserError(f"inputs: {folder} is not finished; run its command again")
+        stored.append(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    ignored = {"shard", *(name for name in MAY_DIFFER if "." not in name), "generator"}
+    for shard, options in zip(inputs, stored, strict=True):
+        different = [name for name in options if name not in ignored and options[name] != stored[0].get(name)]
+        if different:
+            raise UserError(f"inputs: {shard} was made with another {different[0]} than {inputs[0]}")
+    parts = [parse_shard(str(options.get("shard", "0/1"))) for options in stored]
+    count = parts[0][1]
+    if sorted(parts) != [(part, count) for part in range(count)]:
+        given = ", ".join(f"{part}/{of}" for part, of in parts)
+        raise UserError(f"inputs: all shards 0/{count} to {count - 1}/{count} are needed once each; given: {given}")
+    return stored[0]
+
+
+def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
+    """Yield a shard's items in order, as they ended."""
+    lines = (_lines(Path(shard) / name) for name in (REJECTIONS_FILE, DATA_FILE))
+    trail = Trail()
+    for row in heapq.merge(*lines, key=place_of):  # an item's refusals come before its row: merge is stable
+        accepted = "provenance" in row
+        ending = row["provenance"] if accepted else row
+        if not accepted:
+            trail.refused.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
+        if accepted or row["final"]:
+            trail.input_tokens, trail.output_tokens = ending["input_tokens"], ending["output_tokens"]
+            refusal = None if accepted else Refusal(row["reason"], row["detail"])
+            yield Item(str(row["id"]), place_of(row)), Outcome(trail, row if accepted else None, refusal)
+            trail = Trail()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        with path.open("rb") as stream:
+            yield from map(json.loads, stream)

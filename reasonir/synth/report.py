@@ -1,0 +1,246 @@
+"""report.md of a finished output folder: what came out, what was refused, and whether the queries are hard.
+
+`python -m reasonir.synth.report DIR`, a process of its own: numpy and plotting stay out of the run. Reads the files as
+streams; what is drawn or indexed is a bounded sample, the same for the same files.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reasonir.corpora import stream_documents
+from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
+from reasonir.schema import UserError
+from reasonir.synth.duplicates import words
+from reasonir.synth.gates import ENGLISH
+from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, query_text
+from reasonir.synth.writing import draw_number
+
+SIDES = ("query", "positive", "negative")
+BIN_WORDS = 20
+RANKED_QUERIES, RANKED_DOCUMENTS, DEEPEST_RANK = 500, 20_000, 1_000
+SAMPLES, SAMPLE_CHARACTERS = 5, 700
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one pass over the files gives. Lengths in words; overlaps as shares of a query's content words, in %."""
+
+    rows: int = 0
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
+    overlaps: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES[1:]})
+    ratios: Counter[int] = field(default_factory=Counter)
+    """Words obtained per word drawn (varied length), in %."""
+    sample: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Refused answers by (reason, final or followed by another try)."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.md and its plots; return its path."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    corpus = options.get("corpus") or (manifest.get("source") if manifest.get("merged") in ("hq", "eq") else None)
+    if corpus is not None and not Path(corpus).exists():
+        corpus = None
+    found = survey(folder, corpus if options.get("positive") == "id" else None)
+    ranks, pool = rank_positives([row for _, row in found.sample], corpus)
+    plots = draw_plots(folder, found, ranks)
+    lines = [f"# {manifest.get('merged') or options['recipe']}: {found.rows:,} rows", *_counts(manifest, found)]
+    lines += [*_lengths(found), *_difficulty(found, ranks, pool), *plots, *_samples(found)]
+    path = folder / "report.md"
+    scratch = folder / ".report.md.partial"
+    scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def survey(folder: Path, corpus: str | None) -> Findings:
+    """Read both files once. Overlaps and lengths of positives named by id are left out."""
+    found = Findings()
+    for row in _rows(folder / DATA_FILE):
+        found.rows += 1
+        query = query_text(row)
+        content = {word for word in words(query) if word not in ENGLISH}
+        found.lengths["query"][len(query.split())] += 1
+        for side, entries in (("positive", [] if corpus else row.get("pos", [])), ("negative", row.get("neg", []))):
+            for entry in entries:
+                text = _text(entry)
+                found.lengths[side][len(text.split())] += 1
+                if content:
+                    found.overlaps[side][round(100 * len(content & set(words(text))) / len(content))] += 1
+        for name in ("query_words", "positive_words"):
+            if name in row["provenance"]:
+                drawn, obtained = row["provenance"][name]
+                found.ratios[round(100 * obtained / drawn)] += 1
+        # A uniform sample: the rows with the smallest draws.
+        found.sample.append((draw_number(0, "sample", row["id"]), row))
+        if len(found.sample) >= 2 * RANKED_QUERIES:
+            found.sample = sorted(found.sample, key=lambda entry: entry[0])[:RANKED_QUERIES]
+    found.sample = sorted(found.sample, key=lambda entry: entry[0])[:RANKED_QUERIES]
+    for line in _rows(folder / REJECTIONS_FILE):
+        found.refused[line["reason"], "final" if line["final"] else "tried again"] += 1
+    return found
+
+
+def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[list[int | None], int]:
+    """Return BM25's rank of each sampled row's positive (None beyond the deepest), and the documents ranked.
+
+    The documents are the sample's positives and negatives and the corpus's first ones.
+    """
+    sample = [row for row in sample if row.get("pos")]
+    if not sample:
+        return [], 0
+    by_id = (
+        {document.id: document.text for document in islice(stream_documents(corpus), RANKED_DOCUMENTS)}
+        if corpus
+        else {}
+    )
+    targets = [by_id.get(_text(row["pos"][0]), _text(row["pos"][0])) for row in sample]
+    texts = dict.fromkeys(targets) | dict.fromkeys(_text(n) for row in sample for n in row.get("neg", []))
+    texts |= dict.fromkeys(by_id.values())
+    pool = list(texts)
+    place = {text: number for number, text in enumerate(pool)}
+
+    from reasonir.lexical import BM25Index
+
+    index = BM25Index([f"{number:08d}" for number in range(len(pool))], pool)
+    hits, _ = index.search([query_text(row) for row in sample], top=min(DEEPEST_RANK, len(pool)))
+    ranks: list[int | None] = []
+    for target, row in zip(targets, hits.tolist(), strict=True):
+        wanted = place[target]
+        ranks.append(row.index(wanted) + 1 if wanted in row else None)
+    return ranks, len(pool)
+
+
+def draw_plots(folder: Path, found: Findings, ranks: list[int | None]) -> list[str]:
+    """Write the plots beside the report; return the lines that show them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    for side in SIDES:
+        if found.lengths[side]:
+            bins = range(0, max(found.lengths[side]) + 2 * BIN_WORDS, BIN_WORDS)
+            counts = found.lengths[side]
+            axes[0].hist(list(counts), weights=list(counts.values()), bins=bins, histtype="step", label=side)
+    for side, counts in found.overlaps.items():
+        if counts:
+            axes[1].hist(
+                list(counts), weights=list(counts.values()), bins=range(0, 105, 5), histtype="step", label=side
+            )
+    if ranks:
+        buckets = _rank_buckets(ranks)
+        axes[2].bar(list(buckets), list(buckets.values()))
+    titles = ("length, words", "query's content words found in it, %", "BM25 rank of the positive")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    figure.savefig(folder / "report.png", dpi=110)
+    pyplot.close(figure)
+    return ["", "![lengths, lexical overlap, BM25 rank](report.png)"]
+
+
+def _counts(manifest: dict[str, Any], found: Findings) -> list[str]:
+    counts = manifest["counts"]
+    lines = ["", "| | |", "|---|---:|", f"| items | {counts['in']:,} |", f"| accepted | {counts['accepted']:,} |"]
+    lines += [f"| rejected: {reason} | {count:,} |" for reason, count in counts["rejected"].items()]
+    lines += [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts["tallies"].items()]
+    lines += [f"| tokens read | {counts['input_tokens']:,} |", f"| tokens written | {counts['output_tokens']:,} |"]
+    lines += [f"| seconds of the last run | {manifest['wall_seconds']:,.1f} |"]
+    if found.refused:
+        lines += ["", "## Refused answers", "", "| reason | tried again | final |", "|---|---:|---:|"]
+        for reason in sorted({reason for reason, _ in found.refused}):
+            lines.append(
+                f"| {reason} | {found.refused[reason, 'tried again']:,} | {found.refused[reason, 'final']:,} |"
+            )
+    return lines
+
+
+def _lengths(found: Findings) -> list[str]:
+    lines = [
+        "",
+        "## Lengths, in words",
+        "",
+        "| | texts | 5 % | median | 95 % | longest |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for side in SIDES:
+        counts = found.lengths[side]
+        if counts:
+            marks = " | ".join(f"{_quantile(counts, share):,}" for share in (0.05, 0.5, 0.95, 1.0))
+            lines.append(f"| {side} | {counts.total():,} | {marks} |")
+    if found.ratios:
+        marks = ", ".join(f"{name} {_quantile(found.ratios, share)} %" for name, share in
+                          (("least", 0.0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95)))  # fmt: skip
+        lines += ["", f"Words obtained per word drawn: {marks}."]
+    return lines
+
+
+def _difficulty(found: Findings, ranks: list[int | None], pool: int) -> list[str]:
+    lines = ["", "## Are the queries hard?", ""]
+    for side, counts in found.overlaps.items():
+        if counts:
+            lines.append(f"- Of a query's content words a {side} holds {_quantile(counts, 0.5)} % (median).")
+    if ranks:
+        buckets = ", ".join(f"{name}: {count}" for name, count in _rank_buckets(ranks).items())
+        lines.append(f"- BM25 rank of the positive for {len(ranks):,} rows among {pool:,} documents: {buckets}.")
+    return lines
+
+
+def _samples(found: Findings) -> list[str]:
+    lines = ["", "## Samples"]
+    for _, row in found.sample[:SAMPLES]:
+        lines += ["", f"### {row['id']}"]
+        shown = [("query", query_text(row)), *(("positive", _text(p)) for p in row.get("pos", [])[:1]),
+                 *(("negative", _text(n)) for n in row.get("neg", [])[:1])]  # fmt: skip
+        for name, text in shown:
+            cut = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …"
+            lines += ["", f"{name}:", "", *(f"> {line}" for line in cut.splitlines())]
+    return lines
+
+
+def _rank_buckets(ranks: list[int | None]) -> dict[str, int]:
+    bounds = {"1": 1, "2-10": 10, "11-100": 100, f"101-{DEEPEST_RANK:,}": DEEPEST_RANK}
+    buckets = dict.fromkeys([*bounds, "not found"], 0)
+    for rank in ranks:
+        name = "not found" if rank is None else next(name for name, bound in bounds.items() if rank <= bound)
+        buckets[name] += 1
+    return buckets
+
+
+def _quantile(counts: Counter[int], share: float) -> int:
+    """Return the smallest value that `share` of the counted ones do not exceed."""
+    passed, total = 0, counts.total()
+    for value in sorted(counts):
+        passed += counts[value]
+        if passed >= share * total:
+            return value
+    raise AssertionError("nothing was counted")
+
+
+def _text(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(entry[1])
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        with path.open("rb") as stream:
+            yield from map(json.loads, stream)
+
+
+if __name__ == "__main__":
+    try:
+        print(write_report(Path(sys.argv[1])))
+    except UserError as error:
+        sys.exit(f"reasonir-synth report: {error}")

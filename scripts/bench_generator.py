@@ -1,0 +1,138 @@
+"""Throughput and memory of the generators, one JSON line each.
+
+    python scripts/bench_generator.py endpoint --documents 20000
+    python scripts/bench_generator.py vllm --model FOLDER --documents 512
+
+endpoint: a server process answers after 0.2 s; 32 requests in flight allow 160 answers a second. vllm: tokens per
+second of our generator over those of a bare `LLM.chat` call on the same prompts.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reasonir.generator import GeneratorConfig, Message, Request, open_generator
+from reasonir.generator.config import Engine, Structured
+from reasonir.settings import find_configs
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = "The tide of a bay follows the moon, its shape and the wind. " * 40
+
+
+def configured(**values: object) -> GeneratorConfig:
+    content = yaml.safe_load((find_configs() / "generator" / "openai.yaml").read_text(encoding="utf-8"))
+    content |= values
+    engine, structured = Engine(content.pop("engine")), Structured(content.pop("structured"))
+    return GeneratorConfig(**content, engine=engine, structured=structured)
+
+
+def requests(count: int, words: int, max_new_tokens: int = 64) -> Iterator[Request]:
+    for number in range(count):
+        text = f"Document {number}: {TEXT[: 6 * words]}"
+        yield Request(id=str(number), messages=(Message("user", text),), temperature=0.7,
+                      max_new_tokens=max_new_tokens)  # fmt: skip
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def bench_endpoint(documents: int, latency: float, concurrency: int, words: int) -> None:
+    command = [sys.executable, "-m", "tests.servers", "--latency", str(latency)]
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        assert server.stdout is not None
+        try:
+            config = configured(base_url=server.stdout.readline().strip(), model="m", max_concurrency=concurrency)
+            with closing(open_generator(config, Path(folder) / "completions.jsonl")) as generator:
+                _run_endpoint(generator, requests(documents, words), documents, concurrency / latency)
+        finally:
+            server.terminate()
+
+
+def _run_endpoint(generator: object, asked: Iterator[Request], documents: int, limit: float) -> None:
+    started, cpu, done, memory = time.monotonic(), time.process_time(), 0, []
+    for _ in generator.complete(asked):  # type: ignore[attr-defined]
+        done += 1
+        if done % max(1, documents // 10) == 0:
+            memory.append(round(resident_mib(), 1))
+    seconds = time.monotonic() - started
+    row = {"bench": "endpoint", "documents": done, "requests_per_second": round(done / seconds, 1)}
+    row |= {"share_of_limit": round(done / seconds / limit, 3), "resident_mib": memory}
+    row |= {"cpu_ms_per_request": round(1000 * (time.process_time() - cpu) / done, 2), "torch": "torch" in sys.modules}
+    print(json.dumps(row), flush=True)
+
+
+def bench_vllm(model: str, documents: int, words: int, max_new_tokens: int) -> None:
+    """Each way in processes of its own, in turns, with the same prompts and lengths, after a warm-up."""
+    rates: dict[str, list[float]] = {"bare": [], "ours": []}
+    for way in ("bare", "ours", "ours", "bare"):
+        command = [sys.executable, __file__, f"vllm-{way}", "--model", model, "--documents", str(documents)]
+        command += ["--words", str(words), "--max-new-tokens", str(max_new_tokens)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rates[way].append(float(next(line[5:] for line in done.stdout.splitlines() if line.startswith("rate "))))
+    ours, bare = (max(rates[way]) for way in ("ours", "bare"))
+    row = {"bench": "vllm", "documents": documents, "tokens_per_second": rates["ours"]}
+    print(json.dumps({**row, "bare_tokens_per_second": rates["bare"], "ratio_of_best": round(ours / bare, 3)}))
+
+
+def vllm_bare(model: str, asked: list[Request]) -> float:
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(model=model, enforce_eager=True, disable_log_stats=True)
+
+    def answer(some: list[Request]) -> int:
+        conversations: list[Any] = [[{"role": "user", "content": r.messages[0].content}] for r in some]
+        sampling = [SamplingParams(temperature=0.7, max_tokens=r.max_new_tokens) for r in some]
+        return sum(len(o.outputs[0].token_ids) for o in llm.chat(conversations, sampling, use_tqdm=False))
+
+    answer(asked[:8])
+    started = time.monotonic()
+    return answer(asked[8:]) / (time.monotonic() - started)
+
+
+def vllm_ours(model: str, asked: list[Request]) -> float:
+    config = configured(engine="vllm", model=model, enforce_eager=True, max_concurrency=1024)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(open_generator(config, Path(folder) / "completions.jsonl")) as generator,
+    ):
+        list(generator.complete(asked[:8]))
+        started = time.monotonic()
+        return sum(c.output_tokens for c in generator.complete(asked[8:])) / (time.monotonic() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", choices=("endpoint", "vllm", "vllm-bare", "vllm-ours"))
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--latency", type=float, default=0.2)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--words", type=int, default=400)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    given = parser.parse_args()
+    if given.engine == "endpoint":
+        bench_endpoint(given.documents, given.latency, given.concurrency, given.words)
+    elif given.engine.startswith("vllm-"):
+        asked = list(requests(given.documents + 8, given.words, given.max_new_tokens))
+        print("rate", (vllm_bare if given.engine == "vllm-bare" else vllm_ours)(given.model, asked))
+    else:
+        bench_vllm(given.model, given.documents, given.words, given.max_new_tokens)
+
+
+if __name__ == "__main__":
+    main()
