@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from reasonir.eval.cli import main as evaluate
+from reasonir.synth.cli import main as synthesise
 from reasonir.train.cli import main as train
-from tests.texts import training_rows, write_rows
+from tests.e2e import synth_answers
+from tests.servers import ScriptedServer
+from tests.texts import SENTENCES, training_rows, write_rows
 
 README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = [
@@ -43,6 +46,7 @@ def test_the_stage_table_runs_in_order(tmp_path, monkeypatch):
     write_collection(tmp_path)
     commands = [shlex.split(c) for c in re.findall(r"\| `(reasonir-[^`]+)` \|", README)]
     assert [command[0] for command in commands].count("reasonir-eval") == 4
+    commands = [command for command in commands if command[0] != "reasonir-synth"]
     for position, (program, *arguments) in enumerate(commands):
         if program == "reasonir-train":
             # The README starts from a folder; here a new model of the same shape is trained.
@@ -56,6 +60,17 @@ def test_the_stage_table_runs_in_order(tmp_path, monkeypatch):
                     "out1/physics/run.trec", "out2/metrics.json", "metrics.json", "OUT/embeddings.npy"):  # fmt: skip
         assert (tmp_path / written).exists(), written
     assert json.loads((tmp_path / "metrics.json").read_text())["ndcg_at_10"] == 1.0
+
+
+def test_the_data_line_of_the_stage_table_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "corpus.jsonl", [{"id": f"d{i}", "content": text} for i, text in enumerate(SENTENCES)])
+    (line,) = re.findall(r"\| `reasonir-synth ([^`]+)` \|", README)
+    with ScriptedServer(synth_answers.good) as server, pytest.raises(SystemExit) as done:
+        synthesise(shlex.split(line.replace("URL", server.url)))
+    assert done.value.code == 0
+    for written in ("data.jsonl", "rejections.jsonl", "completions.jsonl", "report.md"):
+        assert (tmp_path / "DATA" / written).is_file(), written
 
 
 def test_the_python_lines_run(tiny, tmp_path, capsys):

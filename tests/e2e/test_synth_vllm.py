@@ -24,8 +24,8 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<a
 PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "synth" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
 GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
-         "gates.copied_words=0", "gates.duplicates=false", "gates.near_duplicate=1", "gates.min_words=1", "gates.max_repetition=1",
-         "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
+         "gates.copied_words=0", "gates.duplicates=false", "gates.near_duplicate=1", "gates.min_words=1",
+         "gates.max_repetition=1", "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
 
 
 def corpus(folder: Path) -> list[dict]:
