@@ -210,6 +210,11 @@ MENTIONS = [
         rf"\bsummari[sz]e (?:the|this) {_SOURCE}\b{_PUBLIC}",
     )
 ]
+NAMED = (
+    "document", "passage", "text", "article", "excerpt", "paragraph", "snippet", "reading", "source", "author", "study",
+    "paper", "lecture", "report", "material", "information",
+)  # fmt: skip
+"""Every pattern above needs one of these ("text" covers "context"); most queries hold none and are done at once."""
 INTRODUCED = re.compile(
     r"\b(?:an?|this|my|some|one|another|recent|following|old) (?:[\w-]+ ){0,3}?(?:paper|book|novel|poem|essay|article|"
     r"passage|text|document|paragraph|textbook|excerpt|play|story|letter|study|report|blog|post|tutorial|contract)\b",
@@ -224,6 +229,9 @@ def source_mention(text: str) -> str | None:
     the query itself brings in before ("I read a paper ... the author claims") is its own, and so are things that only
     share the name: a legal document, a text editor, the passage of time, the author of a named book.
     """
+    folded = text.casefold()
+    if not any(name in folded for name in NAMED):
+        return None
     matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
     for found in sorted(matches, key=lambda match: match.start()):
         if not INTRODUCED.search(text[: found.start()]):
