@@ -108,7 +108,7 @@ class RunFolder:
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         changed = settings.changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
-        changed = [field for field in changed if not field.startswith(ignored_groups)] if ignored_groups else changed
+        changed = [field for field in changed if not field.startswith(ignored_groups)]
         if changed:
             raise UserError(
                 f"output_dir={self.path} holds a run of another configuration ({'; '.join(changed[:3])}); "

@@ -43,6 +43,12 @@ class TemplateChoice(StrEnum):
     plain = "plain"
 
 
+def require(holds: bool, field: str, value: Any, rule: str) -> None:
+    """Raise the one-line refusal of an option's value, for `validate()`."""
+    if not holds:
+        raise UserError(f"{field}={value} {rule}")
+
+
 HYDRA_FLAGS = (
     "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
     "--config-path", "-cp", "--config-name", "-cn", "--hydra-help", "--version", "--shell-completion", "-sc",

@@ -35,3 +35,15 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     """Write rows as JSONL and return the path."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def tiny_training(folder: Path, steps: int) -> list[str]:
+    """Write two sources and return the options of a run over them: dropout on, several chunks, a save every 2 steps."""
+    rows = [write_rows(folder / f"{name}.jsonl", training_rows(n)) for name, n in (("a", 11), ("b", 7))]
+    return [
+        f"data.files=[{rows[0]},{rows[1]}]",
+        "model.vocabulary_size=400", "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2",
+        "model.heads=4", "model.key_value_heads=2", "model.dropout=0.1", "query_max_tokens=40",
+        "document_max_tokens=40", "global_batch_queries=4", "chunk_tokens=100", "graph_memory_gib=0",
+        f"max_steps={steps}", "save_every_steps=2", "learning_rate=0.001", "warmup_steps=3", "precision=fp32",
+    ]  # fmt: skip

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import Any
 
 from omegaconf import MISSING
 
 from reasonir.schema import UserError
+from reasonir.settings import require
 
 
 class Engine(StrEnum):
@@ -55,7 +55,7 @@ class GeneratorConfig:
     """How a JSON schema is asked for: enforced (json_schema), any JSON (json_object), or in words only (prompt)."""
     max_total_tokens: int | None = MISSING
     """Tokens, read and written, of all paid answers of an output folder, after which no request is made; null is no
-    limit. Those in flight end, so it is passed by at most max_concurrency answers."""
+    limit. Those in flight end, so it is passed by up to three times max_concurrency answers."""
     max_cost: float | None = MISSING
     """Money, as max_total_tokens; needs both prices."""
     cost_per_million_input_tokens: float | None = MISSING
@@ -85,26 +85,28 @@ class GeneratorConfig:
             raise UserError("generator.model is empty: give generator.model=NAME")
         for name in ("max_new_tokens", "max_concurrency", "timeout_seconds", "max_attempts", "batch_requests",
                      "batch_poll_seconds", "tensor_parallel_size", "data_parallel_size"):  # fmt: skip
-            _require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "must be positive and finite")
+            require(
+                0 < getattr(self, name) < float("inf"),
+                f"generator.{name}",
+                getattr(self, name),
+                "must be positive and finite",
+            )
         for name in ("max_total_tokens", "max_model_len", "max_cost"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "must be positive, or null")
+            require(value is None or value > 0, f"generator.{name}", value, "must be positive, or null")
         for name in ("cost_per_million_input_tokens", "cost_per_million_output_tokens"):
             value = getattr(self, name)
-            _require(value is None or 0 <= value < float("inf"), name, value, "must not be negative, or null")
+            require(
+                value is None or 0 <= value < float("inf"), f"generator.{name}", value, "must not be negative, or null"
+            )
             if self.max_cost is not None and value is None:
                 raise UserError(f"generator.max_cost needs the prices: give generator.{name}=PRICE")
-        _require(0 <= self.temperature <= 2, "temperature", self.temperature, "must lie in [0, 2]")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "must lie in (0, 1]")
+        require(0 <= self.temperature <= 2, "generator.temperature", self.temperature, "must lie in [0, 2]")
+        require(0 < self.top_p <= 1, "generator.top_p", self.top_p, "must lie in (0, 1]")
         share = self.gpu_memory_utilization
-        _require(0 < share <= 1, "gpu_memory_utilization", share, "must lie in (0, 1]")
+        require(0 < share <= 1, "generator.gpu_memory_utilization", share, "must lie in (0, 1]")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UserError(f"generator.base_url={self.base_url} must begin with http:// or https://")
         package, extra = ("vllm", "vllm") if self.engine is Engine.vllm else ("openai", "openai")
         if find_spec(package) is None:
             raise UserError(f"generator={self.engine} needs the {package} package: pip install 'reasonir[{extra}]'")
-
-
-def _require(holds: bool, field: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise UserError(f"generator.{field}={value} {rule}")

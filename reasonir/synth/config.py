@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from reasonir.generator.config import GeneratorConfig
 from reasonir.schema import UserError
-from reasonir.settings import TemplateChoice
+from reasonir.settings import TemplateChoice, require
 
 MAY_DIFFER = (
     "output_dir", "debug", "report", "window",
@@ -21,12 +21,6 @@ MAY_DIFFER = (
     )),
 )  # fmt: skip
 """Options that say how the work is done, not what comes out: an output folder may be continued with others."""
-
-
-def require(holds: bool, name: str, value: object, rule: str) -> None:
-    """Refuse an option's value by name."""
-    if not holds:
-        raise UserError(f"{name}={value} {rule}")
 
 
 @dataclass(kw_only=True, slots=True)

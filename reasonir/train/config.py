@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.schema import UserError
-from reasonir.settings import Precision, TemplateChoice
+from reasonir.settings import Precision, TemplateChoice, require
 
 
 class Engine(StrEnum):
@@ -226,7 +226,8 @@ class TrainConfig:
     chunk_tokens: int = MISSING
     """Tokens of one forward pass; bounds activation memory, changes no result."""
     graph_memory_gib: float = MISSING
-    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. 0 keeps none."""
+    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. 0 keeps none; zero3 and fsdp2
+    keep none in any case."""
     gradient_checkpointing: bool = MISSING
     """Keep only the layers' inputs of a chunk and compute each layer again in the backward pass: less memory a token,
     one more forward pass. Buys nothing as long as a chunk's activations fit."""
@@ -296,9 +297,3 @@ class TrainConfig:
             raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
         if ranks > 1 and self.parallel.engine is Engine.single:
             raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process, or choose parallel=ddp")
-
-
-def require(holds: bool, field: str, value: Any, rule: str) -> None:
-    """Raise the one-line refusal of a field."""
-    if not holds:
-        raise UserError(f"{field}={value} {rule}")

@@ -105,7 +105,7 @@ class Engine:
 
     @property
     def states(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """The optimizer's state by holder."""
+        """The optimizer's state by holder (under ZeRO, by flat partition)."""
         return self.optimizer.state
 
     def pieces(self, *, share: bool) -> Iterator[Piece]:
@@ -198,11 +198,6 @@ class ZeroEngine(Engine):
         self.optimizer = self.zero.optimizer
         self._open = ExitStack()
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups, for their learning rates."""
-        return self.zero.param_groups
-
     def begin(self) -> None:
         """Forget the gradients of the step before; stages 1 and 2 hold reductions back from here on."""
         if self.stage < 3:
@@ -219,11 +214,6 @@ class ZeroEngine(Engine):
         self.wrapped.step()
         norm = float(self.wrapped.get_global_grad_norm())
         return norm if norm >= 0 else math.nan
-
-    @property
-    def states(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """The wrapped optimizer's state by flat partition."""
-        return self.optimizer.state
 
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's part of the flat float32 partitions."""

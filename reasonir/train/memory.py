@@ -67,8 +67,11 @@ class MemorySetting:
 
     @property
     def kept_chunks(self) -> int:
-        """Chunks whose graph fits graph_memory_gib; the first is kept in any case, unless that is 0."""
-        if self.graph_memory_gib <= 0:
+        """Chunks whose graph fits graph_memory_gib; the first is kept in any case, unless that is 0.
+
+        Sharded engines keep none: a kept graph is a forward pass less, on which ranks would have to agree.
+        """
+        if self.graph_memory_gib <= 0 or self.engine in SHARDED:
             return 0
         fitting = int(self.graph_memory_gib * GIB // self.graph_bytes[0])
         return min(max(fitting, 1), self.batch.rank_chunks)

@@ -34,20 +34,21 @@ def plan_traffic(
     engine: Engine,
     wire_bytes: int,
     weight_bytes: int,
+    gradient_bytes: int,
     forward_passes: int,
     backward_passes: int,
 ) -> TrafficFigures:
     """Count bytes between ranks; with r = (W - 1) / W, the share of anything that lies with the others:
 
     documents: N D r wire_bytes, and as much for their gradients (reduce-scatter).
-    gradients, in the weights' format: ddp, zero1, zero2 one ring all-reduce a step, 2 r T (DeepSpeed's default,
+    gradients: ddp, zero1, zero2 one ring all-reduce a step, 2 r T (DeepSpeed's default,
     use_multi_rank_bucket_allreduce); zero3, fsdp2 one reduce-scatter a backward pass, r T.
     weights: zero1, zero2 all-gather what was updated, r T; zero3, fsdp2 gather all of them in every pass of a chunk,
     (forward + backward passes) r P. Layers that are computed again in the backward pass lie there already.
     scores: B/W x N, 2 D operations each.
 
     Args:
-        wire_bytes: of an embedding's entry. weight_bytes: of a weight as it travels.
+        wire_bytes: of an embedding's entry. weight_bytes: of a weight as it travels. gradient_bytes: of its gradient.
         forward_passes, backward_passes: of this rank's chunks in one step.
     """
     share = (batch.ranks - 1) / batch.ranks
@@ -55,10 +56,10 @@ def plan_traffic(
     documents = batch.documents * shape.hidden_size * share * wire_bytes
     gradients = weights = 0.0
     if engine in SHARDED:
-        gradients = backward_passes * trained * share * weight_bytes
+        gradients = backward_passes * trained * share * gradient_bytes
         weights = (forward_passes + backward_passes) * everything * share * weight_bytes
     elif engine is not Engine.single:
-        gradients = 2 * trained * share * weight_bytes
+        gradients = 2 * trained * share * gradient_bytes
         weights = 0.0 if engine is Engine.ddp else trained * share * weight_bytes
     scores = batch.rank_queries * batch.documents
     return TrafficFigures(
@@ -101,9 +102,10 @@ def plan_figures(
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
     )  # fmt: skip
+    lowered = engine is Engine.fsdp2 and config.precision is not Precision.fp32  # its policy gathers bfloat16
     traffic = plan_traffic(
         shape, batch, engine=engine, wire_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
-        weight_bytes=setting.weight_bytes, forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
+        weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes, forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
         backward_passes=batch.rank_chunks,
     )  # fmt: skip
     return RunFigures(

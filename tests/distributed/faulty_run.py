@@ -22,20 +22,26 @@ kind, rank, step, marker = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path
 plain = loop.optimizer_step
 
 
+def wait_for_checkpoint() -> None:
+    """Return once the checkpoint of the step before is whole; it is written beside the training."""
+    folder = next(Path(a.split("=", 1)[1]) for a in sys.argv if a.startswith("output_dir=")) / "checkpoints"
+    while not (folder / f"step_{step - 1}").exists():
+        time.sleep(0.05)
+
+
 def strike(engine: Any, compute: TrainingStep, plan: Any) -> None:
     """Do what KIND says, in the middle of a step."""
     if kind == "kill":
         engine.begin()
         compute(plan)
+        wait_for_checkpoint()
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "raise":
         raise ZeroDivisionError("a fault of ours")
     if kind == "hang":
         time.sleep(3_600)
     if kind == "full_disk":  # files of this rank may not grow beyond 20 kB, once the checkpoint before is written
-        folder = next(Path(a.split("=", 1)[1]) for a in sys.argv if a.startswith("output_dir=")) / "checkpoints"
-        while not list(folder.glob("step_*")):
-            time.sleep(0.05)
+        wait_for_checkpoint()
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     if kind == "nan":
         embed = engine.embed

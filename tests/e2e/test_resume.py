@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reasonir.train import checkpoint
-from tests.texts import training_rows, write_rows
+from tests.texts import tiny_training, training_rows, write_rows
 
 STEPS = 6
 PROGRAM = """
@@ -42,14 +42,7 @@ main(sys.argv[3:])
 
 @pytest.fixture
 def options(tmp_path) -> list[str]:
-    rows = [write_rows(tmp_path / f"{name}.jsonl", training_rows(n)) for name, n in (("a", 11), ("b", 7))]
-    return [
-        f"data.files=[{rows[0]},{rows[1]}]",
-        "model.vocabulary_size=400", "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2",
-        "model.heads=4", "model.key_value_heads=2", "model.dropout=0.1", "query_max_tokens=40",
-        "document_max_tokens=40", "global_batch_queries=4", "chunk_tokens=100", "graph_memory_gib=0",
-        f"max_steps={STEPS}", "save_every_steps=2", "learning_rate=0.001", "warmup_steps=3", "precision=fp32",
-    ]  # fmt: skip
+    return tiny_training(tmp_path, STEPS)
 
 
 def run(folder: Path, options: list[str], *, step: int = 0, save: int = 0) -> subprocess.CompletedProcess:

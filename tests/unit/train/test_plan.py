@@ -174,7 +174,7 @@ def test_traffic_equals_plain_loops(engine, ranks):
         return
     shape, batch = shape_8b(), batch_of(ranks)
     traffic = plan_traffic(
-        shape, batch, engine=engine, wire_bytes=2, weight_bytes=4, forward_passes=5, backward_passes=3
+        shape, batch, engine=engine, wire_bytes=2, weight_bytes=4, gradient_bytes=4, forward_passes=5, backward_passes=3
     )
     others = sum(batch.documents // ranks for other in range(ranks) if other != 0)
     assert traffic.documents_bytes == traffic.document_gradients_bytes == others * 4096 * 2
@@ -187,11 +187,11 @@ def test_traffic_equals_plain_loops(engine, ranks):
 
 
 def test_traffic_of_the_8b_model_by_hand():
-    traffic = plan_traffic(shape_8b(), batch_of(8), engine=Engine.ddp, wire_bytes=4, weight_bytes=4,
+    traffic = plan_traffic(shape_8b(), batch_of(8), engine=Engine.ddp, wire_bytes=4, weight_bytes=4, gradient_bytes=4,
                            forward_passes=1, backward_passes=1)  # fmt: skip
     assert traffic.gradients_bytes == 52_534_472_704  # 2 x 7/8 x P x 4
     assert traffic.documents_bytes == 58_720_256  # 4096 x 4096 x 7/8 x 4
-    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, wire_bytes=4, weight_bytes=4,
+    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, wire_bytes=4, weight_bytes=4, gradient_bytes=4,
                             forward_passes=2, backward_passes=1)  # fmt: skip
     assert adapters.gradients_bytes == 41_943_040 * 7 / 8 * 4
     assert adapters.weights_bytes == 3 * (P_8B + 41_943_040) * 7 / 8 * 4
@@ -250,7 +250,8 @@ def test_activations_of_the_8b_model_by_hand():
 
 @pytest.mark.parametrize(("gib", "kept"), [(0.0, 0), (0.001, 1), (200.0, 2), (10_000.0, 12)])
 def test_graphs_are_kept_as_the_budget_allows(gib, kept):
-    setting = setting_of(Engine.zero3, ranks=128, graph_memory_gib=gib)
+    setting = setting_of(Engine.zero2, ranks=128, graph_memory_gib=gib)
+    assert setting_of(Engine.zero3, ranks=128, graph_memory_gib=gib).kept_chunks == 0
     assert setting.kept_chunks == kept and setting.graph_bytes[0] / GIB == pytest.approx(72.3, abs=0.1)
     figures = plan_memory(setting).device
     assert figures["graphs of chunks"] == max(kept, 1) * setting.graph_bytes[0]
@@ -397,6 +398,15 @@ def test_every_engine_and_adapter_is_planned_from_its_yaml():
     assert plan_figures(paper("precision=fp32"), 1, None, []).setting.arithmetic == "fp32"
     small = plan_figures(configured("model=folder", f"model.path={BERT_FOLDER}"), 1, None, [])
     assert small.setting.shape.parameters == 22_713_216 and small.suggestions == []
+
+
+def test_fsdp2_gathers_what_its_policy_says():
+    at = {
+        precision: plan_figures(paper("parallel=fsdp2", f"precision={precision}"), 8, None, []).traffic
+        for precision in ("fp32", "bf16")
+    }
+    assert at["bf16"].weights_bytes * 2 == at["fp32"].weights_bytes > 0
+    assert at["bf16"].gradients_bytes == at["fp32"].gradients_bytes
 
 
 def test_planning_needs_neither_torch_nor_weights():
