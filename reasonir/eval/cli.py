@@ -1,43 +1,20 @@
 """`reasonir-eval <task>`: one configuration and one function per task. Heavy imports come after --help."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
 from reasonir.settings import run_command
 
-
-def _bright(config: options.BrightConfig) -> None:
-    from reasonir.eval.retrieve import evaluate_bright
-
-    evaluate_bright(config)
-
-
-def _beir(config: options.BeirConfig) -> None:
-    from reasonir.eval.retrieve import evaluate_beir
-
-    evaluate_beir(config)
-
-
-def _score(config: options.ScoreConfig) -> None:
-    from reasonir.eval.score import score_files
-
-    score_files(config)
-
-
-def _encode(config: options.EncodeConfig) -> None:
-    from reasonir.eval.encode import encode_file
-
-    encode_file(config)
-
-
-TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "bright": (options.BrightConfig, _bright),
-    "beir": (options.BeirConfig, _beir),
-    "score": (options.ScoreConfig, _score),
-    "encode": (options.EncodeConfig, _encode),
+TASKS: dict[str, tuple[type, str]] = {
+    "bright": (options.BrightConfig, "retrieve.evaluate_bright"),
+    "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
+    "score": (options.ScoreConfig, "score.score_files"),
+    "encode": (options.EncodeConfig, "encode.encode_file"),
 }
+"""Task: its options, and the function (of this package) that carries it out, imported only then."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,11 +27,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if task not in TASKS:
         print(f"reasonir-eval: error: unknown task {task!r}; one of {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
-    schema, run = TASKS[task]
+    schema, place = TASKS[task]
+
+    def run(config: Any) -> None:
+        module, function = place.split(".")
+        getattr(import_module(f"reasonir.eval.{module}"), function)(config)
+
     run_command(f"reasonir-eval {task}", f"eval/{task}", schema, run, arguments[1:])
 
 
 def _overview() -> str:
     lines = ["usage: reasonir-eval <task> [option=value ...]", "", "tasks:"]
-    lines += [f"  {name:8} {(schema.__doc__ or '').strip()}" for name, (schema, _) in TASKS.items()]
+    lines += [f"  {name:13} {(schema.__doc__ or '').strip()}" for name, (schema, _) in TASKS.items()]
     return "\n".join([*lines, "", "reasonir-eval <task> --help lists a task's options."])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.generator.records import Completion, Request
+from reasonir.prompting import load_prompt
 from reasonir.schema import InstructedText
 from reasonir.synth.config import JudgeConfig, RelevantNegative, WritingConfig
 from reasonir.synth.parse import Refusal
-from reasonir.synth.prompting import load_prompt
 from reasonir.synth.writing import SERVER_ERROR, Answer, Author, Trail
 
 VARIABLES = ("instruction", "query", "document")

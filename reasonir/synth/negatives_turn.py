@@ -10,12 +10,12 @@ from typing import Any
 
 from reasonir.generator.records import Completion, Request
 from reasonir.generator.records import Generator as LanguageModel
+from reasonir.prompting import load_prompt
 from reasonir.schema import InstructedText
 from reasonir.synth.checks import check_different, check_length, check_text
 from reasonir.synth.config import NegativesConfig
 from reasonir.synth.judge import Candidate, Judge
 from reasonir.synth.parse import Refusal
-from reasonir.synth.prompting import load_prompt
 from reasonir.synth.sources import Item, Row, count_lines, cut_words, read_query_rows
 from reasonir.synth.writing import Answer, Author, Outcome, Steps, Trail
 

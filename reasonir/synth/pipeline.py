@@ -5,7 +5,6 @@ What was paid for is in completions.jsonl, what was decided in data.jsonl and re
 command goes on after any interruption and ends with the same bytes.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.generator import open_generator
+from reasonir.prompting import describe_prompts, keep_prompts, save_prompts
 from reasonir.runs import Progress, RunFolder
-from reasonir.schema import UserError
 from reasonir.synth.config import (
     MAY_DIFFER,
     NegativesConfig,
@@ -30,7 +29,6 @@ from reasonir.synth.config import (
 from reasonir.synth.gates import DuplicateQueries
 from reasonir.synth.negatives_turn import NegativesRecipe
 from reasonir.synth.output import Output
-from reasonir.synth.prompting import Prompt
 from reasonir.synth.recipes import QueryRecipe, Recipe
 from reasonir.synth.rewrite import RewriteRecipe
 from reasonir.synth.sources import Item, take_shard
@@ -47,9 +45,9 @@ def write_rows(config: WritingConfig) -> None:
     recipe = choose(config)
     items = _opened(take_shard(recipe.items(), parse_shard(config.shard), config.limit))
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
-    _keep_prompts(folder.path, recipe.prompts)
+    keep_prompts(folder.path, recipe.prompts)
     folder.start()
-    _save_prompts(folder.path, recipe.prompts)
+    save_prompts(folder.path, recipe.prompts)
     with closing(open_generator(config.generator, folder.path / "completions.jsonl")) as generator:
         recipe.prepare(generator, folder.path)
         seen = DuplicateQueries().seen if recipe.new_queries and config.gates.duplicates else None
@@ -89,31 +87,6 @@ def _opened(items: Iterator[Item]) -> Iterator[Item]:
 def _progress(config: WritingConfig, recipe: Recipe) -> Progress:
     total = min(recipe.total, config.limit or recipe.total) // parse_shard(config.shard)[1]
     return Progress(config.recipe, total, "items")
-
-
-def _keep_prompts(folder: Path, prompts: list[Prompt]) -> None:
-    """Refuse a folder that was begun with other prompts; its own copy of each is in prompts/."""
-    for prompt in prompts:
-        copy = folder / "prompts" / f"{prompt.name}.yaml"
-        if copy.is_file() and copy.read_bytes() != prompt.source:
-            raise UserError(
-                f"output_dir={folder} was begun with another prompt {prompt.name!r} (its copy: {copy}); "
-                "name a new folder, or take that prompt"
-            )
-
-
-def _save_prompts(folder: Path, prompts: list[Prompt]) -> None:
-    for prompt in prompts:
-        copy = folder / "prompts" / f"{prompt.name}.yaml"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        scratch = copy.with_name(f".{copy.name}.partial")
-        scratch.write_bytes(prompt.source)
-        os.replace(scratch, copy)
-
-
-def describe_prompts(prompts: list[Prompt]) -> list[dict[str, str]]:
-    """Return name, version and hash of each prompt, for the manifest."""
-    return [{"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256} for prompt in prompts]
 
 
 def finish(folder: RunFolder, inputs: list[str], counts: dict[str, Any], report: bool, **more: Any) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasonir.generator.records import Generator as LanguageModel
+from reasonir.prompting import Prompt, load_prompt
 from reasonir.schema import InstructedText
 from reasonir.synth.checks import check_query
 from reasonir.synth.config import PositiveForm, QueryConfig
 from reasonir.synth.judge import Candidate, Judge
 from reasonir.synth.parse import Refusal
-from reasonir.synth.prompting import Prompt, load_prompt
 from reasonir.synth.sources import Item, count_lines, cut_words, read_corpus
 from reasonir.synth.writing import Answer, Author, Outcome, Steps, Trail
 

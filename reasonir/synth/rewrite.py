@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.generator.records import Generator as LanguageModel
+from reasonir.prompting import load_prompt
 from reasonir.synth.checks import check_length, check_text
 from reasonir.synth.config import RewriteConfig
 from reasonir.synth.parse import Refusal
-from reasonir.synth.prompting import load_prompt
 from reasonir.synth.sources import Item, count_lines, read_queries
 from reasonir.synth.writing import Answer, Author, Outcome, Steps, Trail
 

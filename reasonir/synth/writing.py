@@ -12,8 +12,8 @@ from typing import Any
 
 from reasonir.generator.config import GeneratorConfig
 from reasonir.generator.records import Completion, Message, Request
+from reasonir.prompting import Prompt
 from reasonir.synth.parse import Refusal, read_answer
-from reasonir.synth.prompting import Prompt
 
 SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
 """Of a refused answer, when it is shown to its writer again; one that did not end would fill the context."""

@@ -85,7 +85,7 @@ def test_every_item_ends_once_in_the_order_of_the_input(tmp_path: Path, corpus: 
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["accepted"] == len(accepted) and manifest["counts"]["in"] == 120
     assert manifest["counts"]["rejected"] == {"duplicate_query": len(rejected)}
-    text = Path(synth_answers.__file__).parents[2] / "reasonir" / "synth" / "prompts" / "hq.yaml"
+    text = Path(synth_answers.__file__).parents[2] / "reasonir" / "prompts" / "hq.yaml"
     digest = hashlib.sha256(text.read_bytes()).hexdigest()
     assert manifest["prompts"][0]["sha256"] == digest
     assert {row["provenance"]["prompt_sha256"] for row in accepted} == {digest[:16]}
@@ -210,7 +210,7 @@ def test_other_options_prompts_or_documents_are_refused(tmp_path: Path, corpus: 
     out = tmp_path / "out"
     prompts = tmp_path / "prompts"
     prompts.mkdir()
-    own = (ROOT / "reasonir/synth/prompts/hq.yaml").read_text()
+    own = (ROOT / "reasonir/prompts/hq.yaml").read_text()
     (prompts / "hq.yaml").write_text(own.replace("hq-1", "mine"))
     options = (f"corpus={corpus}", f"prompts={prompts}")
     with ScriptedServer(synth_answers.picky) as server:

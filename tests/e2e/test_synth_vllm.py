@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's en
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 DOCUMENTS = 50
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
-PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "synth" / "prompts"
+PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
 GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
          "gates.copied_words=0", "gates.duplicates=false", "gates.near_duplicate=1", "gates.min_words=1",

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
 FLOOR = {"schema", "settings", "distributed"}
-SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator"}
+SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator", "prompting"}
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
 ROOMS = FLOOR | SECOND | MODEL | STAGES
@@ -21,6 +21,7 @@ SAME_TIER = {
     ("distributed", "schema"),
     ("world", "world_lexicon"),
     ("world", "corpora"),
+    ("prompting", "generator"),
 }
 
 # Heavy package: the files that may import it.
@@ -98,7 +99,7 @@ def check_who_imports_whom(file: str, tree: ast.Module) -> Iterator[str]:
 def check_heavy_imports(file: str, tree: ast.Module) -> Iterator[str]:
     for name, _ in imports(tree):
         package = name.split(".")[0]
-        constant_only = name == "omegaconf.MISSING" and file.endswith("/config.py")
+        constant_only = name == "omegaconf.MISSING" and file.endswith("config.py")
         if package in HEAVY and file not in HEAVY[package] and not constant_only:
             yield f"{file}: {package} lives in {' and '.join(sorted(HEAVY[package])) or 'no room'}"
 

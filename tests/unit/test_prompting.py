@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from reasonir.prompting import OWN_FILES, load_prompt
 from reasonir.schema import UserError
-from reasonir.synth.prompting import OWN_FILES, load_prompt
 
 OWN = {
     "hq": (("document",), "query"),

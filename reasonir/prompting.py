@@ -6,7 +6,8 @@ in a file is found before anything is asked, and its hash stands in every row th
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,29 @@ def _texts(path: Path, name: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
         raise UserError(f"{path}: `{name}` must be a list of texts")
     return value
+
+
+def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Refuse a folder that was begun with other prompts; its own copy of each is in prompts/."""
+    for prompt in prompts:
+        copy = folder / "prompts" / f"{prompt.name}.yaml"
+        if copy.is_file() and copy.read_bytes() != prompt.source:
+            raise UserError(
+                f"output_dir={folder} was begun with another prompt {prompt.name!r} (its copy: {copy}); "
+                "name a new folder, or take that prompt"
+            )
+
+
+def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Put a copy of each prompt into an output folder."""
+    for prompt in prompts:
+        copy = folder / "prompts" / f"{prompt.name}.yaml"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        scratch = copy.with_name(f".{copy.name}.partial")
+        scratch.write_bytes(prompt.source)
+        os.replace(scratch, copy)
+
+
+def describe_prompts(prompts: Sequence[Prompt]) -> list[dict[str, str]]:
+    """Return name, version and hash of each prompt, for the manifest."""
+    return [{"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256} for prompt in prompts]
