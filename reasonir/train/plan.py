@@ -105,7 +105,8 @@ def plan_figures(
     lowered = engine is Engine.fsdp2 and config.precision is not Precision.fp32  # its policy gathers bfloat16
     traffic = plan_traffic(
         shape, batch, engine=engine, wire_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
-        weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes, forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
+        weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes,
+        forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
         backward_passes=batch.rank_chunks,
     )  # fmt: skip
     return RunFigures(

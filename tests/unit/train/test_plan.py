@@ -191,8 +191,8 @@ def test_traffic_of_the_8b_model_by_hand():
                            forward_passes=1, backward_passes=1)  # fmt: skip
     assert traffic.gradients_bytes == 52_534_472_704  # 2 x 7/8 x P x 4
     assert traffic.documents_bytes == 58_720_256  # 4096 x 4096 x 7/8 x 4
-    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, wire_bytes=4, weight_bytes=4, gradient_bytes=4,
-                            forward_passes=2, backward_passes=1)  # fmt: skip
+    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, wire_bytes=4, weight_bytes=4,
+                            gradient_bytes=4, forward_passes=2, backward_passes=1)  # fmt: skip
     assert adapters.gradients_bytes == 41_943_040 * 7 / 8 * 4
     assert adapters.weights_bytes == 3 * (P_8B + 41_943_040) * 7 / 8 * 4
 
