@@ -1,7 +1,7 @@
 """Measuring a retriever, top to bottom: `evaluate_bright` and `evaluate_beir` are the main path of the stage.
 
 Invariant: what is scored is what is written: metrics are computed from the run file's own hits, exclusions already
-applied. Leaves search to `search.py` and `lexical.py`, metrics to `metrics.py`, tables to `report.py`.
+applied. Leaves search to `search.py` and `lexical.py`, metrics to `metrics.py`, tables to `tables.py`.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from reasonir import settings
-from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, write_run
-from reasonir.eval import report
+from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
+from reasonir.eval import tables
 from reasonir.eval.config import (
     BRIGHT_TASKS,
     MAY_DIFFER,
@@ -24,12 +24,13 @@ from reasonir.eval.config import (
     describe,
 )
 from reasonir.eval.embeddings import EncodingSettings, embed_cached, encoding_precision
-from reasonir.eval.metrics import RunMetrics, score_run
+from reasonir.eval.metrics import RunMetrics
+from reasonir.eval.results import qrels_of, write_results, write_task
 from reasonir.eval.search import exact_top_k
 from reasonir.lexical import BM25Index
 from reasonir.model.encoder import Encoder
-from reasonir.runs import RunFolder, write_json
-from reasonir.schema import UserError, write_jsonl
+from reasonir.runs import RunFolder
+from reasonir.schema import UserError
 
 Ranking = tuple[np.ndarray, np.ndarray]
 """Document indices (Q, top), -1 where there are fewer, and their scores."""
@@ -60,10 +61,9 @@ def evaluate_bright(config: BrightConfig) -> None:
         folder = evaluation.run.path / collection.name
         metrics[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
     results = {name: scored.mean for name, scored in metrics.items()}
-    average = report.macro_average(results)
-    write_json(evaluation.run.path / "results.json", {"tasks": results, "average": average})
+    average = write_results(evaluation.run.path, results)
     beside = None if config.long else config.queries  # the published rows rank passages
-    report.write_table(evaluation.run.path, results, average, beside, title_of(config))
+    tables.write_table(evaluation.run.path, results, average, beside, title_of(config))
     finish(evaluation, [config.data.dir] if config.data.dir else [], average)
 
 
@@ -76,8 +76,8 @@ def evaluate_beir(config: BeirConfig) -> None:
     evaluation.run.start()
     scored = evaluate_collection(evaluation, collection, instruction, evaluation.run.path)
     results = {collection.name: scored.mean}
-    write_json(evaluation.run.path / "results.json", {"tasks": results, "average": report.macro_average(results)})
-    report.write_table(evaluation.run.path, results, None, None, title_of(config))
+    write_results(evaluation.run.path, results)
+    tables.write_table(evaluation.run.path, results, None, None, title_of(config))
     folder = Path(config.data.dir)
     inputs = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), folder / "qrels" / f"{config.split}.tsv"]
     finish(evaluation, [path for path in inputs if path.exists()], scored.mean)
@@ -121,11 +121,7 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
         query.id: {ids[i]: float(s) for i, s in zip(row, values, strict=True) if i >= 0}
         for query, row, values in zip(judged, indices, scores, strict=True)
     }
-    scored = score_run(run, {query.id: dict(query.gold) for query in judged})
-    folder.mkdir(parents=True, exist_ok=True)
-    write_run(folder / "run.trec", run, evaluation.config.retriever.value)
-    write_jsonl(folder / "per_query.jsonl", [{"id": i, **values} for i, values in scored.per_query.items()])
-    write_json(folder / "metrics.json", scored.mean)
+    scored = write_task(folder, run, qrels_of(collection), evaluation.config.retriever.value)
     skipped = len(collection.queries) - len(judged)
     counts = {"documents": len(ids), "queries": len(judged), "queries_without_gold": skipped}
     evaluation.counts.setdefault(collection.name, {}).update(counts)

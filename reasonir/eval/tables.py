@@ -9,14 +9,6 @@ from reasonir.eval.config import BRIGHT_TASKS
 from reasonir.eval.published import published_rows
 
 
-def macro_average(results: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed."""
-    names = next(iter(results.values())).keys()
-    mean = {name: sum(row[name] for row in results.values()) / len(results) for name in names}
-    mean["num_queries"] = sum(row["num_queries"] for row in results.values())
-    return mean
-
-
 def write_table(
     folder: Path,
     results: dict[str, dict[str, float]],
