@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from reasonir import __version__, settings
 from reasonir.eval import tables
 from reasonir.eval.report_charts import length_bars, scaling_curve, task_bars
 from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.report_queries import HITS, QueryPages, collect_queries
-from reasonir.eval.report_runs import Shared, open_runs, share
+from reasonir.eval.report_runs import Shared, open_runs, plural, share
 from reasonir.eval.results import METRICS_FILE, QUERIES_FILE, RESULTS_FILE, RUN_FILE
 from reasonir.runs import CONFIG_FILE, MANIFEST_FILE, build_manifest, write_json
 from reasonir.schema import UserError
@@ -58,7 +57,7 @@ def write_report(config: ReportConfig) -> None:
     for note in (*shared.notes, *pages.notes):
         print(f"note: {note}")
     size = f"{len(page.encode()) / 1e6:.1f} MB"
-    print(f"{output}: {shared.query_count:,} queries of {len(shared.queries)} tasks, {size}")
+    print(f"{output}: {shared.query_count:,} queries of {plural(len(shared.queries), 'task')}, {size}")
 
 
 def claim_output(config: ReportConfig) -> tuple[Path, str]:
@@ -82,11 +81,11 @@ def report_table(shared: Shared) -> tables.Table:
         tables.Measured(
             run.name,
             {task: shared.mean(run, task) for task in shared.queries},
-            None if run.options.get("long") else run.queries,  # the published rows rank passages
+            run.queries if run.compares_with_bright else None,
         )
         for run in shared.runs
     ]
-    return tables.build_table(rows, "split" not in shared.runs[0].options, both_kinds=True)
+    return tables.build_table(rows, averaged=len(shared.queries) > 1, both_kinds=True)
 
 
 def input_files(shared: Shared) -> list[Path]:
@@ -107,11 +106,10 @@ def render(shared: Shared, table: tables.Table, pages: QueryPages, scaling: Any)
     )
     environment.filters["points"] = lambda value: f"{value:.1f}"
     environment.filters["difference"] = signed
-    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     runs = shared.runs
     return environment.from_string(_page_file("report.html")).render(
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         style_hash=content_hash(style),
         script_hash=content_hash(script),
         runs=runs,

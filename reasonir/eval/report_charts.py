@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonir.eval.published import ORIGINAL
 from reasonir.eval.config import BRIGHT_TASKS
+from reasonir.eval.published import ORIGINAL
 from reasonir.eval.report_runs import MeasuredRun, Shared, other_corpus
 from reasonir.schema import UserError
 
@@ -49,7 +49,7 @@ class Bars:
 def task_bars(shared: Shared) -> Bars:
     """Return one row a task, the published ReasonIR-8B marked where it ranked the same queries."""
     reference = dict(zip(BRIGHT_TASKS, ORIGINAL[0].points, strict=True))
-    comparable = not any(run.options.get("long") or run.queries != "original" for run in shared.runs)
+    comparable = all(run.compares_with_bright and run.queries == "original" for run in shared.runs)
     rows = [
         Bar(
             task,
@@ -122,9 +122,9 @@ def scaling_curve(runs: Sequence[MeasuredRun]) -> Curve | None:
             found.setdefault(key, []).append((tokens, points))
     if not found:
         return None
-    tokens = [x for pairs in found.values() for x, _ in pairs]
+    lengths = [x for pairs in found.values() for x, _ in pairs]
     values = [y for pairs in found.values() for _, y in pairs]
-    first, last = math.floor(math.log2(min(tokens))), math.ceil(math.log2(max(tokens)))
+    first, last = math.floor(math.log2(min(lengths))), math.ceil(math.log2(max(lengths)))
     last = max(last, first + 1)
     step = 5 if max(values) - min(values) < 25 else 10
     low, high = step * math.floor(min(values) / step), step * math.ceil(max(values) / step)

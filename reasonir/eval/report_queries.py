@@ -57,9 +57,7 @@ class QueryPages:
         return place
 
 
-def collect_queries(
-    shared: Shared, data_dir: str | None, snippet_characters: int, query_characters: int
-) -> QueryPages:
+def collect_queries(shared: Shared, data_dir: str | None, snippet_characters: int, query_characters: int) -> QueryPages:
     """Gather what is shown of every shared query, one task at a time."""
     pages = QueryPages(snippet_characters, query_characters)
     progress = Progress("report", len(shared.queries), "tasks")
@@ -204,10 +202,11 @@ def _check(
     unknown = {document for hits in first.values() for document in hits if document not in texts.documents}
     scored = score_run(first, {query: texts.gold.get(query, {}) for query in ids}).per_query
     other = sum(abs(run.scores[task][query] - row[METRIC]) > 1e-6 for query, row in scored.items())
+    changed = "queries have another nDCG@10 than the hits and gold documents shown give: the data changed since"
     for count, what in (
         (unread, "queries are not in the data any more"),
         (len(unknown), "documents among the first hits are not in the data any more"),
-        (other, f"queries have another nDCG@10 than the hits and gold documents shown: the data changed since {run.letter} was scored"),
+        (other, changed),
     ):
         if count:
             notes.append(f"{run.letter}, {task}: {count:,} {what}.")

@@ -44,6 +44,11 @@ class MeasuredRun:
         """Return the kind of queries: "original", or the name of a rewriting."""
         return str(self.options.get("queries") or "original")
 
+    @property
+    def compares_with_bright(self) -> bool:
+        """Say whether published rows may stand beside: they rank BRIGHT's passages, not pages, nor a BEIR folder."""
+        return not self.options.get("long") and not self.options.get("split")
+
     def facts(self) -> list[tuple[str, str]]:
         """Return what was measured, as pairs of a name and a value."""
         data, model = _mapping(self.options.get("data")), _mapping(self.options.get("model"))
@@ -139,16 +144,19 @@ def read_scores(task: TaskResult) -> dict[str, float]:
     scores: dict[str, float] = {}
     for line, row in read_jsonl(file):
         identifier, value = row.get("id"), row.get(METRIC)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not isinstance(identifier, str) or not number or not 0 <= value <= 1:
-            raise UserError(f"{file}:{line}: a row needs a string `id` and `{METRIC}` from 0 to 1; rank and score again")
+        if not isinstance(identifier, str) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise UserError(
+                f"{file}:{line}: a row needs a string `id` and `{METRIC}` from 0 to 1; rank and score again"
+            )
         if identifier in scores:
             raise UserError(f"{file}:{line}: query {identifier!r} stands twice; rank and score again")
         scores[identifier] = value
     mean = sum(scores.values()) / len(scores)
     stored = task.mean.get(METRIC, math.nan)
     if not math.isclose(mean, stored, abs_tol=1e-9):
-        raise UserError(f"{file}: its mean {METRIC} is {mean:.6f}, but results.json says {stored}; rank and score again")
+        raise UserError(
+            f"{file}: its mean {METRIC} is {mean:.6f}, but results.json says {stored}; rank and score again"
+        )
     return scores
 
 
@@ -173,7 +181,7 @@ def share(runs: list[MeasuredRun]) -> Shared:
     for run, other in ((first, last), (last, first)) if len(runs) == 2 else ():
         alone = [task for task in run.tasks if task not in other.tasks]
         if alone:
-            shared.notes.append(f"{run.letter} alone has {_count(alone, 'task')} ({', '.join(alone)}): left out.")
+            shared.notes.append(f"{run.letter} alone has {plural(len(alone), 'task')} ({', '.join(alone)}): left out.")
         missing = {task: sum(query not in other.scores[task] for query in run.scores[task]) for task in tasks}
         where = ", ".join(f"{task} {count:,}" for task, count in missing.items() if count)
         if where:
@@ -206,12 +214,13 @@ def _notes_on_folders(shared: Shared) -> list[str]:
 def other_corpus(run: MeasuredRun, task: str) -> int | None:
     """Return the documents that a task of BRIGHT's name was ranked over, where they are not as many as BRIGHT's."""
     documents = _mapping(_mapping(run.manifest.get("counts")).get(task)).get("documents")
-    expected = None if run.options.get("long") else BRIGHT_DOCUMENTS.get(task)
+    expected = BRIGHT_DOCUMENTS.get(task) if run.compares_with_bright else None
     return documents if expected and isinstance(documents, int) and documents != expected else None
 
 
-def _count(items: Sequence[str], noun: str) -> str:
-    return f"{len(items)} {noun}{'s' if len(items) > 1 else ''}"
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -226,7 +235,9 @@ def _duration(seconds: Any) -> str | None:
 
 
 def _command(parts: Any) -> str | None:
-    return shlex.join(map(str, parts)) if isinstance(parts, list) else None
+    if not isinstance(parts, list) or not parts:
+        return None
+    return " ".join([str(parts[0]), *(shlex.quote(str(part)) for part in parts[1:])])  # parts[0] may hold the task
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

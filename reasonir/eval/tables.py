@@ -94,8 +94,8 @@ def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = Fal
     """
     tasks = list(rows[0].ndcg_at_10)
     columns = [*tasks, AVERAGE] if averaged else tasks
-    published = averaged and any(task in SHORT_NAMES for task in tasks)
-    kinds = [(row, _kind(row.queries) if published else "") for row in rows]
+    bright = any(task in SHORT_NAMES for task in tasks)
+    kinds = [(row, _kind(row.queries) if bright else "") for row in rows]
     shown = list(dict.fromkeys(kind for _, kind in kinds))
     if both_kinds and any(shown):
         shown += [kind for kind in ("original", "rewritten") if kind not in shown]
@@ -106,7 +106,7 @@ def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = Fal
             Row(row.system, _for_tasks(row.by_column(), tasks), row.queries, row.source)
             for row in (published_rows(kind) if kind else ())
         ]
-        groups.append(Group(GROUP_TITLES[kind], own + [row for row in others if row.points]))
+        groups.append(Group(GROUP_TITLES[kind], own + [row for row in others if row.points.keys() & set(columns)]))
     return Table(columns, groups)
 
 
