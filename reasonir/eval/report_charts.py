@@ -5,7 +5,7 @@ Invariant: horizontal places are percentages, so that a chart fits any width wit
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,12 @@ def _on_one_axis(rows: list[Bar], marked: str) -> Bars:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A retriever's curve. points: (mean tokens, nDCG@10 in points, x in percent, y in pixels)."""
+    """A retriever's curve. points: (mean tokens, nDCG@10 in points, x in percent, y in pixels). original: the point of
+    the queries as they were before any rewriting, which stands apart from the line."""
 
     name: str
     points: list[tuple[float, float, float, float]]
+    original: tuple[float, float, float, float] | None
 
     def segments(self) -> list[tuple[float, float, float, float]]:
         """Return the lines between neighbours, as x1, y1, x2, y2."""
@@ -109,21 +111,35 @@ class Curve:
     height: int = PLOT_HEIGHT
 
 
+Point = tuple[float, float, bool]
+"""Mean tokens, nDCG@10 in points, whether the queries are the original ones."""
+
+
 def scaling_curve(runs: Sequence[MeasuredRun]) -> Curve | None:
-    """Return the curve of the runs' scaling.json; None where no folder holds one.
+    """Return the curve of the runs' scaling.json; None where there is none.
 
     Raises:
         UserError: a file that holds no usable point.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
-    for run in runs:
-        for name, tokens, points in _read_points(run.folder / SCALING_FILE):
-            key = f"{run.letter}: {name}" if len(runs) > 1 else name
-            found.setdefault(key, []).append((tokens, points))
-    if not found:
-        return None
-    lengths = [x for pairs in found.values() for x, _ in pairs]
-    values = [y for pairs in found.values() for _, y in pairs]
+    places = {run.letter: _scaling_file(run.folder) for run in runs}
+    several = len(set(places.values())) > 1
+    found: dict[str, list[Point]] = {}
+    for letter, file in places.items() if several else list(places.items())[:1]:
+        for name, point in _read_points(file) if file is not None else ():
+            found.setdefault(f"{letter}: {name}" if several else name, []).append(point)
+    return _place(found) if found else None
+
+
+def _scaling_file(folder: Path) -> Path | None:
+    """Return the scaling.json of a folder, or of the scaling run of which the folder is one point."""
+    nested = folder.resolve()
+    places = (folder, nested.parent, nested.parent.parent)
+    return next((file for place in places if (file := place / SCALING_FILE).is_file()), None)
+
+
+def _place(found: Mapping[str, list[Point]]) -> Curve:
+    lengths = [x for pairs in found.values() for x, _, _ in pairs]
+    values = [y for pairs in found.values() for _, y, _ in pairs]
     first, last = math.floor(math.log2(min(lengths))), math.ceil(math.log2(max(lengths)))
     last = max(last, first + 1)
     step = 5 if max(values) - min(values) < 25 else 10
@@ -136,31 +152,38 @@ def scaling_curve(runs: Sequence[MeasuredRun]) -> Curve | None:
     def place_y(value: float) -> float:
         return round(PLOT_TOP + (PLOT_HEIGHT - PLOT_TOP) * (high - value) / (high - low), 1)
 
-    series = [Series(name, [(x, y, place_x(x), place_y(y)) for x, y in sorted(pairs)]) for name, pairs in found.items()]
+    series = []
+    for name, points in found.items():
+        placed = [((x, y, place_x(x), place_y(y)), original) for x, y, original in sorted(points)]
+        line = [place for place, original in placed if not original]
+        series.append(Series(name, line, next((place for place, original in placed if original), None)))
     x_ticks = [(f"{2**power:,}", place_x(2**power)) for power in range(first, last + 1)]
     y_ticks = [(str(value), place_y(value)) for value in range(low, high + 1, step)]
     return Curve(series, x_ticks, y_ticks)
 
 
-def _read_points(file: Path) -> list[tuple[str, float, float]]:
-    """Return (name, mean tokens, nDCG@10 in points) of every point that has them."""
-    if not file.is_file():
-        return []
+def _read_points(file: Path) -> list[tuple[str, Point]]:
+    """Return every point that has a length and a score, with its retriever.
+
+    The file maps each retriever to its points, as `reasonir-eval scaling` writes it, or lists points that name theirs.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: broken JSON: {error}") from error
-    rows = content.get("points") if isinstance(content, dict) else content
-    points = [point for row in rows if (point := _point(row))] if isinstance(rows, list) else []
+    if isinstance(content, dict) and isinstance(content.get("retrievers"), dict):
+        rows = [(name, row) for name, points in content["retrievers"].items() for row in points]
+    else:
+        listed = content.get("points") if isinstance(content, dict) else content
+        rows = [("", row) for row in listed] if isinstance(listed, list) else []
+    points = [(name, point) for holder, row in rows if isinstance(row, dict) for name, point in _point(holder, row)]
     if not points:
         raise UserError(f"{file}: no point with mean_tokens and ndcg_at_10; run reasonir-eval scaling again")
     return points
 
 
-def _point(row: Any) -> tuple[str, float, float] | None:
-    if not isinstance(row, dict):
-        return None
-    tokens, score = row.get("mean_tokens"), row.get("ndcg_at_10")
-    if not isinstance(tokens, (int, float)) or not isinstance(score, (int, float)) or not tokens > 0:
-        return None
-    return str(row.get("retriever") or row.get("name") or "retriever"), float(tokens), 100 * float(score)
+def _point(holder: str, row: Mapping[str, Any]) -> Iterator[tuple[str, Point]]:
+    tokens, score = row.get("mean_tokens", row.get("tokens_mean")), row.get("ndcg_at_10")
+    if isinstance(tokens, (int, float)) and isinstance(score, (int, float)) and tokens > 0:
+        name = holder or str(row.get("retriever") or row.get("name") or "retriever")
+        yield name, (float(tokens), 100 * float(score), row.get("queries") == "original")

@@ -65,7 +65,7 @@ def collect_queries(shared: Shared, data_dir: str | None, snippet_characters: in
     for number, task in enumerate(shared.queries):
         texts: list[Texts] = []
         for run in shared.runs:
-            if texts and _source(run) == _source(shared.runs[0]):
+            if texts and run.source == shared.runs[0].source:
                 texts.append(texts[0])
                 continue
             known, failure = read_texts(run, task, data_dir)
@@ -87,11 +87,6 @@ def collect_queries(shared: Shared, data_dir: str | None, snippet_characters: in
     return pages
 
 
-def _source(run: MeasuredRun) -> tuple[str, ...]:
-    """Return what decides a run's texts."""
-    return tuple(str(run.options.get(key)) for key in ("data", "queries", "long", "split"))
-
-
 def read_texts(run: MeasuredRun, task: str, data_dir: str | None) -> tuple[Texts, str]:
     """Read a task's texts from where its run says, or from `data_dir`; return them, or none and why.
 
@@ -99,7 +94,7 @@ def read_texts(run: MeasuredRun, task: str, data_dir: str | None) -> tuple[Texts
         UserError: a `data_dir` that cannot be read.
     """
     try:
-        collection = read_collection(run.options, task, data_dir)
+        collection = read_collection(run.source, task, data_dir)
     except UserError as error:
         if data_dir is not None:
             raise
@@ -112,18 +107,17 @@ def read_texts(run: MeasuredRun, task: str, data_dir: str | None) -> tuple[Texts
     return known, ""
 
 
-def read_collection(options: Mapping[str, Any], task: str, data_dir: str | None) -> Collection:
-    """Read the collection that a run with these options ranked."""
-    data = options.get("data") if isinstance(options.get("data"), dict) else {}
-    assert isinstance(data, dict)
+def read_collection(source: Mapping[str, Any], task: str, data_dir: str | None) -> Collection:
+    """Read the collection that a run with this source ranked."""
+    data = source.get("data") or {}
     root = data_dir or data.get("dir") or (f"hub:{data['hub']}" if data.get("hub") else None)
     if root is None:
         raise UserError("its config.yaml names no data; give data.dir=FOLDER")
     if not root.startswith("hub:") and not Path(root).is_dir():
         raise UserError(f"data.dir={root}: no such folder; give data.dir=FOLDER")
-    if options.get("split") or any(Path(root).glob("corpus.jsonl*")):
-        return read_beir(root, str(options.get("split") or "test"))
-    queries, long = str(options.get("queries") or "original"), bool(options.get("long"))
+    if source.get("split") or any(Path(root).glob("corpus.jsonl*")):
+        return read_beir(root, str(source.get("split") or "test"))
+    queries, long = str(source.get("queries") or "original"), bool(source.get("long"))
     return next(iter(read_bright(root, [task], queries, long)))
 
 

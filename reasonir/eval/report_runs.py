@@ -20,20 +20,24 @@ from reasonir.schema import UserError, read_jsonl
 
 METRIC = "ndcg_at_10"
 LETTERS = "AB"
+SOURCE_OPTIONS = ("data", "queries", "long", "split")
+MOST_STEPS = 8
+"""From a run to the runs that it was made of."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRun:
     """One folder of results.
 
-    options: its config.yaml. manifest: its manifest.json. Both are empty where there is none. finished: when the
-    manifest was written. scores: nDCG@10 by task and query.
+    options: its config.yaml. source: what decides its texts, as `read_source` finds it. manifest: its manifest.json.
+    All are empty where there is none. finished: when the manifest was written. scores: nDCG@10 by task and query.
     """
 
     letter: str
     name: str
     folder: Path
     options: dict[str, Any]
+    source: dict[str, Any]
     manifest: dict[str, Any]
     finished: str
     tasks: dict[str, TaskResult]
@@ -42,24 +46,29 @@ class MeasuredRun:
     @property
     def queries(self) -> str:
         """Return the kind of queries: "original", or the name of a rewriting."""
-        return str(self.options.get("queries") or "original")
+        return str(self.source.get("queries") or "original")
 
     @property
     def compares_with_bright(self) -> bool:
         """Say whether published rows may stand beside: they rank BRIGHT's passages, not pages, nor a BEIR folder."""
-        return not self.options.get("long") and not self.options.get("split")
+        return not self.source.get("long") and not self.source.get("split")
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what was measured, as pairs of a name and a value."""
-        data, model = _mapping(self.options.get("data")), _mapping(self.options.get("model"))
+        options, source = self.options, self.source
+        data, generator = _mapping(source.get("data")), _mapping(options.get("generator"))
+        made_of = options.get("runs") or [options.get("run") or ""]
         pairs = [
-            ("Retriever", self.options.get("retriever")),
-            ("Model", model.get("path") if self.options.get("retriever") in (None, "dense") else None),
+            ("Retriever", options.get("retriever")),
+            ("Model", _model_of(options)),
+            ("Method", options.get("method")),
+            ("Generator", generator.get("model")),
+            ("Made of", ", ".join(map(str, made_of))),
             ("Data", data.get("dir") or (f"hub {data['hub']}" if data.get("hub") else None)),
-            ("Split", self.options.get("split")),
-            ("Queries", self.options.get("queries")),
-            ("Documents", "whole pages (long)" if self.options.get("long") else None),
-            ("Instruction", self.options.get("instruction")),
+            ("Split", source.get("split")),
+            ("Queries", source.get("queries")),
+            ("Documents", "whole pages (long)" if source.get("long") else None),
+            ("Instruction", options.get("instruction")),
             ("Finished", self.finished),
             ("Took", _duration(self.manifest.get("wall_seconds"))),
             ("Command", _command(self.manifest.get("command"))),
@@ -117,8 +126,25 @@ def _open_run(folder: Path, letter: str) -> MeasuredRun:
     if manifest:
         finished = f"{datetime.fromtimestamp(manifest_file.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
     options = _read_mapping(folder / CONFIG_FILE)
+    source = read_source(options)
     scores = {name: read_scores(task) for name, task in tasks.items()}
-    return MeasuredRun(letter, _name_of(options, folder), folder, options, manifest, finished, tasks, scores)
+    name = _name_of(options, source, folder)
+    return MeasuredRun(letter, name, folder, options, source, manifest, finished, tasks, scores)
+
+
+def read_source(options: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return what decides a run's texts; reranked and fused runs may leave it to the runs that they were made of."""
+    given = {key: options.get(key) for key in SOURCE_OPTIONS}
+    source = {key: value for key, value in given.items() if value is not None and _says(value)}
+    for made_of in [*(options.get("runs") or []), options.get("run")]:
+        if "data" in source or depth > MOST_STEPS or not isinstance(made_of, str):
+            break
+        source = {**read_source(_read_mapping(Path(made_of) / CONFIG_FILE), depth + 1), **source}
+    return source
+
+
+def _says(value: Any) -> bool:
+    return any(value.values()) if isinstance(value, Mapping) else True
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:
@@ -160,12 +186,30 @@ def read_scores(task: TaskResult) -> dict[str, float]:
     return scores
 
 
-def _name_of(options: Mapping[str, Any], folder: Path) -> str:
-    path, retriever = _mapping(options.get("model")).get("path"), options.get("retriever")
-    name = str(path).rstrip("/").rsplit("/", 1)[-1] if path and retriever in (None, "dense") else retriever
-    queries = options.get("queries")
-    suffix = f", {queries} queries" if isinstance(queries, str) and queries != "original" else ""
+def _name_of(options: Mapping[str, Any], source: Mapping[str, Any], folder: Path) -> str:
+    retriever, model = options.get("retriever"), _last(_model_of(options))
+    if options.get("method"):
+        parts = [options["method"], _last(_mapping(options.get("generator")).get("model"))]
+        name = " by ".join(filter(None, parts))
+        if made_of := options.get("runs") or [options.get("run")]:
+            name += f" of {' and '.join(_last(run) for run in made_of if run)}"
+    elif retriever in (None, "dense"):
+        name = model
+    else:
+        name = f"{retriever}, {model}" if model else str(retriever)
+    queries = source.get("queries")
+    suffix = f", {_last(queries)} queries" if isinstance(queries, str) and queries != "original" else ""
     return f"{name}{suffix}" if name else folder.resolve().name
+
+
+def _model_of(options: Mapping[str, Any]) -> Any:
+    lexical = str(options.get("retriever")).startswith("bm25")
+    return None if lexical else _mapping(options.get("model")).get("path")
+
+
+def _last(path: Any) -> str:
+    """Return the last part of a path or hub id; "" for none."""
+    return str(path or "").rstrip("/").rsplit("/", 1)[-1]
 
 
 def share(runs: list[MeasuredRun]) -> Shared:

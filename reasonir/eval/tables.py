@@ -138,7 +138,7 @@ def to_markdown(table: Table) -> str:
         if len(table.groups) > 1:
             lines.append(f"| *{group.title}* |{' |' * len(table.columns)}")
         for row in group.rows:
-            name = row.label.replace("|", "\\|")
+            name = " ".join(row.label.split()).replace("|", "\\|")
             cells = " | ".join(_cell(row, column) for column in table.columns)
             lines.append(f"| {f'**{name}**' if row.ours else name} | {cells} |")
     text = "\n".join(lines) + "\n"
@@ -181,14 +181,18 @@ def write_table(
     average: dict[str, float] | None,
     beside: str | None,
     title: str,
+    above: Mapping[str, tuple[Mapping[str, float], float]] | None = None,
 ) -> None:
     """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
 
     Args:
         average: None for no average.
         beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
+        above: further rows of ours, by title, to stand before the results: nDCG@10 by task, and its average.
     """
-    measured = Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, beside)
-    text = to_markdown(build_table([measured], average is not None))
+    others = {name: {task: values[task] for task in results} for name, (values, _) in (above or {}).items()}
+    rows = [Measured(name, values, beside) for name, values in others.items()]
+    rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, beside))
+    text = to_markdown(build_table(rows, average is not None))
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")

@@ -212,6 +212,39 @@ def test_scaling_curve_of_the_folder(folders: Path, capsys: pytest.CaptureFixtur
         assert page.count("<circle") == 4 and '<td class="number">22.5</td>' in page
 
 
+def test_scaling_curve_of_the_run_that_a_folder_is_a_point_of(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `reasonir-eval scaling` writes it: above its points, by retriever, the original queries apart."""
+    curve = [{"queries": "original", "tokens_mean": 90, "ndcg_at_10": 0.1}]
+    curve += [{"queries": f"gpt4_{n}", "tokens_mean": n, "ndcg_at_10": n / 1_000} for n in (64, 128, 256)]
+    (folders / "scaling.json").write_text(json.dumps({"retrievers": {"bm25": curve, "tiny": curve}}))
+    for name in "ab":
+        shutil.move(folders / name, folders / "points" / name)
+    results = f"results=[{folders / 'points' / 'a'},{folders / 'points' / 'b'}]"
+    run(["report", results, f"output={folders / 'page.html'}"], capsys)
+    page = (folders / "page.html").read_text()
+    assert page.count("<circle") == 8 and page.count(" ring") == 2 and page.count("tiny, original queries") == 1
+    assert len(re.findall(r'<line class="curve-0" x1="[\d.]+%"', page)) == 2, "three lengths make two lines"
+
+
+def test_runs_made_of_runs_find_their_texts(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reranked run of a fused run says null for its data: as the runs that it was made of."""
+    unsaid = "data: {dir: null, hub: null}\nqueries: null\nlong: null\n"
+    (folders / "b" / "config.yaml").write_text(
+        f"{unsaid}run: {folders / 'fused'}\nmethod: pointwise\ngenerator: {{model: org/judge}}\n"
+    )
+    (folders / "fused").mkdir()
+    (folders / "fused" / "config.yaml").write_text(
+        f"{unsaid}runs: [{folders / 'gone'}, {folders / 'a'}]\nmethod: rrf\n"
+    )
+    said = run(report(folders, "ab"), capsys)
+    assert "note:" not in said and "**pointwise by judge of fused**" in said
+    assert None not in embedded(folders)["texts"]
+    (folders / "a" / "config.yaml").write_text(f"run: {folders / 'a'}\n")
+    assert "config.yaml names no data" in run(report(folders, "a"), capsys), "a circle of runs ends"
+
+
 BROKEN = [
     ("a/results.json", None, "holds no results.json"),
     ("a/results.json", "[]", "not a results.json of ours"),
