@@ -186,6 +186,8 @@ def test_common_queries_are_compared_and_the_rest_counted(folders: Path, capsys:
     rows = [json.loads(line) for line in (folders / "b" / "pony" / "per_query.jsonl").read_text().splitlines()]
     mean = 100 * sum(row["ndcg_at_10"] for row in rows[:7]) / 7
     assert f"<strong>{mean:.1f}</strong>" in (folders / "page" / "report.html").read_text()
+    assert "A alone has queries in shared tasks (pony 2): left out." in run(report(folders, "ba"), capsys)
+    assert len(embedded(folders)["queries"]) == 7
 
     shutil.rmtree(folders / "b")
     write_results_folder(folders / "b", folders / "more", ["aops"], 0.8)

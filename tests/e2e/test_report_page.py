@@ -224,9 +224,11 @@ def test_the_page_runs_no_script_but_its_own(browser: Any, pages: dict[str, Path
     visit.context.close()
 
 
-def test_printing_leaves_the_controls_out(browser: Any, pages: dict[str, Path]) -> None:
-    visit = Visit(browser, pages["one"])
+def test_print_is_light_and_fits_the_paper(browser: Any, pages: dict[str, Path]) -> None:
+    visit = Visit(browser, pages["one"], 720, "dark")
     visit.page.emulate_media(media="print")
     assert not visit.page.locator("#controls").is_visible() and visit.page.locator("table.results").first.is_visible()
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert visit.page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 720, "the table fits the paper"
     visit.close()
