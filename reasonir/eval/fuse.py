@@ -131,22 +131,24 @@ def plan_folders(config: FuseConfig) -> Plan:
     take_over_data(config)
     try:
         judgements = {collection.name: _judge(config, plan, collection) for collection in read_data(config, tasks)}
-    except UserError as error:
-        if named or isinstance(error, Mismatch):
+    except Unreadable as error:
+        if named:
             raise
+        for task in tasks:
+            plan.runs_of(task)  # a broken one is refused before anything is written
         print(f"the fused runs are not scored: {error}")
         return plan
     return Plan(folders, tasks, judgements)
 
 
-class Mismatch(UserError):
-    """Runs and data that do not belong together."""
+class Unreadable(UserError):
+    """The data that the runs rank is not at hand."""
 
 
 def _judge(config: FuseConfig, plan: Plan, collection: Collection) -> Judgements:
     """Return a task's qrels; refuse runs that name queries or documents which the data lacks."""
     if collection.name not in plan.tasks:
-        raise Mismatch(f"data.dir={config.data.dir} is {collection.name!r}, the runs are of {', '.join(plan.tasks)}")
+        raise UserError(f"data.dir={config.data.dir} is {collection.name!r}, the runs are of {', '.join(plan.tasks)}")
     queries = {query.id for query in collection.queries}
     documents = {document.id for document in collection.documents}
     for path, run in zip(config.runs, plan.runs_of(collection.name), strict=True):
@@ -155,7 +157,7 @@ def _judge(config: FuseConfig, plan: Plan, collection: Collection) -> Judgements
             ("document", documents, {document for hits in run.values() for document in hits}),
         ):
             if unknown := sorted(used - known):
-                raise Mismatch(
+                raise UserError(
                     f"{collection.name}: {path} names {kind} {unknown[0]!r} ({len(unknown)} in all), which its data "
                     "lacks; give the data that was ranked (data.dir, queries, long, split)"
                 )
@@ -179,11 +181,19 @@ def take_over_data(config: FuseConfig) -> None:
 
 
 def read_data(config: FuseConfig, tasks: list[str]) -> Iterator[Collection]:
-    """Yield the tasks' collections."""
+    """Yield the tasks' collections.
+
+    Raises:
+        Unreadable: no data is named, or it cannot be read.
+    """
     place = config.data.dir
     if place is None and config.data.hub is None:
-        raise UserError("no folder says what it ranks; data.dir=FOLDER does")
-    if place is not None and any((Path(place) / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz")):
-        yield read_beir(place, config.split or "test")
-        return
-    yield from read_bright(place or f"hub:{config.data.hub}", tasks, config.queries or "original", bool(config.long))
+        raise Unreadable("no folder says what it ranks; data.dir=FOLDER does")
+    try:
+        if place is not None and any((Path(place) / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz")):
+            yield read_beir(place, config.split or "test")
+            return
+        root = place or f"hub:{config.data.hub}"
+        yield from read_bright(root, tasks, config.queries or "original", bool(config.long))
+    except UserError as error:
+        raise Unreadable(str(error)) from error

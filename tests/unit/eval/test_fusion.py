@@ -43,7 +43,11 @@ def test_a_list_of_one_value_and_what_it_gives_others(method: str, listed: float
 
 
 def test_the_papers_interpolations() -> None:
-    rerank, bm25, cosine = {"x": 0.8, "y": 0.8, "z": 0.2}, {"x": 7.0, "y": 9.0, "z": 30.0, "w": 6.0}, {"x": 0.5, "y": 0.25}
+    rerank, bm25, cosine = (
+        {"x": 0.8, "y": 0.8, "z": 0.2},
+        {"x": 7.0, "y": 9.0, "z": 30.0, "w": 6.0},
+        {"x": 0.5, "y": 0.25},
+    )
     assert fuse_hits([rerank, bm25], FusionMethod.linear, (100, 1)) == {"x": 87.0, "y": 89.0, "z": 50.0, "w": 6.0}
     fused = fuse_hits([rerank, cosine], FusionMethod.linear, HALF)
     assert fused == {d: float(np.float32(v)) for d, v in {"x": 0.65, "y": 0.525, "z": 0.1}.items()}
