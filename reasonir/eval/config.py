@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from reasonir.eval.fusion_config import HybridConfig
 from reasonir.schema import UserError
 from reasonir.settings import Precision, TemplateChoice
 
@@ -13,8 +14,8 @@ BRIGHT_TASKS = (
     "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
     "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",
 )  # fmt: skip
-
-
+WITHOUT_PAGES = ("leetcode", "aops", "theoremqa_questions", "theoremqa_theorems")
+"""Tasks that have no long documents."""
 MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens")
 """Options that change no result: an output folder may be continued with others."""
 
@@ -25,6 +26,7 @@ class Retriever(StrEnum):
     dense = "dense"
     bm25 = "bm25"
     bm25_query_weighted = "bm25_query_weighted"
+    hybrid = "hybrid"
 
 
 class Side(StrEnum):
@@ -71,7 +73,9 @@ class RetrievalConfig(EncodingConfig):
     """What BRIGHT and BEIR share."""
 
     retriever: Retriever = MISSING
-    """dense; bm25 (Lucene's, k1 0.9, b 0.4); bm25_query_weighted (BRIGHT's: BM25 weights on the query side too)."""
+    """dense; bm25 (Lucene's, k1 0.9, b 0.4); bm25_query_weighted (BRIGHT's: BM25 weights on the query side too); hybrid
+    (the first `top` of dense and of BM25, fused as `reasonir-eval fuse` does)."""
+    hybrid: HybridConfig = MISSING
     query_max_tokens: int | None = MISSING
     """Tokens of a query's input; null is what the model declares."""
     document_max_tokens: int | None = MISSING
@@ -86,7 +90,7 @@ class RetrievalConfig(EncodingConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name}={value} must be positive")
-        if self.retriever is Retriever.dense and self.model.path is None:
+        if self.retriever in (Retriever.dense, Retriever.hybrid) and self.model.path is None:
             raise UserError("model.path is missing: name the encoder, or retriever=bm25")
 
 
@@ -106,7 +110,8 @@ class BrightConfig(RetrievalConfig):
 
     data: BrightDataConfig = MISSING
     tasks: list[str] | None = MISSING
-    """Tasks to run; null is all that the folder holds, or all 12 of the hub."""
+    """Tasks to run; null is all that the folder holds, or all 12 of the hub; with long=true, those of them
+    that have pages (BRIGHT: 8)."""
     queries: str = MISSING
     """original, or the name of rewritten queries (<task>/<name>.jsonl; the hub's <name>_reason)."""
     long: bool = MISSING
