@@ -15,7 +15,6 @@ from reasonir import settings
 from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
 from reasonir.eval import tables
 from reasonir.eval.config import (
-    BRIGHT_TASKS,
     MAY_DIFFER,
     BeirConfig,
     BrightConfig,
@@ -25,8 +24,9 @@ from reasonir.eval.config import (
 )
 from reasonir.eval.embeddings import EncodingSettings, embed_cached, encoding_precision
 from reasonir.eval.metrics import RunMetrics
-from reasonir.eval.results import qrels_of, write_results, write_task
+from reasonir.eval.results import aspects_of, qrels_of, write_results, write_task
 from reasonir.eval.search import exact_top_k
+from reasonir.hub import read_beir_hub
 from reasonir.lexical import BM25Index
 from reasonir.model.encoder import Encoder
 from reasonir.runs import RunFolder
@@ -49,7 +49,7 @@ class Evaluation:
 def evaluate_bright(config: BrightConfig) -> None:
     """Rank and score every task, then write results.json and the table beside the published rows."""
     root = config.data.dir or f"hub:{config.data.hub}"
-    tasks = config.tasks or (list_bright_tasks(root) if config.data.dir else list(BRIGHT_TASKS))
+    tasks = config.tasks or list_bright_tasks(root, config.long)
     evaluation = open_evaluation(config)
     # A first pass over all tasks, so that a mistake in the last one stops before anything is computed or written.
     for collection in read_bright(root, tasks, config.queries, config.long):
@@ -62,14 +62,17 @@ def evaluate_bright(config: BrightConfig) -> None:
         metrics[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
     results = {name: scored.mean for name, scored in metrics.items()}
     average = write_results(evaluation.run.path, results)
-    beside = None if config.long else config.queries  # the published rows rank passages
+    # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
+    own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
+    beside = None if own else config.queries
     tables.write_table(evaluation.run.path, results, average, beside, title_of(config))
     finish(evaluation, [config.data.dir] if config.data.dir else [], average)
 
 
 def evaluate_beir(config: BeirConfig) -> None:
-    """Rank and score one BEIR folder."""
-    collection = read_beir(config.data.dir, config.split)
+    """Rank and score one retrieval set in BEIR's format."""
+    folder, hub = config.data.dir, config.data.hub
+    collection = read_beir(folder, config.split) if folder else read_beir_hub(str(hub), config.split)
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
     check_collection(evaluation, collection, instruction)
@@ -78,9 +81,9 @@ def evaluate_beir(config: BeirConfig) -> None:
     results = {collection.name: scored.mean}
     write_results(evaluation.run.path, results)
     tables.write_table(evaluation.run.path, results, None, None, title_of(config))
-    folder = Path(config.data.dir)
-    inputs = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), folder / "qrels" / f"{config.split}.tsv"]
-    finish(evaluation, [path for path in inputs if path.exists()], scored.mean)
+    names = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{config.split}.tsv")
+    inputs = [path for name in names for path in Path(folder).glob(name)] if folder else []
+    finish(evaluation, inputs, scored.mean)
 
 
 def open_evaluation(config: RetrievalConfig) -> Evaluation:
@@ -121,7 +124,7 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
         query.id: {ids[i]: float(s) for i, s in zip(row, values, strict=True) if i >= 0}
         for query, row, values in zip(judged, indices, scores, strict=True)
     }
-    scored = write_task(folder, run, qrels_of(collection), evaluation.config.retriever.value)
+    scored = write_task(folder, run, qrels_of(collection), evaluation.config.retriever.value, aspects_of(collection))
     skipped = len(collection.queries) - len(judged)
     counts = {"documents": len(ids), "queries": len(judged), "queries_without_gold": skipped}
     evaluation.counts.setdefault(collection.name, {}).update(counts)
