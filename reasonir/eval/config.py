@@ -101,7 +101,7 @@ class BrightDataConfig:
     dir: str | None = MISSING
     """Folder with <task>/documents.jsonl and <task>/examples.jsonl; or one task's own folder."""
     hub: str | None = MISSING
-    """Hub data set, such as xlangai/BRIGHT."""
+    """Hub data set, such as xlangai/BRIGHT, or yale-nlp/Bright-Pro with its aspects."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,8 +110,8 @@ class BrightConfig(RetrievalConfig):
 
     data: BrightDataConfig = MISSING
     tasks: list[str] | None = MISSING
-    """Tasks to run; null is all that the folder holds, or all 12 of the hub; with long=true, those of them
-    that have pages (BRIGHT: 8)."""
+    """Tasks to run; null is all that the folder or the hub's data set holds; with long=true, those of them that have
+    pages (BRIGHT: 8)."""
     queries: str = MISSING
     """original, or the name of rewritten queries (<task>/<name>.jsonl; the hub's <name>_reason)."""
     long: bool = MISSING
@@ -129,21 +129,30 @@ class BrightConfig(RetrievalConfig):
 
 @dataclass(kw_only=True, slots=True)
 class BeirDataConfig:
-    """A BEIR folder."""
+    """A BEIR folder or a set on the hub."""
 
-    dir: str = MISSING
+    dir: str | None = MISSING
     """Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
+    hub: str | None = MISSING
+    """Hub data set in BEIR's layout, such as BeIR/scifact (its qrels in BeIR/scifact-qrels), mteb/scifact or
+    R2MED/Biology; or a downloaded copy's folder."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BeirConfig(RetrievalConfig):
-    """Measure a retriever on a folder in BEIR's format."""
+    """Measure a retriever on a set in BEIR's format: a folder, or the hub's BeIR, mteb and R2MED sets."""
 
     data: BeirDataConfig = MISSING
     split: str = MISSING
-    """Name of the qrels file."""
+    """Name of the qrels file, or split of the hub's qrels."""
     instruction: str = MISSING
     """none, or the text put before every query."""
+
+    def validate(self) -> None:
+        """Refuse both or neither source of data."""
+        RetrievalConfig.validate(self)
+        if (self.data.dir is None) == (self.data.hub is None):
+            raise UserError("give one of data.dir=FOLDER and data.hub=BeIR/NAME")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -195,5 +204,5 @@ def describe(config: Any) -> str:
     if isinstance(config, BrightConfig):
         return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.queries}"
     if isinstance(config, BeirConfig):
-        return f"beir-{config.data.dir.rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
+        return f"beir-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
     return f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from reasonir.corpora import Collection, read_beir, read_bright, read_run, write_run
+from reasonir.corpora import Collection, read_beir, read_bright
 from reasonir.eval import tables
 from reasonir.eval.fusion import Fused, describe_fusion, fuse_runs
 from reasonir.eval.fusion_config import FuseConfig
@@ -20,6 +20,7 @@ from reasonir.eval.results import RUN_FILE, Run, TaskResult, qrels_of, read_resu
 from reasonir.eval.score import claim_output
 from reasonir.runs import CONFIG_FILE, RunFolder, build_manifest, write_json
 from reasonir.schema import UserError
+from reasonir.trec import read_run, write_run
 
 Judgements = Mapping[str, Mapping[str, int]]
 

@@ -37,7 +37,7 @@ def fingerprint(documents: Iterable[Document], queries: Iterable[Query], setting
         digest.update(repr((document.id, len(document.text))).encode())
         digest.update(document.text.encode("utf-8", "surrogatepass"))
     for query in queries:
-        parts = (query.id, query.text, sorted(query.gold.items()), sorted(query.excluded_ids))
+        parts = (query.id, query.text, sorted(query.gold.items()), sorted(query.excluded_ids), query.aspects)
         digest.update(repr(parts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reasonir import distributed, settings
-from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, write_run
+from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
 from reasonir.eval import resume, tables
 from reasonir.eval.config import (
-    BRIGHT_TASKS,
     MAY_DIFFER,
     WITHOUT_PAGES,
     BeirConfig,
@@ -29,11 +28,13 @@ from reasonir.eval.fusion import describe_fusion
 from reasonir.eval.instructions import bright_instruction
 from reasonir.eval.metrics import score_run
 from reasonir.eval.ranking import HYBRID_PARTS, Sought, encode_own_share, rank, sides
-from reasonir.eval.results import qrels_of, write_results, write_task
+from reasonir.eval.results import aspects_of, qrels_of, write_results, write_task
 from reasonir.eval.sharding import own_device
+from reasonir.hub import read_beir_hub
 from reasonir.model.encoder import Encoder
 from reasonir.runs import RunFolder
 from reasonir.schema import UserError
+from reasonir.trec import write_run
 
 Metrics = dict[str, float]
 
@@ -64,16 +65,18 @@ def evaluate_bright(config: BrightConfig) -> None:
         results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
     if evaluation.run is not None:
         average = write_results(evaluation.run.path, results)
-        beside = None if config.long else config.queries  # the published rows rank passages
-        tables.write_table(evaluation.run.path, results, average, beside, title_of(config))
+        # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
+        own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
+        tables.write_table(evaluation.run.path, results, average, None if own else config.queries, title_of(config))
         if config.long:
             write_recall(evaluation.run.path, results, average)
         finish(evaluation, [config.data.dir] if config.data.dir else [], average)
 
 
 def evaluate_beir(config: BeirConfig) -> None:
-    """Rank and score one BEIR folder."""
-    collection = read_beir(config.data.dir, config.split)
+    """Rank and score one retrieval set in BEIR's format."""
+    folder, hub = config.data.dir, config.data.hub
+    collection = read_beir(folder, config.split) if folder else read_beir_hub(str(hub), config.split)
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
     if evaluation.run is not None:
@@ -83,16 +86,15 @@ def evaluate_beir(config: BeirConfig) -> None:
     if evaluation.run is not None:
         write_results(evaluation.run.path, {collection.name: mean})
         tables.write_table(evaluation.run.path, {collection.name: mean}, None, None, title_of(config))
-        folder = Path(config.data.dir)
-        files = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), folder / f"qrels/{config.split}.tsv"]
-        finish(evaluation, [path for path in files if path.exists()], mean)
+        names = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{config.split}.tsv")
+        finish(evaluation, [path for name in names for path in Path(folder).glob(name)] if folder else [], mean)
 
 
 def bright_tasks(config: BrightConfig) -> list[str]:
     """Return the tasks to run; with long=true and none named, those that have pages."""
     if config.tasks is not None:
         return config.tasks
-    tasks = list(BRIGHT_TASKS) if config.data.dir is None else list_bright_tasks(config.data.dir)
+    tasks = list_bright_tasks(config.data.dir or f"hub:{config.data.hub}", config.long)
     left_out = [task for task in tasks if config.long and task in WITHOUT_PAGES and len(tasks) > 1]
     if left_out and distributed.rank() == 0:
         print(f"long=true: {', '.join(left_out)} left out, which have no pages")
@@ -153,7 +155,7 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
     counts |= sought.counts
     resume.mark_unfinished(folder)
     qrels = qrels_of(collection)
-    scored = write_task(folder, runs.pop(""), qrels, config.retriever.value)
+    scored = write_task(folder, runs.pop(""), qrels, config.retriever.value, aspects_of(collection))
     for part, run in runs.items():
         write_run(folder / f"{part}.trec", run, part)
         counts[f"{part}_ndcg_at_10"] = score_run(run, qrels).mean["ndcg_at_10"]

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from reasonir import settings
-from reasonir.corpora import read_qrels, read_run
 from reasonir.eval.config import ScoreConfig
 from reasonir.eval.metrics import score_run
 from reasonir.runs import build_manifest, write_json
 from reasonir.schema import UserError, read_jsonl, write_jsonl
+from reasonir.trec import read_qrels, read_run
 
 SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
 

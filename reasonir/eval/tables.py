@@ -3,10 +3,19 @@
 Owns results.md and what is printed at the end. Leaves numbers to `metrics.py` and `published.py`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from reasonir.eval.config import BRIGHT_TASKS
 from reasonir.eval.published import published_rows
+
+ASPECT_METRICS = {
+    "alpha-nDCG@10": "alpha_ndcg_at_10",
+    "alpha-nDCG@25": "alpha_ndcg_at_25",
+    "aspect recall@10": "aspect_recall_at_10",
+    "aspect recall@25": "aspect_recall_at_25",
+}
+"""Shown beside nDCG@10 where the data names aspects."""
 
 
 def write_table(
@@ -17,6 +26,8 @@ def write_table(
     title: str,
 ) -> None:
     """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
+
+    Tasks that name aspects are followed by a table of the metrics over them.
 
     Args:
         beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
@@ -37,5 +48,19 @@ def write_table(
     text = "\n".join([*header, *rows]) + "\n"
     if known and average and beside is not None:
         text += "\nPublished rows: arXiv 2504.20595 and arXiv 2407.12883. The averages are over all 12 tasks.\n"
+    text += _aspect_table(results)
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
+
+
+def _aspect_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table of metrics over aspects, in points; nothing where no task names any."""
+    named = {task: row for task, row in results.items() if "alpha_ndcg_at_10" in row}
+    if not named:
+        return ""
+    lines = ["", f"| over aspects | {' | '.join(named)} | average |", f"|---|{'---|' * (len(named) + 1)}"]
+    for title, metric in ASPECT_METRICS.items():
+        values = [row[metric] for row in named.values()]
+        cells = [f"{100 * value:.1f}" for value in [*values, sum(values) / len(values)]]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

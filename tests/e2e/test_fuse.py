@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reasonir.corpora import read_run
 from reasonir.eval import cli
 from reasonir.model.tiny import build_tiny
+from reasonir.trec import read_run
 from tests.texts import SENTENCES, write_rows
 
 METHODS = ("linear", "minmax", "zscore", "rrf")
