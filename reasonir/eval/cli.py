@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
+from reasonir.eval import judgement_config as judgement
 from reasonir.settings import run_command
 
 TASKS: dict[str, tuple[type, str]] = {
@@ -13,6 +14,8 @@ TASKS: dict[str, tuple[type, str]] = {
     "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
     "score": (options.ScoreConfig, "score.score_files"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
+    "compare": (judgement.CompareConfig, "compare.compare_results"),
+    "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
 
