@@ -193,7 +193,7 @@ def compare_pair(
 ) -> dict[str, Any]:
     """Return the tests of two systems by task and for the average, and the queries that moved most."""
     tasks = {task: judge([task], {task: scores_a[task]}, {task: scores_b[task]}, config) for task in grid.queries}
-    average = judge(list(grid.queries), scores_a, scores_b, config) if len(tasks) > 1 else tasks[next(iter(tasks))]
+    average = judge(sorted(grid.queries), scores_a, scores_b, config) if len(tasks) > 1 else tasks[next(iter(tasks))]
     moves = [
         row for row in list_differences([(a, b)], {a: scores_a, b: scores_b}, grid) if abs(row["difference"]) > TIE
     ]

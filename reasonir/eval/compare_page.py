@@ -90,11 +90,12 @@ def _reading(report: dict[str, Any]) -> list[str]:
     count = len(report["comparisons"])
     family = f"{by_task} tests of a task" + (f"; over {count} of an average" if len(report["tasks"]) > 1 else "")
     lines = [
-        "p: how often swapping A and B on a random half of the queries moves the mean at least as far, either way; a "
-        f"small p is hard to explain by chance (paired randomisation test, sign patterns: {patterns}).",
-        f"Holm: p corrected over {family}. Interval: bootstrap over queries within their task, {kind}, "
-        f"{report['bootstrap']:,} resamples.",
+        "p: how often the mean moves at least as far, either way, where a coin decides for each query which score "
+        f"is whose; a small p is hard to put down to chance (paired randomisation test, sign patterns: {patterns}).",
+        f"Interval: bootstrap over queries within their task, {kind}, {report['bootstrap']:,} resamples.",
     ]
+    if by_task > 1:
+        lines.append(f"p (Holm): corrected over {family}.")
     if any(len(system["folders"]) > 1 for system in report["systems"]):
         lines.append("Repeats are averaged query by query; p and interval tell of other queries, not of other repeats.")
     small = sorted({task for task, queries in report["tasks"].items() if queries < 6})

@@ -22,7 +22,10 @@ Place = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """What a text shares with flagged ones. numbers: theirs; shares: of their n-grams; places: words before the first."""
+    """What a text shares with flagged ones. numbers: theirs; shares: of their n-grams; places: words before the first.
+
+    All three (flagged texts that share an n-gram,).
+    """
 
     numbers: np.ndarray
     shares: np.ndarray
