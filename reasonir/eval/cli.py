@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
+from reasonir.eval import judgement_config as judgement
 from reasonir.eval.fusion_config import FuseConfig
 from reasonir.settings import run_command
 
@@ -15,6 +16,8 @@ TASKS: dict[str, tuple[type, str]] = {
     "score": (options.ScoreConfig, "score.score_files"),
     "fuse": (FuseConfig, "fuse.fuse"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
+    "compare": (judgement.CompareConfig, "compare.compare_results"),
+    "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
 
