@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
+from reasonir.eval.rerank_config import RerankConfig
 from reasonir.settings import run_command
 
 TASKS: dict[str, tuple[type, str]] = {
     "bright": (options.BrightConfig, "retrieve.evaluate_bright"),
     "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
     "score": (options.ScoreConfig, "score.score_files"),
+    "rerank": (RerankConfig, "rerank.rerank_run"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
