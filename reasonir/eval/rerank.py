@@ -234,7 +234,8 @@ def write_summary(plan: Plan, tasks: list[Candidates]) -> None:
     nested = tasks[0].nested
     beside = config.queries if nested and not config.long else None  # the published rows rank passages
     first, second = config.weights or []
-    title = f"{config.method} rerank by {Path(config.generator.model).name}, {first:g} * rerank + {second:g} * retriever"
+    name = Path(config.generator.model).name
+    title = f"{config.method} rerank by {name}, {first:g} * rerank + {second:g} * retriever"
     write_table(plan.folder, means, average if nested else None, beside, title, above)
 
 

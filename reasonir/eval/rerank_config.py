@@ -84,7 +84,8 @@ class RerankConfig:
     is the paper's: [0.5,0.5] for a dense run, [100,1] for BM25; where the run does not say, dense is a run whose scores
     all lie in [-1,1]."""
     prompts: str | None = MISSING
-    """Folder of edited prompt files, which replace the package's own one by one; also rerank_METHOD_TASK.yaml of any task."""
+    """Folder of edited prompt files, which replace the package's own one by one; rerank_METHOD_TASK.yaml may be one of
+    any task."""
     context_tokens: int = MISSING
     """Tokens of prompt and answer together (never more than the model takes); documents are cut to fit."""
     tokenizer: str | None = MISSING

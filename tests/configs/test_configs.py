@@ -325,7 +325,7 @@ def test_global_batch_must_divide_by_the_ranks(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nothing"], "unknown task 'nothing'; one of bright, beir, score, encode"),
+        (["nothing"], "unknown task 'nothing'; one of bright, beir, score"),
         (["bright", "data.dir=d"], "model.path is missing"),
         (["bright", "retriever=bm25"], "data.dir=FOLDER"),
         (["bright", "retriever=bm25", "data.dir=d", "data.hub=h"], "give one of data.dir"),

@@ -17,13 +17,13 @@ from reasonir.eval.rerank_config import Method
 from reasonir.eval.rerank_context import Context, largest_share
 from reasonir.eval.rerank_cost import ModelSize, count_flops, read_size
 from reasonir.eval.rerank_interleave import interleave
-from reasonir.eval.rerank_methods import Reranked, Steps, windows
+from reasonir.eval.rerank_methods import VARIABLES, Reranked, Steps, windows
 from reasonir.generator import Completion, Message, Request
 from reasonir.generator.chat import chat_tokens
 from reasonir.generator.completions import Budget, CompletionLog
 from reasonir.generator.flow import ConcurrentGenerator
 from reasonir.model.tiny import build_tokenizer
-from reasonir.prompting import OWN_FILES
+from reasonir.prompting import OWN_FILES, load_prompt
 from reasonir.schema import UserError
 from tests.texts import SENTENCES
 
@@ -261,6 +261,16 @@ def test_a_task_has_its_own_wording(tmp_path: Path) -> None:
     for scoring, ending in (("raw", "Relevance score: N"), ("expected", "nothing else.")):
         (message,) = choose_prompt(options, "biology").messages({**values, "scoring": scoring})
         assert "A biologist wrote" in message.content and message.content.endswith(ending)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in OWN_FILES.glob("rerank_*.yaml")))
+def test_own_prompts_show_every_variable(name: str) -> None:
+    variables = VARIABLES[Method(name.split("_")[1])]
+    prompt = load_prompt(name, None, variables, "text", retried=False)
+    values = {variable: f"<{variable} here>" for variable in variables} | {"documents": ["<documents here>"]}
+    shown = "\n".join(message.content for message in prompt.messages(values))
+    assert all(f"<{variable} here>" in shown for variable in set(variables) - {"scoring"})
+    assert "{{" not in shown and "{%" not in shown and prompt.version.startswith(name.replace("_", "-"))
 
 
 def test_missing_mass_is_a_share() -> None:
