@@ -24,6 +24,7 @@ def write_table(
     average: dict[str, float] | None,
     beside: str | None,
     title: str,
+    above: Mapping[str, tuple[dict[str, float], float]] | None = None,
 ) -> None:
     """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
 
@@ -31,14 +32,19 @@ def write_table(
 
     Args:
         beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
+        above: further rows of ours, by title, to stand before the results: nDCG@10 by task, and its average.
     """
     tasks = list(results)
     header = [f"| nDCG@10 | {' | '.join(tasks)} |{' average |' if average else ''}"]
     header.append(f"|---|{'---|' * (len(tasks) + bool(average))}")
+    rows = []
+    for name, (values, mean) in (above or {}).items():
+        cells = [f"{100 * value:.1f}" for value in (*(values[task] for task in tasks), *([mean] if average else []))]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     cells = [f"{100 * results[task]['ndcg_at_10']:.1f}" for task in tasks]
     if average:
         cells.append(f"{100 * average['ndcg_at_10']:.1f}")
-    rows = [f"| **{title}** | {' | '.join(cells)} |"]
+    rows.append(f"| **{title}** | {' | '.join(cells)} |")
     known = [task for task in tasks if task in BRIGHT_TASKS]
     if known and average and beside is not None:
         for name, points in published_rows(beside):

@@ -16,7 +16,7 @@ from reasonir.generator.completions import CompletionLog
 from reasonir.generator.config import GeneratorConfig, Structured
 from reasonir.generator.flow import ConcurrentGenerator, budget_of
 from reasonir.generator.records import Completion, Request
-from reasonir.generator.wire import BadAnswer, Dialect, characters, read_answer
+from reasonir.generator.wire import BadAnswer, Dialect, NoLogprobs, characters, read_answer, wanted_logprobs
 from reasonir.schema import RunStopped
 
 
@@ -63,7 +63,7 @@ class EndpointGenerator(ConcurrentGenerator):
     async def _send(self, request: Request) -> Completion:
         while (pause := self._not_before - time.monotonic()) > 0:  # the server asked everybody to wait
             await asyncio.sleep(pause)
-        want_logprobs = request.top_logprobs > 0
+        want_logprobs = wanted_logprobs(request) > 0
         while True:
             dialect = self._dialect
             try:
@@ -78,6 +78,8 @@ class EndpointGenerator(ConcurrentGenerator):
             except openai.APIError as error:
                 if not self._learn(error, request, dialect):
                     self._judge(error)
+            except NoLogprobs as error:
+                raise RefusedError(str(error)) from None
             except BadAnswer as error:
                 raise TransientError(self._secret.redact(str(error))) from None
             except ValueError as error:
