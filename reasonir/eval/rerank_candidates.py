@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, read_run
+from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
 from reasonir.eval.rerank_config import RerankConfig
 from reasonir.eval.results import RESULTS_FILE, RUN_FILE, Run, qrels_of, read_results
 from reasonir.runs import CONFIG_FILE
 from reasonir.schema import UserError
+from reasonir.trec import read_run
 
 
 @dataclass(frozen=True, slots=True)
