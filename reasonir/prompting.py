@@ -48,7 +48,13 @@ class Prompt:
 
 
 def load_prompt(
-    name: str, folder: str | None, variables: Collection[str], answer: str, lists: Collection[str] = ()
+    name: str,
+    folder: str | None,
+    variables: Collection[str],
+    answer: str,
+    lists: Collection[str] = (),
+    *,
+    retried: bool = True,
 ) -> Prompt:
     """Read and check `<name>.yaml` of the user's folder, or the package's own where there is none.
 
@@ -56,6 +62,7 @@ def load_prompt(
         variables: names that the turns may use.
         answer: field (or fields, with a space) that the schema must require; "text" also without a schema.
         lists: names of lists of texts that the file must hold.
+        retried: whether a refused answer is asked for again, so that the file needs `retry`.
     Raises:
         UserError: naming the file and what is wrong in it.
     """
@@ -70,7 +77,7 @@ def load_prompt(
     unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", *lists}
     if unknown:
         raise UserError(f"{path}: unknown entry {sorted(unknown)[0]!r}")
-    for field in ("version", "turns", "retry"):
+    for field in ("version", "turns", "retry") if retried else ("version", "turns"):
         if not content.get(field):
             raise UserError(f"{path}: `{field}` is missing")
     schema = content.get("schema")
@@ -86,7 +93,7 @@ def load_prompt(
         sha256=hashlib.sha256(raw).hexdigest(),
         source=raw,
         turns=tuple(_turns(path, content["turns"], variables)),
-        retry=_template(path, "retry", content["retry"], ("reason",)),
+        retry=_template(path, "retry", content.get("retry", ""), ("reason",)),
         schema=schema,
         instruction=str(content.get("instruction") or "").strip(),
         lists={name: _texts(path, name, content.get(name)) for name in lists},

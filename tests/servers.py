@@ -36,6 +36,8 @@ class Reply:
     seconds: float = 0.0
     reset: bool = False
     """Break the connection off without an answer."""
+    logprobs: list[tuple[str, float]] | None = None
+    """Alternatives of the one answer token, where they are asked for; [] is a server that has none, null letters."""
     keep: float = 1.0
     """Share of the body that is sent before the connection breaks off."""
 
@@ -291,8 +293,10 @@ def chat_completion(body: dict[str, Any], reply: Reply) -> bytes:
     text = reply.text or ""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reply.finish}
     choice["message"] = {"role": "assistant", "content": reply.text, "refusal": reply.refusal}
-    if body.get("logprobs"):
-        tops = [{"token": token, "logprob": -rank - 0.5} for rank, token in enumerate("ABCDE"[: body["top_logprobs"]])]
+    if body.get("logprobs") and reply.logprobs != []:
+        letters = [(token, -rank - 0.5) for rank, token in enumerate("ABCDE")]
+        pairs = (letters if reply.logprobs is None else reply.logprobs)[: body["top_logprobs"]]
+        tops = [{"token": token, "logprob": logprob} for token, logprob in pairs]
         choice["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}] if tops else []}
     read, written = sum(len(m["content"].split()) for m in body["messages"]), len(text.split())
     usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

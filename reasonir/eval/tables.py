@@ -11,6 +11,13 @@ from reasonir.eval.config import BRIGHT_TASKS
 from reasonir.eval.published import published_rows
 
 AVERAGE = "average"
+ASPECT_METRICS = {
+    "alpha-nDCG@10": "alpha_ndcg_at_10",
+    "alpha-nDCG@25": "alpha_ndcg_at_25",
+    "aspect recall@10": "aspect_recall_at_10",
+    "aspect recall@25": "aspect_recall_at_25",
+}
+"""Shown beside nDCG@10 where the data names aspects."""
 SHORT_NAMES = dict(
     zip(
         BRIGHT_TASKS,
@@ -185,6 +192,8 @@ def write_table(
 ) -> None:
     """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
 
+    Tasks that name aspects are followed by a table of the metrics over them.
+
     Args:
         average: None for no average.
         beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
@@ -193,6 +202,19 @@ def write_table(
     others = {name: {task: values[task] for task in results} for name, (values, _) in (above or {}).items()}
     rows = [Measured(name, values, beside) for name, values in others.items()]
     rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, beside))
-    text = to_markdown(build_table(rows, average is not None))
+    text = to_markdown(build_table(rows, average is not None)) + _aspect_table(results)
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
+
+
+def _aspect_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table of metrics over aspects, in points; nothing where no task names any."""
+    named = {task: row for task, row in results.items() if "alpha_ndcg_at_10" in row}
+    if not named:
+        return ""
+    lines = ["", f"| over aspects | {' | '.join(named)} | average |", f"|---|{'---|' * (len(named) + 1)}"]
+    for title, metric in ASPECT_METRICS.items():
+        values = [row[metric] for row in named.values()]
+        cells = [f"{100 * value:.1f}" for value in [*values, sum(values) / len(values)]]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -79,6 +79,9 @@ def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> No
     """Raise what a failed call means: `TransientError`, `RefusedError`, or a `UserError` that ends the run."""
     if not isinstance(error, openai.APIStatusError):  # connections that fail, break off, or speak no HTTP
         cause = error.__cause__ or error
+        # A refused connection comes as a time-out of connecting (aiohttp's transport).
+        if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
+            raise TransientError(no_answer(config)) from None
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise TransientError(secret.redact(f"no connection: {text}")) from None
     status, text = error.status_code, secret.redact(message_of(error))
@@ -94,6 +97,11 @@ def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> No
     }.get(status, "check the generator's options")
     where = config.base_url or "OpenAI"
     raise UserError(f"{where} refuses (status {status}): {text}; {remedy}") from None
+
+
+def no_answer(config: GeneratorConfig) -> str:
+    """Return what is said of a request that took too long."""
+    return f"no answer within {config.timeout_seconds:g} s"
 
 
 def wait_seconds(state: tenacity.RetryCallState) -> float:

@@ -26,7 +26,9 @@ class Request:
     id: the caller's own name for it, unique within a call of `complete`. schema: JSON schema the answer must obey,
     enforced where the server can and asked for in words elsewhere; OpenAI's wants `additionalProperties: false` and
     every property required. seed: requests that differ in it alone get answers of their own (a retry at temperature
-    > 0). top_logprobs: alternatives to report per answer token.
+    > 0). top_logprobs: alternatives to report per answer token. choices: the answer is one token, one of these texts;
+    their log-probabilities over the whole vocabulary are reported (vllm: all of them, and no other token is answered; a
+    server: those among its 20 likeliest tokens).
     """
 
     id: str
@@ -38,11 +40,14 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_logprobs: int = 0
+    choices: tuple[str, ...] = ()
 
     def key(self, model: str) -> str:
         """Return the hex name of the answer that `model` owes this request; `id` does not count."""
         parts = [model, [[m.role, m.content] for m in self.messages], self.schema, self.temperature, self.top_p,
                  self.max_new_tokens, self.seed, list(self.stop), self.top_logprobs]  # fmt: skip
+        if self.choices:  # so that other requests keep the key they had before there were choices
+            parts.append(list(self.choices))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

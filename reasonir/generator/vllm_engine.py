@@ -21,6 +21,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from reasonir.generator.chat import chat_tokens
 from reasonir.generator.completions import CompletionLog
 from reasonir.generator.config import GeneratorConfig, Structured
 from reasonir.generator.flow import ConcurrentGenerator, budget_of
@@ -29,8 +30,6 @@ from reasonir.generator.wire import with_schema_in_words
 from reasonir.schema import RunStopped, UserError
 
 SECONDS_TO_END = 10.0
-PLAIN_TURN, PLAIN_OPENING = "{role}: {content}\n\n", "assistant:"
-"""Form of a turn, and of the opening of the answer, for a tokenizer that has no chat template."""
 
 
 class VllmGenerator(ConcurrentGenerator):
@@ -56,6 +55,8 @@ class VllmGenerator(ConcurrentGenerator):
         try:
             async for output in self._engine.generate(prompt, self._sampling(request), number):
                 answer = output
+        except UserError:
+            raise
         except EngineDeadError:
             raise RunStopped(
                 f"the vllm engine of {self.model} died (its messages stand above); run the same command to go on"
@@ -71,21 +72,32 @@ class VllmGenerator(ConcurrentGenerator):
             finish=best.finish_reason,
             input_tokens=len(prompt["prompt_token_ids"]),
             output_tokens=len(best.token_ids),
-            logprobs=_logprobs(best.logprobs, request.top_logprobs),
+            logprobs=self._logprobs(request, best.logprobs),
         )
+
+    def _logprobs(self, request: Request, tokens: Any) -> tuple[tuple[tuple[str, float], ...], ...]:
+        if not request.choices:
+            return _likeliest(tokens, request.top_logprobs)
+        ids = self._choice_ids(request.choices)
+        values = ((text, float(tokens[0][token].logprob)) for text, token in zip(request.choices, ids, strict=True))
+        return (tuple(sorted(values, key=lambda entry: -entry[1])),)
 
     def _prompt_tokens(self, request: Request) -> list[int]:
         messages = request.messages
         if request.schema is not None and self._structured in (Structured.json_object, Structured.prompt):
             messages = with_schema_in_words(messages, request.schema)
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        if not getattr(self._tokenizer, "chat_template", None):
-            text = "".join(PLAIN_TURN.format(**turn) for turn in turns) + PLAIN_OPENING
-            return list(self._tokenizer.encode(text))
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer.encode(text, add_special_tokens=False))  # the template writes them itself
+        return chat_tokens(self._tokenizer, messages)
 
     def _sampling(self, request: Request) -> SamplingParams:
+        if request.choices:
+            ids = self._choice_ids(request.choices)
+            return SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                allowed_token_ids=ids,
+                logprob_token_ids=ids,  # of the model's own distribution, taken before the other tokens are ruled out
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
         structured = None
         if request.schema is not None and self._structured in (Structured.auto, Structured.json_schema):
             structured = StructuredOutputsParams(json=request.schema)
@@ -103,6 +115,18 @@ class VllmGenerator(ConcurrentGenerator):
             structured_outputs=structured,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+    def _choice_ids(self, choices: tuple[str, ...]) -> list[int]:
+        """Return the token of each choice.
+
+        Raises:
+            UserError: the tokenizer writes one of them as several tokens.
+        """
+        ids = [list(self._tokenizer.encode(choice, add_special_tokens=False)) for choice in choices]
+        several = next((choice for choice, tokens in zip(choices, ids, strict=True) if len(tokens) != 1), None)
+        if several is not None:
+            raise UserError(f"generator.model={self.model}: {several!r} is no single token of its tokenizer")
+        return [token for (token,) in ids]
 
     async def shut(self) -> None:
         """End the engine's processes and give its memory back."""
@@ -134,7 +158,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _logprobs(tokens: Any, count: int) -> tuple[tuple[tuple[str, float], ...], ...]:
+def _likeliest(tokens: Any, count: int) -> tuple[tuple[tuple[str, float], ...], ...]:
     """Return per answer token the `count` likeliest; vllm adds the chosen one where it is not among them."""
     if not count or tokens is None:
         return ()

@@ -15,8 +15,17 @@ CHARACTERS_PER_TOKEN = 4
 SCHEMA_WORDS = "Answer with one JSON object that obeys this JSON schema, and with nothing else:"
 
 
+MOST_LOGPROBS = 20
+"""Alternatives that OpenAI's chat API reports at most."""
+NO_LOGPROBS = "the answer has no log-probabilities, though they were asked for"
+
+
 class BadAnswer(ValueError):
     """The server's success holds no answer."""
+
+
+class NoLogprobs(BadAnswer):
+    """The server's answer lacks the log-probabilities that were asked for: no further attempt brings them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +46,8 @@ class Dialect:
             body["seed"] = request.seed
         if request.stop:
             body["stop"] = list(request.stop)
-        if request.top_logprobs:
-            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+        if logprobs := wanted_logprobs(request):
+            body |= {"logprobs": True, "top_logprobs": logprobs}
         if request.schema is not None:
             if self.structured is Structured.json_schema:
                 schema = {"name": "answer", "schema": request.schema, "strict": True}
@@ -66,6 +75,11 @@ class Dialect:
         return replace(self, structured=lower)
 
 
+def wanted_logprobs(request: Request) -> int:
+    """Return the alternatives per token to ask a server for."""
+    return MOST_LOGPROBS if request.choices else request.top_logprobs
+
+
 def with_schema_in_words(messages: tuple[Message, ...], schema: dict[str, Any]) -> tuple[Message, ...]:
     """Return the messages with the schema at the end of the last one."""
     last = messages[-1]
@@ -85,6 +99,7 @@ def read_answer(request_id: str, row: Any, prompt_characters: int, want_logprobs
         prompt_characters: stand for the tokens read where the server does not count them.
     Raises:
         BadAnswer: a part is missing or of the wrong type.
+        NoLogprobs: they are missing, and the answer is no refusal.
     """
     if isinstance(row, dict) and row.get("error"):
         raise BadAnswer(f"the server answers with an error: {json.dumps(row['error'])[:300]}")
@@ -107,7 +122,7 @@ def read_answer(request_id: str, row: Any, prompt_characters: int, want_logprobs
         finish="refusal" if refused else "length" if reason == "length" else "stop",
         input_tokens=_count(usage.get("prompt_tokens"), prompt_characters),
         output_tokens=_count(usage.get("completion_tokens"), len(text)),
-        logprobs=_logprobs(choice) if want_logprobs else (),
+        logprobs=_logprobs(choice) if want_logprobs and not refused else (),
     )
 
 
@@ -124,4 +139,4 @@ def _logprobs(choice: dict[str, Any]) -> tuple[tuple[tuple[str, float], ...], ..
             for token in tokens
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BadAnswer("the answer has no log-probabilities, though they were asked for") from error
+        raise NoLogprobs(NO_LOGPROBS) from error

@@ -44,10 +44,9 @@ def check_query(query: str, document: str, config: GatesConfig) -> Refusal | Non
         return refusal
     if config.self_contained and (phrase := gates.source_mention(query)):
         return Refusal("not_self_contained", f"The query says {phrase!r}, but its reader has no such text before them.")
-    if config.copied_words and document:
+    if config.copied_words and gates.shares_run(query, document, config.copied_words):
         run = gates.longest_copied_span(query, document)
-        if run >= config.copied_words:
-            return Refusal("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
+        return Refusal("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
     return None
 
 

@@ -11,7 +11,7 @@ from reasonir.synth.duplicates import DuplicateTexts, near_duplicate, words
 
 __all__ = [
     "DuplicateQueries", "boilerplate", "longest_copied_span", "looks_english", "near_duplicate", "refusal_phrase",
-    "repetition", "source_mention", "word_count",
+    "repetition", "shares_run", "source_mention", "word_count",
 ]  # fmt: skip
 
 DuplicateQueries = DuplicateTexts
@@ -20,6 +20,15 @@ DuplicateQueries = DuplicateTexts
 def word_count(text: str) -> int:
     """Return the number of words, separated by white space."""
     return len(text.split())
+
+
+def shares_run(text: str, source: str, count: int) -> bool:
+    """Say whether `count` words in a row of `text` stand in `source`: `longest_copied_span` reaches it, for less."""
+    ours, theirs = words(text), words(source)
+    if min(len(ours), len(theirs)) < count:
+        return False
+    runs = set(zip(*(ours[shift:] for shift in range(count)), strict=False))
+    return any(run in runs for run in zip(*(theirs[shift:] for shift in range(count)), strict=False))
 
 
 def longest_copied_span(text: str, source: str) -> int:

@@ -7,6 +7,7 @@ not on time, concurrency or interruptions. An item's refusals are written before
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from reasonir.synth.sources import Item
 from reasonir.synth.writing import SERVER_ERROR, Outcome
 
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
+SECONDS_BETWEEN_FLUSHES = 0.2
+"""Every flush costs a switch between threads, and what is lost in a kill is in the log of answers."""
 DUPLICATE = Refusal("duplicate_query", "The query says the same as that of an earlier row.")
 
 
@@ -37,6 +40,8 @@ class Output:
         self._seen = seen
         self._held: list[tuple[Item, Outcome]] = []
         self._streams: list[Any] = []
+        self._pending = (bytearray(), bytearray())
+        self._last_flush = 0.0
         self.items = self.accepted = self.input_tokens = self.output_tokens = 0
         self.rejected: Counter[str] = Counter()
         self.refused_answers: Counter[str] = Counter()
@@ -119,10 +124,18 @@ class Output:
         self._count(lines, row)
 
     def _append(self, which: int, rows: list[dict[str, Any]]) -> None:
-        """Append whole lines in one piece, through to the operating system."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._streams[which].write(text.encode("utf-8", "replace"))
-        self._streams[which].flush()
+        self._pending[which].extend(text.encode("utf-8", "replace"))
+        if time.monotonic() - self._last_flush > SECONDS_BETWEEN_FLUSHES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hand whole lines to the operating system, refusals before rows; a kill in between is mended by `recover`."""
+        for stream, lines in reversed(list(zip(self._streams, self._pending, strict=True))):
+            stream.write(lines)
+            stream.flush()
+            lines.clear()
+        self._last_flush = time.monotonic()
 
     def _count(self, lines: list[dict[str, Any]], row: dict[str, Any] | None) -> None:
         self.items += 1
@@ -150,8 +163,9 @@ class Output:
 
     def close(self) -> None:
         """Put both files on the disk; what waits for a server is left for the next run."""
+        if self._streams:
+            self._flush()
         for stream in self._streams:
-            stream.flush()
             os.fsync(stream.fileno())
             stream.close()
         self._streams = []

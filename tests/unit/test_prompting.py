@@ -20,7 +20,8 @@ FILE = "version: v1\nturns:\n  - {role: user, text: 'Read {{ document }}'}\nretr
 
 
 def test_every_own_file_is_known_here() -> None:
-    assert {path.stem for path in OWN_FILES.glob("*.yaml")} == set(OWN)
+    """But for the evaluation's, whose tests know theirs."""
+    assert {path.stem for path in OWN_FILES.glob("*.yaml") if not path.stem.startswith("rerank_")} == set(OWN)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -9,7 +9,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
 FLOOR = {"schema", "settings", "distributed"}
-SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator", "prompting"}
+SECOND = {
+    "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
+    "prompting",
+}  # fmt: skip
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
 ROOMS = FLOOR | SECOND | MODEL | STAGES
@@ -21,6 +24,9 @@ SAME_TIER = {
     ("distributed", "schema"),
     ("world", "world_lexicon"),
     ("world", "corpora"),
+    ("corpora", "aspects"),
+    ("corpora", "trec"),
+    ("hub", "corpora"),
     ("prompting", "generator"),
 }
 
@@ -37,6 +43,7 @@ HEAVY = {
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "matplotlib": {"eval/report.py", "synth/report.py"},
+    "mteb": {"eval/mteb_adapter.py"},
     "sentence_transformers": set(),
 }
 # What cli.py, config.py and all they import at module level must do without, so that --help is instant.

@@ -13,6 +13,7 @@ from reasonir.synth.gates import (
     near_duplicate,
     refusal_phrase,
     repetition,
+    shares_run,
     source_mention,
     word_count,
 )
@@ -253,6 +254,8 @@ def test_copied_span_equals_the_obvious_one() -> None:
             expected = slow_copied_span(text, source)
             lengths.add(expected)
             assert longest_copied_span(" ".join(text), " ".join(source)) == expected
+            for count in (1, 2, 5, 10):
+                assert shares_run(" ".join(text), " ".join(source), count) == (expected >= count)
     assert len(lengths) > 10  # not always nothing or all
 
 
