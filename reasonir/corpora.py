@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasonir.rewritten import Rewritten, read_rewritten
 from reasonir.schema import Ambiguous, Lookup, UserError, load_hub, read_jsonl
 
 PLACEHOLDER = "N/A"
@@ -190,33 +191,46 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
 
     Args:
         root: folder, one task's folder, or hub:owner/name.
-        queries: "original", or the name of rewritten queries, matched by id.
+        queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
         long: use long_documents and gold_ids_long.
     """
-    for task in tasks:
-        yield (
-            _bright_hub(root, task, queries, long)
-            if root.startswith("hub:")
-            else _bright_folder(root, task, queries, long)
-        )
+    read = _bright_hub if root.startswith("hub:") else _bright_folder
+    return (read(root, task, queries, long) for task in tasks)
 
 
-def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+def read_bright_queries(root: str, task: str) -> list[Query]:
+    """Return a task's queries without reading its documents; gold ids that these lack are not noticed."""
+    return list(_bright_queries(*_examples(root, task), None, False, None, ""))
+
+
+def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], str]:
+    if root.startswith("hub:"):
+        return enumerate(load_hub(root.removeprefix("hub:"), "examples", task), start=1), f"{root}/examples/{task}"
+    file = examples_file(root, task)
+    return read_jsonl(file), str(file)
+
+
+def examples_file(root: str, task: str) -> Path:
+    """Return the file of a task's queries."""
+    return _require_file(_task_folder(root, task), "examples")
+
+
+def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
     if _find(folder, "examples") is None or folder.resolve().name != task:
         folder = folder / task
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
+    return folder
+
+
+def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+    folder = _task_folder(root, task)
     # A folder of pages only (no passages) keeps them in documents.jsonl.
     pages = _find(folder, "long_documents") if long else None
     documents = read_documents(str(pages or _require_file(folder, "documents")))
-    source = str(_require_file(folder, "examples"))
-    rewritten = None
-    if queries != "original":
-        rewritten = {
-            str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))
-        }
-    parsed = list(_bright_queries(read_jsonl(source), source, documents, long, rewritten, queries))
+    rewritten = read_rewritten(queries, task, folder)
+    parsed = list(_bright_queries(*_examples(root, task), documents, long, rewritten, queries))
     instruction = folder / "instruction.txt"
     text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
     return Collection(task, [Document(*item) for item in documents.items()], parsed, text)
@@ -227,22 +241,17 @@ def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
     documents: dict[str, str] = {}
     configuration = "long_documents" if long else "documents"
     _add(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
-    rewritten = None
-    if queries != "original":
-        config = queries if queries.endswith("_reason") else f"{queries}_reason"
-        rows = enumerate(load_hub(name, config, task), start=1)
-        rewritten = {str(row["id"]): (line, row["query"]) for line, row in rows}
-    rows = enumerate(load_hub(name, "examples", task), start=1)
-    parsed = list(_bright_queries(rows, f"{root}/examples/{task}", documents, long, rewritten, queries))
+    rewritten = read_rewritten(queries, task, name)
+    parsed = list(_bright_queries(*_examples(root, task), documents, long, rewritten, queries))
     return Collection(task, [Document(*item) for item in documents.items()], parsed)
 
 
 def _bright_queries(
     rows: Iterable[tuple[int, Mapping[str, Any]]],
     source: str,
-    documents: Mapping[str, str],
+    documents: Mapping[str, str] | None,
     long: bool,
-    rewritten: Mapping[str, tuple[int, Any]] | None,
+    rewritten: Rewritten | None,
     rewriting: str,
 ) -> Iterator[Query]:
     seen: set[str] = set()
@@ -259,7 +268,7 @@ def _bright_queries(
                 state = "is missing" if other_line == 0 else "is empty"
                 raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
         gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
-        unknown = [i for i in gold if i not in documents]
+        unknown = [i for i in gold if documents is not None and i not in documents]
         if unknown:
             raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
         yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonir.prompting import OWN_FILES, load_prompt
+from reasonir.prompting import OWN_FILES, REWRITE_VARIABLES, load_prompt
 from reasonir.schema import UserError
 
 OWN = {
@@ -13,7 +13,7 @@ OWN = {
     "negatives": (("instruction", "query", "positive", "negatives", "min_words"), "negative"),
     "vl_tasks": (("field", "count", "example"), "tasks"),
     "vl": (("task", "query_words", "positive_words"), "query positive"),
-    "rewrite": (("instruction", "query", "length_tokens"), "text"),
+    "rewrite": (REWRITE_VARIABLES, "text"),
     "judge": (("instruction", "query", "document"), "score"),
 }
 FILE = "version: v1\nturns:\n  - {role: user, text: 'Read {{ document }}'}\nretry: 'No - {{ reason }}'\n"

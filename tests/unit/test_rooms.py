@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
 FLOOR = {"schema", "settings", "distributed"}
-SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator", "prompting"}
+SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator", "prompting", "rewritten"}
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
 ROOMS = FLOOR | SECOND | MODEL | STAGES
@@ -22,6 +22,7 @@ SAME_TIER = {
     ("world", "world_lexicon"),
     ("world", "corpora"),
     ("prompting", "generator"),
+    ("corpora", "rewritten"),
 }
 
 # Heavy package: the files that may import it.
@@ -36,7 +37,7 @@ HEAVY = {
     "tenacity": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/report.py", "synth/report.py"},
+    "matplotlib": {"eval/report.py", "eval/scaling_plot.py", "synth/report.py"},
     "sentence_transformers": set(),
 }
 # What cli.py, config.py and all they import at module level must do without, so that --help is instant.
