@@ -39,12 +39,14 @@ class Query:
 
 @dataclass(slots=True)
 class Collection:
-    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing).
+    index: what a search keeps of the documents for its next queries."""
 
     name: str
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
+    index: Any = None
 
 
 def read_documents(path: str) -> dict[str, str]:
@@ -229,11 +231,10 @@ def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection
     # A folder of pages only (no passages) keeps them in documents.jsonl.
     pages = _find(folder, "long_documents") if long else None
     documents = read_documents(str(pages or _require_file(folder, "documents")))
-    rewritten = read_rewritten(queries, task, folder)
-    parsed = list(_bright_queries(*_examples(root, task), documents, long, rewritten, queries))
+    parsed = _bright_queries(*_examples(root, task), documents, long, read_rewritten(queries, task, folder), queries)
     instruction = folder / "instruction.txt"
     text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
-    return Collection(task, [Document(*item) for item in documents.items()], parsed, text)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed), text)
 
 
 def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
@@ -241,9 +242,8 @@ def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
     documents: dict[str, str] = {}
     configuration = "long_documents" if long else "documents"
     _add(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
-    rewritten = read_rewritten(queries, task, name)
-    parsed = list(_bright_queries(*_examples(root, task), documents, long, rewritten, queries))
-    return Collection(task, [Document(*item) for item in documents.items()], parsed)
+    parsed = _bright_queries(*_examples(root, task), documents, long, read_rewritten(queries, task, name), queries)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed))
 
 
 def _bright_queries(

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
+from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
 from reasonir.settings import run_command
 
 TASKS: dict[str, tuple[type, str]] = {
@@ -13,6 +14,8 @@ TASKS: dict[str, tuple[type, str]] = {
     "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
     "score": (options.ScoreConfig, "score.score_files"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
+    "rewrite": (RewritingConfig, "rewrite.rewrite_queries"),
+    "scaling": (ScalingConfig, "scaling.measure_scaling"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
 

@@ -29,6 +29,7 @@ from reasonir.eval.results import qrels_of, write_results, write_task
 from reasonir.eval.search import exact_top_k
 from reasonir.lexical import BM25Index
 from reasonir.model.encoder import Encoder
+from reasonir.rewritten import rewritten_file
 from reasonir.runs import RunFolder
 from reasonir.schema import UserError
 
@@ -64,7 +65,13 @@ def evaluate_bright(config: BrightConfig) -> None:
     average = write_results(evaluation.run.path, results)
     beside = None if config.long else config.queries  # the published rows rank passages
     tables.write_table(evaluation.run.path, results, average, beside, title_of(config))
-    finish(evaluation, [config.data.dir] if config.data.dir else [], average)
+    finish(evaluation, bright_inputs(config, tasks), average)
+
+
+def bright_inputs(config: BrightConfig, tasks: list[str]) -> list[Any]:
+    """Return the local files that an evaluation reads."""
+    rewritten = [rewritten_file(config.queries, task, None) for task in tasks] if "/" in config.queries else []
+    return [*([config.data.dir] if config.data.dir else []), *rewritten]
 
 
 def evaluate_beir(config: BeirConfig) -> None:
@@ -160,9 +167,11 @@ def rank_lexical(
     evaluation: Evaluation, collection: Collection, queries: list[str], instruction: str, excluded: list[np.ndarray]
 ) -> Ranking:
     """Rank by BM25; instructions are for encoders only."""
-    index = BM25Index([document.id for document in collection.documents], [d.text for d in collection.documents])
+    if collection.index is None:
+        ids, texts = [d.id for d in collection.documents], [d.text for d in collection.documents]
+        collection.index = BM25Index(ids, texts)
     weighted = evaluation.config.retriever is Retriever.bm25_query_weighted
-    return index.search(queries, evaluation.config.top, excluded, "bm25" if weighted else "plain")
+    return collection.index.search(queries, evaluation.config.top, excluded, "bm25" if weighted else "plain")
 
 
 def bright_instruction(option: str, collection: Collection, long: bool) -> str:
