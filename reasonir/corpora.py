@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.aspects import Aspect, group_aspects, parse_aspects
+from reasonir.rewritten import Rewritten, read_rewritten
 from reasonir.schema import Ambiguous, Lookup, UserError, find_hub, load_hub, read_jsonl
 from reasonir.trec import read_qrels
 
@@ -39,12 +40,14 @@ class Query:
 
 @dataclass(slots=True)
 class Collection:
-    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing).
+    index: what a search keeps of the documents for its next queries."""
 
     name: str
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
+    index: Any = None
 
 
 def read_documents(path: str) -> dict[str, str]:
@@ -199,39 +202,56 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
 
     Args:
         root: folder, one task's folder, or hub:owner/name.
-        queries: "original", or the name of rewritten queries, matched by id.
+        queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
         long: use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
     """
-    for task in tasks:
-        yield (
-            _bright_hub(root, task, queries, long)
-            if root.startswith("hub:")
-            else _bright_folder(root, task, queries, long)
-        )
+    read = _bright_hub if root.startswith("hub:") else _bright_folder
+    return (read(root, task, queries, long) for task in tasks)
 
 
-def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+def read_bright_queries(root: str, task: str) -> list[Query]:
+    """Return a task's queries without reading its documents; gold ids that these lack are not noticed."""
+    return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
+
+
+def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], str]:
+    if root.startswith("hub:"):
+        rows = enumerate(load_hub(root.removeprefix("hub:"), "examples", task), start=1)
+        # Bright-Pro numbers its queries with integers.
+        named = ((line, row | {"id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
+        return named, f"{root}/examples/{task}"
+    file = examples_file(root, task)
+    return read_jsonl(file), str(file)
+
+
+def examples_file(root: str, task: str) -> Path:
+    """Return the file of a task's queries."""
+    return _require_file(_task_folder(root, task), "examples")
+
+
+def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
     if _find(folder, "examples") is None or folder.resolve().name != task:
         folder = folder / task
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
+    return folder
+
+
+def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+    folder = _task_folder(root, task)
     # A folder of pages only (no passages) keeps them in documents.jsonl.
     pages = _find(folder, "long_documents") if long else None
     documents = read_documents(str(pages or _require_file(folder, "documents")))
-    source = str(_require_file(folder, "examples"))
-    rewritten = None
-    if queries != "original":
-        rewritten = {
-            str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))
-        }
-    examples = list(read_jsonl(source))
+    rows, source = _examples(root, task)
+    examples = list(rows)
     file = None if long else _find(folder, "aspects")
     aspects = None if file is None else group_aspects(read_jsonl(file), str(file), _query_ids(examples), documents)
-    parsed = list(_bright_queries(examples, source, documents, long, rewritten, queries, aspects))
+    rewritten = read_rewritten(queries, task, folder)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
     instruction = folder / "instruction.txt"
     text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
-    return Collection(task, [Document(*item) for item in documents.items()], parsed, text)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed), text)
 
 
 def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
@@ -239,29 +259,24 @@ def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
     documents: dict[str, str] = {}
     configuration = "long_documents" if long else "documents"
     add_documents(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
-    rewritten = None
-    if queries != "original":
-        config = queries if queries.endswith("_reason") else f"{queries}_reason"
-        rows = enumerate(load_hub(name, config, task), start=1)
-        rewritten = {str(row["id"]): (line, row["query"]) for line, row in rows}
-    rows = enumerate(load_hub(name, "examples", task), start=1)
-    # Bright-Pro numbers its queries with integers.
-    examples = [(line, row | {"id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows]
+    rows, source = _examples(root, task)
+    examples = list(rows)
     found = None if long else find_hub(name, "aspects", task)
     aspects = None
     if found is not None:
-        source = f"{root}/aspects/{task}"
-        aspects = group_aspects(enumerate(found, start=1), source, _query_ids(examples), documents)
-    parsed = list(_bright_queries(examples, f"{root}/examples/{task}", documents, long, rewritten, queries, aspects))
-    return Collection(task, [Document(*item) for item in documents.items()], parsed)
+        where = f"{root}/aspects/{task}"
+        aspects = group_aspects(enumerate(found, start=1), where, _query_ids(examples), documents)
+    rewritten = read_rewritten(queries, task, name)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed))
 
 
 def _bright_queries(
     rows: Iterable[tuple[int, Mapping[str, Any]]],
     source: str,
-    documents: Mapping[str, str],
+    documents: Mapping[str, str] | None,
     long: bool,
-    rewritten: Mapping[str, tuple[int, Any]] | None,
+    rewritten: Rewritten | None,
     rewriting: str,
     aspects: Mapping[str, tuple[Aspect, ...]] | None,
 ) -> Iterator[Query]:
@@ -280,10 +295,11 @@ def _bright_queries(
                 state = "is missing" if other_line == 0 else "is empty"
                 raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
         gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
-        unknown = [i for i in gold if i not in documents]
+        unknown = [i for i in gold if documents is not None and i not in documents]
         if unknown:
             raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
-        own = () if long else parse_aspects(row.get("aspects"), f"{source}:{line}", documents)
+        inline = None if long or documents is None else row.get("aspects")
+        own = () if documents is None else parse_aspects(inline, f"{source}:{line}", documents)
         own = own or (aspects or {}).get(identifier, ())
         if gold and have_aspects not in (None, bool(own)):
             state = "no aspects" if have_aspects else "aspects"

@@ -10,6 +10,7 @@ from reasonir.eval import judgement_config as judgement
 from reasonir.eval.fusion_config import FuseConfig
 from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.rerank_config import RerankConfig
+from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
 from reasonir.settings import run_command
 
 TASKS: dict[str, tuple[type, str]] = {
@@ -22,6 +23,8 @@ TASKS: dict[str, tuple[type, str]] = {
     "compare": (judgement.CompareConfig, "compare.compare_results"),
     "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
     "report": (ReportConfig, "report.write_report"),
+    "rewrite": (RewritingConfig, "rewrite.rewrite_queries"),
+    "scaling": (ScalingConfig, "scaling.measure_scaling"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
 

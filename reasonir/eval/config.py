@@ -113,7 +113,8 @@ class BrightConfig(RetrievalConfig):
     """Tasks to run; null is all that the folder or the hub's data set holds; with long=true, those of them that have
     pages (BRIGHT: 8)."""
     queries: str = MISSING
-    """original, or the name of rewritten queries (<task>/<name>.jsonl; the hub's <name>_reason)."""
+    """original, or rewritten queries: a name (<task>/<name>.jsonl in data.dir; the hub's <name>_reason), or a path
+    DIR/NAME: DIR/<task>/NAME.jsonl, where reasonir-eval rewrite writes them, or DIR/NAME/<task>.jsonl."""
     long: bool = MISSING
     """Rank whole pages (long_documents, gold_ids_long) instead of passages."""
     instruction: str = MISSING
@@ -202,7 +203,8 @@ class EncodeConfig(EncodingConfig):
 def describe(config: Any) -> str:
     """Return a short name for the data of a task, for a default output folder."""
     if isinstance(config, BrightConfig):
-        return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.queries}"
+        queries = config.queries.rstrip("/").rsplit("/", 1)[-1]
+        return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{queries}"
     if isinstance(config, BeirConfig):
         return f"beir-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
     return f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"

@@ -112,6 +112,8 @@ def _tell(label: str, encoded: Encoded, settings: EncodingSettings) -> str:
 
 def rank_lexical(config: RetrievalConfig, sought: Sought, weighting: QueryWeighting) -> Run:
     """Rank by BM25; instructions are for encoders only."""
-    index = BM25Index(sought.ids, [document.text for document in sought.collection.documents])
+    collection = sought.collection
+    if collection.index is None:
+        collection.index = BM25Index(sought.ids, [document.text for document in collection.documents])
     queries = [query.text for query in sought.judged]
-    return sought.run(*index.search(queries, config.top, sought.excluded(), weighting))
+    return sought.run(*collection.index.search(queries, config.top, sought.excluded(), weighting))

@@ -32,6 +32,7 @@ from reasonir.eval.results import aspects_of, qrels_of, write_results, write_tas
 from reasonir.eval.sharding import own_device
 from reasonir.hub import read_beir_hub
 from reasonir.model.encoder import Encoder
+from reasonir.rewritten import rewritten_file
 from reasonir.runs import RunFolder
 from reasonir.schema import UserError
 from reasonir.trec import write_run
@@ -70,7 +71,13 @@ def evaluate_bright(config: BrightConfig) -> None:
         tables.write_table(evaluation.run.path, results, average, None if own else config.queries, title_of(config))
         if config.long:
             write_recall(evaluation.run.path, results, average)
-        finish(evaluation, [config.data.dir] if config.data.dir else [], average)
+        finish(evaluation, bright_inputs(config, tasks), average)
+
+
+def bright_inputs(config: BrightConfig, tasks: list[str]) -> list[Any]:
+    """Return the local files that an evaluation reads."""
+    rewritten = [rewritten_file(config.queries, task, None) for task in tasks] if "/" in config.queries else []
+    return [*([config.data.dir] if config.data.dir else []), *rewritten]
 
 
 def evaluate_beir(config: BeirConfig) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 FLOOR = {"schema", "settings", "distributed"}
 SECOND = {
     "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
-    "prompting",
+    "prompting", "rewritten",
 }  # fmt: skip
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
@@ -28,6 +28,7 @@ SAME_TIER = {
     ("corpora", "trec"),
     ("hub", "corpora"),
     ("prompting", "generator"),
+    ("corpora", "rewritten"),
 }
 
 # Heavy package: the files that may import it.
@@ -42,7 +43,7 @@ HEAVY = {
     "tenacity": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/report.py", "synth/report.py"},
+    "matplotlib": {"eval/scaling_plot.py", "synth/report.py"},
     "mteb": {"eval/mteb_adapter.py"},
     "sentence_transformers": set(),
 }
