@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasonir.eval import cli, retrieve
+from reasonir.eval import cli, ranking, retrieve
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
 from tests.servers import Reply, ScriptedServer, error_reply
@@ -81,8 +81,8 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 
 
 def made(folder: Path) -> dict[str, bytes]:
-    """Every file but those that tell of one run: its place, times, order of answers."""
-    own = ("manifest.json", "config.yaml", "completions.jsonl")
+    """Every file but those that tell of one run: its place, times, order of answers, what was in the cache."""
+    own = ("manifest.json", "config.yaml", "completions.jsonl", "fingerprint.json")
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
             if p.is_file() and p.name not in own}  # fmt: skip
 
@@ -340,13 +340,13 @@ def test_every_point_is_what_bright_measures(
 
     indexed: list[int] = []
 
-    class Noted(retrieve.BM25Index):
+    class Noted(ranking.BM25Index):
         def __init__(self, ids: Any, texts: Any) -> None:
             indexed.append(len(ids))
             super().__init__(ids, texts)
 
     monkeypatch.setattr(Encoder, "encode", noted)
-    monkeypatch.setattr(retrieve, "BM25Index", Noted)
+    monkeypatch.setattr(ranking, "BM25Index", Noted)
     out = tmp_path / "out"
     said = run([*scaling, f"output_dir={out}"], capsys)
     assert Counter(encoded)[SENTENCES[0]] == 1, "documents are embedded once for all points and tasks of equal text"
