@@ -2,7 +2,7 @@
 
 The evaluation's n-grams are held as a sorted set of hashes, the rows stream past it and leave marks; then evaluation
 and rows are read once more, for the share of each text that is marked and for who shares it. Invariant: counts do not
-depend on the order or number of the row files. Memory: 16 bytes an n-gram of the evaluation while the set is built, 9
+depend on the order or number of the row files. Memory: 24 bytes an n-gram of the evaluation while the set is built, 9
 after that; rows are never held. Leaves hashing to `ngrams.py`, pairs to `contamination_matches.py`, the page to
 `contamination_page.py`.
 """
@@ -84,7 +84,8 @@ def measure_contamination(config: ContaminationConfig) -> None:
     flagged = judge_texts(config, hasher, evaluation)
     run.start()
     left_out: dict[str, int] = {}
-    batches = with_progress("matches", stream_rows(config.rows, lookup, hasher))
+    again = config.rows if flagged.places else []  # where nothing is flagged, the rows need not be read once more
+    batches = with_progress("matches", stream_rows(again, lookup, hasher))
     matches = find_matches(flagged, batches, config, left_out)
     written = write_jsonl(run.path / "matches.jsonl", matches)
     report = {

@@ -60,7 +60,7 @@ class Flagged:
             self.seeds.setdefault(place[2], []).append(number)
         if exact != NO_WORDS:
             self.exact.setdefault(exact, []).append(number)
-        self.parts.append(ngrams)
+        self.parts.append(ngrams.copy())  # a view would keep its whole batch
 
     def index(self) -> None:
         """Order the n-grams for looking up."""

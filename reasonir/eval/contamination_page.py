@@ -25,10 +25,8 @@ def render(report: dict[str, Any]) -> tuple[str, str]:
         f"than {ngram} words are compared whole. seeds by id: documents that rows name as what they were made from."
     )
     matches = report["matches"]
-    lines += [
-        "",
-        f"matches.jsonl: {matches['written']:,} pairs; {matches['not_written']:,} more beyond matches_per_text.",
-    ]
+    rest = f"; {matches['not_written']:,} more beyond matches_per_text" if matches["not_written"] else ""
+    lines += ["", f"matches.jsonl: {matches['written']:,} pairs{rest}."]
     without = sum(counts["without_words"] for counts in total.values())
     if without:
         lines += ["", f"{without:,} texts of the evaluation hold no word and match nothing."]

@@ -112,7 +112,7 @@ def in_batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 class MarkedHashes:
-    """A set of hashes, sorted, each with a byte of marks: 9 bytes a hash; twice 8 while it is built."""
+    """A set of hashes, sorted, each with a byte of marks: 9 bytes a hash; up to 24 while it is built."""
 
     def __init__(self, parts: list[np.ndarray]) -> None:
         """Join the parts, which are emptied on the way."""

@@ -270,15 +270,20 @@ def test_order_and_number_of_files_change_no_count(
     assert list(two["rows"]["by_source"].values()) == [14, 10]
 
 
-def test_pairs_beyond_the_limit_are_counted(bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", ["", " and more"])
+def test_pairs_beyond_the_limit_are_counted(
+    bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str
+) -> None:
     rows = clean_rows(9)
     for number in range(9):
-        plant(rows, number, "negative", text_of(bright, "physics", "gold", 0))
+        plant(rows, number, "negative", text_of(bright, "physics", "gold", 0) + more)
     plant(rows, 0, "positive", text_of(bright, "physics", "gold", 0) + " and more")
     file = write_rows(tmp_path / "rows.jsonl", rows)
     report, matches, said = measure([file], tmp_path / "out", capsys, f"data.dir={bright}", "matches_per_text=2")
     assert report["matches"] == {"written": 3, "not_written": 7} and len(matches) == 3
-    assert sorted(m["row_side"] for m in matches) == ["negative", "negative", "positive"]
+    found = sorted((m["row_side"], m["kind"]) for m in matches)
+    kind = "ngram" if more else "exact"
+    assert found == [("negative", kind), ("negative", kind), ("positive", "ngram")]
     assert "3 pairs; 7 more beyond matches_per_text" in said
 
 
