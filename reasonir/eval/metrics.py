@@ -93,5 +93,7 @@ def trec_ranking(scores: Mapping[str, float]) -> list[str]:
 
 def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     """Return a query's hits without the excluded documents, scores as the float that pytrec_eval asks for."""
-    banned = set(excluded)
-    return {document: float(score) for document, score in scores.items() if document not in banned}
+    kept = dict(zip(scores, map(float, scores.values()), strict=True))
+    for document in excluded:
+        kept.pop(document, None)
+    return kept

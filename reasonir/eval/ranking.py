@@ -14,7 +14,7 @@ from reasonir.eval.config import RetrievalConfig, Retriever
 from reasonir.eval.embeddings import Encoded, embed_cached, encode_share, encoding_precision
 from reasonir.eval.fusion import fuse_runs
 from reasonir.eval.results import Run
-from reasonir.eval.search import exact_top_k
+from reasonir.eval.search import as_run, exact_top_k
 from reasonir.eval.sharding import EncodingSettings
 from reasonir.lexical import BM25Index, QueryWeighting
 from reasonir.model.encoder import Encoder
@@ -44,11 +44,7 @@ class Sought:
 
     def run(self, indices: np.ndarray, scores: np.ndarray) -> Run:
         """Return a run of document rows (Q, top), -1 where there are fewer, and their scores."""
-        ids = self.ids
-        return {
-            query.id: {ids[i]: score for i, score in zip(row, values, strict=True) if i >= 0}
-            for query, row, values in zip(self.judged, indices.tolist(), scores.tolist(), strict=True)
-        }
+        return as_run([query.id for query in self.judged], self.ids, indices, scores)
 
 
 def rank(config: RetrievalConfig, encoder: Encoder | None, sought: Sought) -> dict[str, Run]:

@@ -60,50 +60,51 @@ def exact_top_k(
     document_at_rank[ranks] = np.arange(count)
     indices = np.full((len(query_QD), top), -1, dtype=np.int64)
     scores = np.full((len(query_QD), top), -np.inf, dtype=np.float32)
+    space = np.empty((min(block_documents, count), document_ND.shape[1]), dtype=np.float32)
     for first in range(0, len(query_QD), block_queries):
-        query_BD = to_float32(query_QD[first : first + block_queries], "query", first, device)
+        query_BD = to_float32(query_QD[first : first + block_queries], device)
+        check_finite(query_BD, "query", first)
         banned = None if excluded is None else flatten(excluded[first : first + block_queries])
         best = torch.full((len(query_BD), min(top, count)), NEVER, dtype=torch.int64, device=device)
         for start in range(0, count, block_documents):
-            document_MD = to_float32(document_ND[start : start + block_documents], "document", start, device)
+            document_MD = to_float32(document_ND[start : start + block_documents], device, space)
             rank_M = torch.from_numpy(ranks[start : start + block_documents]).to(device)
             score_BM = query_BD @ document_MD.T
+            if not bool(score_BM.sum().isfinite()):  # whatever is not finite in a document is so in its scores too
+                check_finite(document_MD, "document", start)
             if banned is not None:
                 mask(score_BM, banned, start)
             best = merge(best, score_BM, rank_M)
             release(document_ND)
         rows = slice(first, first + len(query_BD))
-        write_hits(best.cpu(), document_at_rank, indices[rows], scores[rows])
+        write_hits(best.cpu().sort(descending=True).values, document_at_rank, indices[rows], scores[rows])
     return indices, scores
 
 
 def merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
-    """Return the best keys (B, K), sorted, of those so far and a block's; a score of -inf is no hit."""
-    width = best_BK.shape[1]
-    last_B = torch.where(best_BK[:, -1] == NEVER, LOWEST, to_scores(best_BK[:, -1]))
+    """Return the best keys (B, K) of those so far and a block's, in no order; a score of -inf is no hit."""
+    width, last_B = best_BK.shape[1], best_BK.amin(dim=1)
+    last_B = torch.where(last_B == NEVER, LOWEST, to_scores(last_B))
     passes_BM = score_BM >= last_B[:, None]
     if int(passes_BM.sum()) > 2 * len(best_BK) * width:  # a first block: let its own last hit decide
-        last_B = torch.maximum(last_B, kth_largest(score_BM, width))
+        if width <= score_BM.shape[1]:
+            last_B = torch.maximum(last_B, largest(score_BM, width).amin(dim=1))
         passes_BM = score_BM >= last_B[:, None]
-    query_C, column_C = passes_BM.nonzero(as_tuple=True)  # C candidates, ordered by query
-    counts_B = torch.bincount(query_C, minlength=len(best_BK))
+    query_C, column_C = passes_BM.nonzero(as_tuple=True)  # ordered by query
     if len(query_C) == 0:
         return best_BK
+    counts_B = torch.bincount(query_C, minlength=len(best_BK))
     place_C = torch.arange(len(query_C), device=query_C.device) - (counts_B.cumsum(0) - counts_B)[query_C]
     key_BC = torch.full((len(best_BK), int(counts_B.max())), NEVER, dtype=torch.int64, device=best_BK.device)
     key_BC[query_C, place_C] = to_keys(score_BM[query_C, column_C], rank_M[column_C])
-    return torch.cat([best_BK, key_BC], dim=1).topk(width).values
+    return largest(torch.cat([best_BK, key_BC], dim=1), width)
 
 
-def kth_largest(score_BM: torch.Tensor, k: int) -> torch.Tensor:
-    """Return each row's k-th largest score (B), -inf where a row is shorter."""
-    width = score_BM.shape[1]
-    if k > width:
-        return torch.full((len(score_BM),), LOWEST, device=score_BM.device)
-    if score_BM.device.type == "cpu":  # several times as fast as torch's selection
-        parted = np.partition(score_BM.numpy(), width - k, axis=1)[:, width - k]
-        return torch.from_numpy(parted).clamp(min=LOWEST)
-    return score_BM.topk(k, sorted=False).values.amin(dim=1).clamp(min=LOWEST)
+def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the k largest of each row, in no order."""
+    if rows.device.type == "cpu":  # several times as fast as torch's selection
+        return torch.from_numpy(np.partition(rows.numpy(), rows.shape[1] - k, axis=1)[:, rows.shape[1] - k :])
+    return rows.topk(k, sorted=False).values
 
 
 def release(rows: np.ndarray) -> None:
@@ -131,16 +132,19 @@ def check_sizes(
         raise ValueError(f"ids: {len(ids)} for {len(document_ND)} documents")
 
 
-def to_float32(rows: np.ndarray, kind: str, first: int, device: str | torch.device) -> torch.Tensor:
-    """Copy a block of embeddings to the device; refuse what has no order."""
-    block = torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)
-    if not bool(block.sum(dim=1).isfinite().all()):  # cheap, and false for finite rows only where a sum overflows
-        finite = block.isfinite().all(dim=1)
-        if bool(finite.all()):
-            return block
+def to_float32(rows: np.ndarray, device: str | torch.device, space: np.ndarray | None = None) -> torch.Tensor:
+    """Copy a block of embeddings to the device, on the way through `space`, which saves making room each time."""
+    block = np.empty(rows.shape, dtype=np.float32) if space is None else space[: len(rows)]
+    np.copyto(block, rows, casting="same_kind")
+    return torch.from_numpy(block).to(device)
+
+
+def check_finite(block: torch.Tensor, kind: str, first: int) -> None:
+    """Refuse embeddings that have no order; `first` is the row of the block's first."""
+    finite = block.isfinite().all(dim=1)
+    if not bool(finite.all()):
         row = first + int((~finite).nonzero()[0])
         raise ValueError(f"{kind} {row}: its embedding holds NaN or infinity")
-    return block
 
 
 def to_keys(score_C: torch.Tensor, rank_C: torch.Tensor) -> torch.Tensor:
@@ -162,7 +166,10 @@ def monotonic(bits: torch.Tensor) -> torch.Tensor:
 def flatten(excluded: Sequence[Collection[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return (document row, query of the block) of every exclusion, ordered by document row."""
     queries = np.repeat(np.arange(len(excluded)), [len(rows) for rows in excluded])
-    lists = [np.fromiter(rows, dtype=np.int64, count=len(rows)) for rows in excluded]
+    lists = [
+        rows if isinstance(rows, np.ndarray) else np.fromiter(rows, dtype=np.int64, count=len(rows))
+        for rows in excluded
+    ]
     documents = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
     order = np.argsort(documents, kind="stable")
     return documents[order], queries[order]
@@ -185,3 +192,19 @@ def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.nda
     values = to_scores(best).numpy()
     indices[:, :width][hit] = document_at_rank[keys[hit] & ((1 << RANK_BITS) - 1)]
     scores[:, :width][hit] = values[hit]
+
+
+def as_run(
+    queries: Sequence[str], ids: Sequence[str], indices: np.ndarray, scores: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return rankings as {query id: {document id: score}}.
+
+    Args:
+        indices: places in `ids` (Q, top), padded with -1 at the end.
+        scores: float (Q, top).
+    """
+    names, counts = np.array(ids, dtype=object), (indices >= 0).sum(axis=1)
+    return {
+        query: dict(zip(names[row[:count]].tolist(), values[:count].tolist(), strict=True))
+        for query, row, values, count in zip(queries, indices, scores, counts, strict=True)
+    }

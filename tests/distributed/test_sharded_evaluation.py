@@ -45,7 +45,7 @@ def run(
     program = ["-m", "tests.distributed.evaluation_worker", *map(str, strike), str(folder.with_suffix(".struck"))]
     task = [*more] or ["bright", f"data.dir={place / 'bright'}"]
     options = [f"output_dir={folder}", f"model.path={place / 'model'}", f"cache_dir={folder}-cache"]
-    return launch(ranks, [*program, *task, *options])
+    return launch(ranks, [*program, *task, *options], seconds=300)
 
 
 def ranked(folder: Path) -> dict[str, bytes]:
