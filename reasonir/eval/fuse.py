@@ -6,7 +6,7 @@ queries and documents that the data lacks). Leaves the arithmetic to `fusion.py`
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from reasonir.corpora import Collection, read_beir, read_bright
 from reasonir.eval import tables
 from reasonir.eval.fusion import Fused, describe_fusion, fuse_runs
 from reasonir.eval.fusion_config import FuseConfig
-from reasonir.eval.results import RUN_FILE, Run, TaskResult, qrels_of, read_results, write_results, write_task
+from reasonir.eval.results import (
+    RUN_FILE,
+    Aspects,
+    Run,
+    TaskResult,
+    aspects_of,
+    qrels_of,
+    read_results,
+    write_results,
+    write_task,
+)
 from reasonir.eval.score import claim_output
 from reasonir.runs import CONFIG_FILE, RunFolder, build_manifest, write_json
 from reasonir.schema import UserError
@@ -81,11 +91,12 @@ def _title(config: FuseConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Folders to fuse. judgements: qrels by task, or None where the data cannot be read."""
+    """Folders to fuse. judgements: qrels by task, or None where the data cannot be read. aspects: by task."""
 
     folders: list[dict[str, TaskResult]]
     tasks: list[str]
     judgements: dict[str, Judgements] | None
+    aspects: dict[str, Aspects] = field(default_factory=dict)
 
     def runs_of(self, task: str) -> list[Run]:
         """Return a task's runs, in the order of the folders."""
@@ -107,7 +118,7 @@ def fuse_folders(config: FuseConfig) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_run(folder / RUN_FILE, fused.run, config.method.value)
             continue
-        scored = write_task(folder, fused.run, plan.judgements[task], config.method.value)
+        scored = write_task(folder, fused.run, plan.judgements[task], config.method.value, plan.aspects[task])
         means[task] = scored.mean
         print(f"{task}: nDCG@10 {scored.mean['ndcg_at_10']:.4f} ({scored.mean['num_queries']} queries)")
     if means:
@@ -131,7 +142,10 @@ def plan_folders(config: FuseConfig) -> Plan:
     named = config.data.dir is not None or config.data.hub is not None
     take_over_data(config)
     try:
-        judgements = {collection.name: _judge(config, plan, collection) for collection in read_data(config, tasks)}
+        judgements, aspects = {}, {}
+        for collection in read_data(config, tasks):
+            judgements[collection.name] = _judge(config, plan, collection)
+            aspects[collection.name] = aspects_of(collection)
     except Unreadable as error:
         if named:
             raise
@@ -139,7 +153,7 @@ def plan_folders(config: FuseConfig) -> Plan:
             plan.runs_of(task)  # a broken one is refused before anything is written
         print(f"the fused runs are not scored: {error}")
         return plan
-    return Plan(folders, tasks, judgements)
+    return Plan(folders, tasks, judgements, aspects)
 
 
 class Unreadable(UserError):

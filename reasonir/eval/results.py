@@ -23,6 +23,8 @@ from reasonir.trec import read_run, write_run
 
 Run = Mapping[str, Mapping[str, float]]
 """Query id to {document id: score}."""
+Aspects = Mapping[str, Sequence[Aspect]]
+"""Query id to its aspects, where the data names them."""
 RESULTS_FILE, RUN_FILE, METRICS_FILE, QUERIES_FILE = "results.json", "run.trec", "metrics.json", "per_query.jsonl"
 
 
@@ -31,7 +33,7 @@ def qrels_of(collection: Collection) -> dict[str, dict[str, int]]:
     return {query.id: dict(query.gold) for query in collection.queries if query.gold}
 
 
-def aspects_of(collection: Collection) -> dict[str, Sequence[Aspect]]:
+def aspects_of(collection: Collection) -> Aspects:
     """Return the aspects of a collection's judged queries; empty where it names none."""
     return {query.id: query.aspects for query in collection.queries if query.gold and query.aspects}
 
@@ -41,7 +43,7 @@ def write_task(
     run: Run,
     qrels: Mapping[str, Mapping[str, int]],
     label: str,
-    aspects: Mapping[str, Sequence[Aspect]] | None = None,
+    aspects: Aspects | None = None,
 ) -> RunMetrics:
     """Score a run and write it with its metrics; `label` is the run's name in its last column."""
     scored = score_run(run, qrels, aspects=aspects)

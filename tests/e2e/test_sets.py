@@ -56,6 +56,9 @@ def test_aspects_reach_metrics_queries_and_table(tmp_path: Path, capsys: pytest.
     assert results["average"]["alpha_ndcg_at_25"] == results["tasks"]["earth_science"]["alpha_ndcg_at_25"]
     table = (out / "results.md").read_text()
     assert f"| alpha-nDCG@25 | {100 * result.mean['alpha_ndcg_at_25']:.1f} |" in table and table.strip() in said
+    run(["fuse", f"runs=[{out},{out}]", f"output={tmp_path / 'fused'}"], capsys)
+    (fused,) = read_results(tmp_path / "fused").values()
+    assert fused.mean["alpha_ndcg_at_25"] == result.mean["alpha_ndcg_at_25"] > 0
     # The published rows are of BRIGHT's own corpora.
     assert "ReasonIR-8B" not in table
 
