@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reasonir.eval.cli import TASKS
 from reasonir.eval.cli import main as evaluate
 from reasonir.synth.cli import main as synthesise
 from reasonir.train.cli import main as train
@@ -43,21 +44,26 @@ def write_collection(folder: Path) -> None:
 
 def test_the_stage_table_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
     write_collection(tmp_path)
-    commands = [shlex.split(c) for c in re.findall(r"\| `(reasonir-[^`]+)` \|", README)]
-    assert [command[0] for command in commands].count("reasonir-eval") == 4
-    commands = [command for command in commands if command[0] != "reasonir-synth"]
-    for position, (program, *arguments) in enumerate(commands):
-        if program == "reasonir-train":
-            # The README starts from a folder; here a new model of the same shape is trained.
-            arguments = [a for a in arguments if not a.startswith("model.path=")] + SMALL
-        elif "output_dir=OUT" not in arguments and arguments[0] != "score":
-            arguments.append(f"output_dir=out{position}")
-        with pytest.raises(SystemExit) as done:
-            (train if program == "reasonir-train" else evaluate)(arguments)
-        assert done.value.code == 0, (program, arguments)
-    for written in ("DIR/model", "DIR/metrics.jsonl", "DIR/manifest.json", "out1/results.json", "out1/results.md",
-                    "out1/physics/run.trec", "out2/metrics.json", "metrics.json", "OUT/embeddings.npy"):  # fmt: skip
+    commands = re.findall(r"\| `(reasonir-(?:train|eval) [^`]+)` \|", README)
+    assert {shlex.split(command)[1] for command in commands[1:]} == set(TASKS)
+    with ScriptedServer(synth_answers.good) as server:
+        for command in commands:
+            program, *arguments = shlex.split(command.replace("URL", server.url))
+            if program == "reasonir-train":
+                # The README starts from a folder; here a new model of the same shape is trained.
+                arguments = [a for a in arguments if not a.startswith("model.path=")] + SMALL
+            elif arguments[0] == "beir":
+                arguments.append("output_dir=BEIR")
+            with pytest.raises(SystemExit) as done:
+                (train if program == "reasonir-train" else evaluate)(arguments)
+            assert done.value.code == 0, command
+    for written in ("DIR/model", "DIR/metrics.jsonl", "DIR/manifest.json", "A/results.json", "A/results.md",
+                    "A/physics/run.trec", "B/physics/bm25.trec", "BEIR/metrics.json", "REWRITES/physics/mine_64.jsonl",
+                    "CURVE/scaling.png", "FUSED/results.json", "RERANKED/rerank_only/results.json",
+                    "COMPARED/compare.md", "OVERLAP/contamination.md", "PAGE/report.html", "metrics.json",
+                    "OUT/embeddings.npy"):  # fmt: skip
         assert (tmp_path / written).exists(), written
     assert json.loads((tmp_path / "metrics.json").read_text())["ndcg_at_10"] == 1.0
 
