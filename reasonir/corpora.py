@@ -1,18 +1,19 @@
-"""Corpora, queries, relevance judgements and runs, in the formats of BRIGHT, BEIR and TREC.
+"""Corpora and their queries, in the formats of BRIGHT and BEIR.
 
-Invariant: within a corpus an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file
-and line. Leaves training rows to `schema.py` and metrics to `reasonir.eval.metrics`.
+A task in BRIGHT's format may name aspects of its queries (`aspects.py`), as Bright-Pro does. Invariant: within a corpus
+an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file and line. Leaves training rows
+to `schema.py`, qrels and runs to `trec.py`, BEIR's sets on the hub to `hub.py`, metrics to `reasonir.eval.metrics`.
 """
 
-import json
-import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonir.schema import Ambiguous, Lookup, UserError, load_hub, read_jsonl
+from reasonir.aspects import Aspect, group_aspects, parse_aspects
+from reasonir.rewritten import Rewritten, read_rewritten
+from reasonir.schema import Ambiguous, Lookup, UserError, find_hub, load_hub, read_jsonl
+from reasonir.trec import read_qrels
 
 PLACEHOLDER = "N/A"
 """Stands in BRIGHT's id lists for "none"."""
@@ -28,22 +29,25 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query, its relevant documents with grades, and documents that must not be ranked for it."""
+    """A query, its relevant documents with grades, documents that must not be ranked for it, aspects where known."""
 
     id: str
     text: str
     gold: Mapping[str, int]
     excluded_ids: tuple[str, ...] = ()
+    aspects: tuple[Aspect, ...] = ()
 
 
 @dataclass(slots=True)
 class Collection:
-    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing).
+    index: what a search keeps of the documents for its next queries."""
 
     name: str
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
+    index: Any = None
 
 
 def read_documents(path: str) -> dict[str, str]:
@@ -57,7 +61,7 @@ def read_documents(path: str) -> dict[str, str]:
     """
     documents: dict[str, str] = {}
     for place, rows in _corpus_parts(path):
-        _add(documents, rows, place)
+        add_documents(documents, rows, place)
     if not documents:
         raise UserError(f"{path}: the corpus is empty")
     return documents
@@ -83,7 +87,7 @@ def read_lookup(path: str) -> Lookup:
     parts = []
     for place, rows in _corpus_parts(path):
         documents: dict[str, str] = {}
-        _add(documents, rows, place)
+        add_documents(documents, rows, place)
         parts.append((place, documents))
     if not any(documents for _, documents in parts):
         raise UserError(f"{path}: the corpus is empty")
@@ -156,7 +160,8 @@ def _require_file(folder: Path, name: str) -> Path:
     return found
 
 
-def _add(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
+def add_documents(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
+    """Parse the rows of a corpus into `documents`; refuse an id with two texts."""
     for line, row in rows:
         document = _parse_document(row, f"{source}:{line}")
         if documents.setdefault(document.id, document.text) != document.text:
@@ -172,8 +177,15 @@ def _parse_document(row: Mapping[str, Any], where: str) -> Document:
     return Document(identifier, f"{title} {text}".strip() if isinstance(title, str) and title else text)
 
 
-def list_bright_tasks(root: str) -> list[str]:
-    """Return the names of the task folders under `root` (`root` itself, where it is one task)."""
+def list_bright_tasks(root: str, long: bool = False) -> list[str]:
+    """Return the names of the task folders under `root` (`root` itself, where it is one task).
+
+    Args:
+        root: folder, one task's folder, or hub:owner/name (then the splits).
+        long: of a hub data set, only the tasks with whole pages.
+    """
+    if root.startswith("hub:"):
+        return list(load_hub(root.removeprefix("hub:"), "long_documents" if long else "examples", None))
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"data.dir={root}: no such folder")
@@ -190,62 +202,86 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
 
     Args:
         root: folder, one task's folder, or hub:owner/name.
-        queries: "original", or the name of rewritten queries, matched by id.
-        long: use long_documents and gold_ids_long.
+        queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
+        long: use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
     """
-    for task in tasks:
-        yield (
-            _bright_hub(root, task, queries, long)
-            if root.startswith("hub:")
-            else _bright_folder(root, task, queries, long)
-        )
+    read = _bright_hub if root.startswith("hub:") else _bright_folder
+    return (read(root, task, queries, long) for task in tasks)
 
 
-def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+def read_bright_queries(root: str, task: str) -> list[Query]:
+    """Return a task's queries without reading its documents; gold ids that these lack are not noticed."""
+    return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
+
+
+def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], str]:
+    if root.startswith("hub:"):
+        rows = enumerate(load_hub(root.removeprefix("hub:"), "examples", task), start=1)
+        # Bright-Pro numbers its queries with integers.
+        named = ((line, row | {"id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
+        return named, f"{root}/examples/{task}"
+    file = examples_file(root, task)
+    return read_jsonl(file), str(file)
+
+
+def examples_file(root: str, task: str) -> Path:
+    """Return the file of a task's queries."""
+    return _require_file(_task_folder(root, task), "examples")
+
+
+def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
     if _find(folder, "examples") is None or folder.resolve().name != task:
         folder = folder / task
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
+    return folder
+
+
+def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+    folder = _task_folder(root, task)
     # A folder of pages only (no passages) keeps them in documents.jsonl.
     pages = _find(folder, "long_documents") if long else None
     documents = read_documents(str(pages or _require_file(folder, "documents")))
-    source = str(_require_file(folder, "examples"))
-    rewritten = None
-    if queries != "original":
-        rewritten = {
-            str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(_require_file(folder, queries))
-        }
-    parsed = list(_bright_queries(read_jsonl(source), source, documents, long, rewritten, queries))
+    rows, source = _examples(root, task)
+    examples = list(rows)
+    file = None if long else _find(folder, "aspects")
+    aspects = None if file is None else group_aspects(read_jsonl(file), str(file), _query_ids(examples), documents)
+    rewritten = read_rewritten(queries, task, folder)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
     instruction = folder / "instruction.txt"
     text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
-    return Collection(task, [Document(*item) for item in documents.items()], parsed, text)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed), text)
 
 
 def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
     name = root.removeprefix("hub:")
     documents: dict[str, str] = {}
     configuration = "long_documents" if long else "documents"
-    _add(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
-    rewritten = None
-    if queries != "original":
-        config = queries if queries.endswith("_reason") else f"{queries}_reason"
-        rows = enumerate(load_hub(name, config, task), start=1)
-        rewritten = {str(row["id"]): (line, row["query"]) for line, row in rows}
-    rows = enumerate(load_hub(name, "examples", task), start=1)
-    parsed = list(_bright_queries(rows, f"{root}/examples/{task}", documents, long, rewritten, queries))
-    return Collection(task, [Document(*item) for item in documents.items()], parsed)
+    add_documents(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
+    rows, source = _examples(root, task)
+    examples = list(rows)
+    found = None if long else find_hub(name, "aspects", task)
+    aspects = None
+    if found is not None:
+        where = f"{root}/aspects/{task}"
+        aspects = group_aspects(enumerate(found, start=1), where, _query_ids(examples), documents)
+    rewritten = read_rewritten(queries, task, name)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed))
 
 
 def _bright_queries(
     rows: Iterable[tuple[int, Mapping[str, Any]]],
     source: str,
-    documents: Mapping[str, str],
+    documents: Mapping[str, str] | None,
     long: bool,
-    rewritten: Mapping[str, tuple[int, Any]] | None,
+    rewritten: Rewritten | None,
     rewriting: str,
+    aspects: Mapping[str, tuple[Aspect, ...]] | None,
 ) -> Iterator[Query]:
     seen: set[str] = set()
+    have_aspects: bool | None = None
     for line, row in rows:
         identifier, text = row.get("id"), row.get("query")
         if not isinstance(identifier, str) or not isinstance(text, str):
@@ -259,10 +295,23 @@ def _bright_queries(
                 state = "is missing" if other_line == 0 else "is empty"
                 raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
         gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
-        unknown = [i for i in gold if i not in documents]
+        unknown = [i for i in gold if documents is not None and i not in documents]
         if unknown:
             raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
-        yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)))
+        inline = None if long or documents is None else row.get("aspects")
+        own = () if documents is None else parse_aspects(inline, f"{source}:{line}", documents)
+        own = own or (aspects or {}).get(identifier, ())
+        if gold and have_aspects not in (None, bool(own)):
+            state = "no aspects" if have_aspects else "aspects"
+            raise UserError(
+                f"{source}:{line}: query id {identifier!r} has {state}, unlike those before it; give all or none"
+            )
+        have_aspects = bool(own) if gold else have_aspects
+        yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)), own)
+
+
+def _query_ids(examples: Sequence[tuple[int, Mapping[str, Any]]]) -> set[str]:
+    return {str(row.get("id")) for _, row in examples}
 
 
 def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]:
@@ -284,107 +333,37 @@ def read_beir(folder: str, split: str) -> Collection:
     if not file.is_file():
         splits = ", ".join(sorted(path.stem for path in (root / "qrels").glob("*.tsv")))
         raise UserError(f"{file}: no such file; there are splits: {splits or 'none'}")
-    qrels = read_qrels(str(file))
-    for query, grades in qrels.items():
-        unknown = [i for i in grades if i not in documents]
-        if unknown:
-            raise UserError(f"{file}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
     texts: dict[str, str] = {}
     source = _require_file(root, "queries")
     for line, row in read_jsonl(source):
         if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
             raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
         texts[row["_id"]] = row["text"]
+    return join_beir(root.resolve().name, documents, texts, read_qrels(str(file)), (str(source), str(file)))
+
+
+def join_beir(
+    name: str,
+    documents: Mapping[str, str],
+    texts: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    sources: tuple[str, str],
+) -> Collection:
+    """Return the collection of a corpus, queries' texts and qrels; queries that the qrels lack are left out.
+
+    Args:
+        sources: where the queries and the qrels come from, for messages.
+    Raises:
+        UserError: qrels that name an unknown document or query.
+    """
+    for query, grades in qrels.items():
+        unknown = [i for i in grades if i not in documents]
+        if unknown:
+            raise UserError(f"{sources[1]}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
     missing = [query for query in qrels if query not in texts]
     if missing:
-        raise UserError(f"{file}: query id {missing[0]!r} is not in {source}")
+        raise UserError(f"{sources[1]}: query id {missing[0]!r} is not in {sources[0]}")
     queries = [
         Query(query, texts[query], {i: g for i, g in grades.items() if g > 0}) for query, grades in qrels.items()
     ]
-    return Collection(root.resolve().name, [Document(*item) for item in documents.items()], queries)
-
-
-def read_qrels(path: str) -> dict[str, dict[str, int]]:
-    """Read TREC qrels (query, 0, document, grade) or a BEIR tsv (query-id, corpus-id, score, with its header)."""
-    qrels: dict[str, dict[str, int]] = {}
-    for line, parts in _columns(path):
-        if line == 1 and parts[0] == "query-id":
-            continue
-        if len(parts) not in (3, 4):
-            raise UserError(f"{path}:{line}: {len(parts)} columns; qrels have 4 (TREC) or 3 (BEIR)")
-        query, document, grade = parts[0], parts[-2], parts[-1]
-        try:
-            known = qrels.setdefault(query, {}).setdefault(document, int(grade))
-        except ValueError as error:
-            raise UserError(f"{path}:{line}: grade {grade!r} is not a whole number") from error
-        if known != int(grade):
-            raise UserError(f"{path}:{line}: query {query!r} grades document {document!r} twice, {known} and {grade}")
-    return qrels
-
-
-def read_run(path: str) -> dict[str, dict[str, float]]:
-    """Read a TREC run (6 columns) or BRIGHT's score.json."""
-    if path.endswith(".json"):
-        return _read_score_json(path)
-    run: dict[str, dict[str, float]] = {}
-    for line, parts in _columns(path):
-        if len(parts) != 6:
-            raise UserError(f"{path}:{line}: {len(parts)} columns; a run has 6 (query Q0 document rank score name)")
-        hits = run.setdefault(parts[0], {})
-        if parts[2] in hits:
-            raise UserError(f"{path}:{line}: query {parts[0]!r} ranks document {parts[2]!r} twice")
-        hits[parts[2]] = _score(parts[4], f"{path}:{line}")
-    return run
-
-
-def _score(value: Any, where: str) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: score {value!r} is not a number") from error
-    if not math.isfinite(score):
-        raise UserError(f"{where}: score {value!r} is not finite")
-    return score
-
-
-def _read_score_json(path: str) -> dict[str, dict[str, float]]:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: broken JSON: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(hits, dict) for hits in content.values()):
-        raise UserError(f"{path}: expected {{query id: {{document id: score}}}}")
-    return {q: {d: _score(s, f"{path}: query {q!r}") for d, s in hits.items()} for q, hits in content.items()}
-
-
-def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, columns): split at tabs where the line has any, at white space elsewhere."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    found = False
-    with Path(path).open("rb") as stream:
-        for line, raw in enumerate(stream, start=1):
-            try:
-                text = raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8") from error
-            if text.strip():
-                found = True
-                yield line, text.split("\t") if "\t" in text else [part for part in text.split(" ") if part]
-    if not found:
-        raise UserError(f"{path}: the file is empty")
-
-
-def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], name: str) -> None:
-    """Write a TREC run, best first, scores with all their digits; tabs where an id holds a space."""
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", encoding="utf-8") as stream:
-        for query, hits in run.items():
-            ordered = sorted(hits.items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
-            for rank, (document, score) in enumerate(ordered, start=1):
-                separator = "\t" if " " in query or " " in document else " "
-                stream.write(separator.join((query, "Q0", document, str(rank), repr(score), name)) + "\n")
-    os.replace(scratch, path)
+    return Collection(name, [Document(*item) for item in documents.items()], queries)

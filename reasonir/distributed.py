@@ -14,3 +14,8 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of launched processes (1 without a launcher)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Return this process's rank among those of its machine (0 without a launcher)."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -16,11 +16,15 @@ import jinja2
 import jinja2.meta
 import yaml
 
-from reasonir.generator.records import Message
+from reasonir.generator.records import Completion, Message
 from reasonir.schema import UserError
 
 OWN_FILES = Path(__file__).resolve().parent / "prompts"
 ROLES = ("system", "user", "assistant")
+SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
+"""Of a refused answer, when it is shown to its writer again; one that did not end would fill the context."""
+REWRITE_VARIABLES = ("instruction", "query", "length_tokens", "length_words")
+"""What the turns of rewrite.yaml may use."""
 _environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -45,6 +49,23 @@ class Prompt:
     def feedback(self, reason: str) -> Message:
         """Return what is said after a refused answer."""
         return Message("user", self.retry.render(reason=reason).strip())
+
+    def after_refusal(self, refused: Completion, reason: str) -> tuple[Message, Message]:
+        """Return the turns that follow the opening ones after a refused answer: the answer, and why it is refused."""
+        shown = SHOWN_OF_CUT_OFF if refused.finish == "length" else SHOWN_CHARACTERS
+        return Message("assistant", refused.text[:shown].strip() or "(nothing)"), self.feedback(reason)
+
+
+def draw_number(seed: int, *names: object) -> int:
+    """Return a number below 2**31 that depends on the seed and the names alone."""
+    text = ":".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def rewrite_values(query: str, length_tokens: int | None, instruction: str = "") -> dict[str, Any]:
+    """Return what rewrite.yaml shows of a query: without its line breaks, as the paper's rewriting."""
+    lengths = {"length_tokens": length_tokens, "length_words": length_tokens and length_tokens * 3 // 4}
+    return {"instruction": instruction, "query": " ".join(query.split()), **lengths}
 
 
 def load_prompt(

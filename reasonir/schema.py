@@ -5,20 +5,28 @@ and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
 """
 
 import gzip
+import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
+"""How the datasets library says it; the second offline, where it knows only what its cache holds."""
 MAX_WEIGHT = 1e30
 """Weights are stored as float32."""
 
 
 class UserError(ValueError):
     """A user's mistake; commands print it as one line and exit 2."""
+
+
+class NoConfiguration(UserError):
+    """A hub data set lacks the configuration asked for."""
 
 
 class RunStopped(RuntimeError):
@@ -169,15 +177,49 @@ def _read_hub(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
-    """Load a split of a hub data set (all splits by name, for None) through the datasets library."""
+    """Load a split of a hub data set (all splits by name, for None) through the datasets library.
+
+    Args:
+        name: owner/name, or a folder laid out as a data set of the hub.
+    Raises:
+        NoConfiguration: the data set is there but lacks the configuration.
+        UserError: anything else that goes wrong.
+    """
     import datasets
 
     try:
-        return datasets.load_dataset(name, configuration, split=split)
+        return datasets.load_dataset(name, configuration, split=split, **_own_cache(name))
     except Exception as error:  # the library raises a dozen unrelated types
         where = ":".join(part for part in (name, configuration, split) if part)
-        message = str(error).strip().splitlines()
-        raise UserError(f"hub:{where} cannot be loaded: {message[0] if message else type(error).__name__}") from error
+        # Of rows that do not fit each other the library says only that an error occurred; the cause says which.
+        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        message = str(cause).strip().splitlines()
+        said = f"hub:{where} cannot be loaded: {message[0] if message else type(cause).__name__}"
+        absent = configuration is not None and re.match(NO_CONFIGURATION, str(error))
+        raise (NoConfiguration if absent else UserError)(said) from error
+
+
+def _own_cache(name: str) -> dict[str, str]:
+    """Return the option that keeps a folder's rows apart in the cache of the datasets library.
+
+    The library knows a folder with a card by its last name alone: it would give out the rows of another folder of
+    that name, or those from before a change.
+    """
+    if not Path(name).is_dir():
+        return {}
+    from datasets import config
+
+    files = sorted(path.resolve() for path in Path(name).rglob("*") if path.is_file())
+    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / hashlib.sha256(state.encode()).hexdigest()[:16])}
+
+
+def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
+    """Load a split as `load_hub` does; None where the data set has no such configuration."""
+    try:
+        return load_hub(name, configuration, split)
+    except NoConfiguration:
+        return None
 
 
 def read_training_examples(

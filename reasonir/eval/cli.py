@@ -6,15 +6,25 @@ from importlib import import_module
 from typing import Any
 
 from reasonir.eval import config as options
+from reasonir.eval import judgement_config as judgement
+from reasonir.eval.fusion_config import FuseConfig
+from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.rerank_config import RerankConfig
+from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
 from reasonir.settings import run_command
 
 TASKS: dict[str, tuple[type, str]] = {
     "bright": (options.BrightConfig, "retrieve.evaluate_bright"),
     "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
     "score": (options.ScoreConfig, "score.score_files"),
+    "fuse": (FuseConfig, "fuse.fuse"),
     "rerank": (RerankConfig, "rerank.rerank_run"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
+    "compare": (judgement.CompareConfig, "compare.compare_results"),
+    "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
+    "report": (ReportConfig, "report.write_report"),
+    "rewrite": (RewritingConfig, "rewrite.rewrite_queries"),
+    "scaling": (ScalingConfig, "scaling.measure_scaling"),
 }
 """Task: its options, and the function (of this package) that carries it out, imported only then."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from reasonir.eval.fusion_config import HybridConfig
 from reasonir.schema import UserError
 from reasonir.settings import Precision, TemplateChoice
 
@@ -13,8 +14,8 @@ BRIGHT_TASKS = (
     "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
     "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",
 )  # fmt: skip
-
-
+WITHOUT_PAGES = ("leetcode", "aops", "theoremqa_questions", "theoremqa_theorems")
+"""Tasks that have no long documents."""
 MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens")
 """Options that change no result: an output folder may be continued with others."""
 
@@ -25,6 +26,7 @@ class Retriever(StrEnum):
     dense = "dense"
     bm25 = "bm25"
     bm25_query_weighted = "bm25_query_weighted"
+    hybrid = "hybrid"
 
 
 class Side(StrEnum):
@@ -71,7 +73,9 @@ class RetrievalConfig(EncodingConfig):
     """What BRIGHT and BEIR share."""
 
     retriever: Retriever = MISSING
-    """dense; bm25 (Lucene's, k1 0.9, b 0.4); bm25_query_weighted (BRIGHT's: BM25 weights on the query side too)."""
+    """dense; bm25 (Lucene's, k1 0.9, b 0.4); bm25_query_weighted (BRIGHT's: BM25 weights on the query side too); hybrid
+    (the first `top` of dense and of BM25, fused as `reasonir-eval fuse` does)."""
+    hybrid: HybridConfig = MISSING
     query_max_tokens: int | None = MISSING
     """Tokens of a query's input; null is what the model declares."""
     document_max_tokens: int | None = MISSING
@@ -86,7 +90,7 @@ class RetrievalConfig(EncodingConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name}={value} must be positive")
-        if self.retriever is Retriever.dense and self.model.path is None:
+        if self.retriever in (Retriever.dense, Retriever.hybrid) and self.model.path is None:
             raise UserError("model.path is missing: name the encoder, or retriever=bm25")
 
 
@@ -97,7 +101,7 @@ class BrightDataConfig:
     dir: str | None = MISSING
     """Folder with <task>/documents.jsonl and <task>/examples.jsonl; or one task's own folder."""
     hub: str | None = MISSING
-    """Hub data set, such as xlangai/BRIGHT."""
+    """Hub data set, such as xlangai/BRIGHT, or yale-nlp/Bright-Pro with its aspects."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,9 +110,11 @@ class BrightConfig(RetrievalConfig):
 
     data: BrightDataConfig = MISSING
     tasks: list[str] | None = MISSING
-    """Tasks to run; null is all that the folder holds, or all 12 of the hub."""
+    """Tasks to run; null is all that the folder or the hub's data set holds; with long=true, those of them that have
+    pages (BRIGHT: 8)."""
     queries: str = MISSING
-    """original, or the name of rewritten queries (<task>/<name>.jsonl; the hub's <name>_reason)."""
+    """original, or rewritten queries: a name (<task>/<name>.jsonl in data.dir; the hub's <name>_reason), or a path
+    DIR/NAME: DIR/<task>/NAME.jsonl, where reasonir-eval rewrite writes them, or DIR/NAME/<task>.jsonl."""
     long: bool = MISSING
     """Rank whole pages (long_documents, gold_ids_long) instead of passages."""
     instruction: str = MISSING
@@ -124,21 +130,30 @@ class BrightConfig(RetrievalConfig):
 
 @dataclass(kw_only=True, slots=True)
 class BeirDataConfig:
-    """A BEIR folder."""
+    """A BEIR folder or a set on the hub."""
 
-    dir: str = MISSING
+    dir: str | None = MISSING
     """Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
+    hub: str | None = MISSING
+    """Hub data set in BEIR's layout, such as BeIR/scifact (its qrels in BeIR/scifact-qrels), mteb/scifact or
+    R2MED/Biology; or a downloaded copy's folder."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BeirConfig(RetrievalConfig):
-    """Measure a retriever on a folder in BEIR's format."""
+    """Measure a retriever on a set in BEIR's format: a folder, or the hub's BeIR, mteb and R2MED sets."""
 
     data: BeirDataConfig = MISSING
     split: str = MISSING
-    """Name of the qrels file."""
+    """Name of the qrels file, or split of the hub's qrels."""
     instruction: str = MISSING
     """none, or the text put before every query."""
+
+    def validate(self) -> None:
+        """Refuse both or neither source of data."""
+        RetrievalConfig.validate(self)
+        if (self.data.dir is None) == (self.data.hub is None):
+            raise UserError("give one of data.dir=FOLDER and data.hub=BeIR/NAME")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -188,7 +203,8 @@ class EncodeConfig(EncodingConfig):
 def describe(config: Any) -> str:
     """Return a short name for the data of a task, for a default output folder."""
     if isinstance(config, BrightConfig):
-        return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.queries}"
+        queries = config.queries.rstrip("/").rsplit("/", 1)[-1]
+        return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{queries}"
     if isinstance(config, BeirConfig):
-        return f"beir-{config.data.dir.rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
+        return f"beir-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
     return f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"

@@ -1,34 +1,23 @@
-"""Encodes long lists of texts into a memory-mapped array on disk: resumable, bounded in memory, reused when equal.
+"""Embeddings of texts in a cache on disk: memory-mapped, reused when equal, checked before they are used.
 
-Invariant: an array under its final name is complete, and its name depends on everything that determines its rows:
-the texts, the instruction, the model's weights and template, the token limit, the arithmetic.
+Invariant: an array under its final name is complete, its name depends on everything that determines its rows (the
+texts, the instruction, the model's weights and template, the token limit, the arithmetic), and the notes beside it
+hold the checksum of its bytes. Leaves the encoding itself to `sharding.py`.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from reasonir.distributed import rank
+from reasonir.eval.sharding import EncodingSettings, ShardedEncoding
 from reasonir.model.encoder import Encoder
 from reasonir.model.precision import choose_precision
-from reasonir.runs import Progress
-
-TEXTS_PER_BLOCK = 8_192
-NORM_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingSettings:
-    """What the rows of an array depend on besides the texts and the model."""
-
-    instruction: str
-    max_tokens: int
-    precision: str
-    dtype: str = "float32"
+from reasonir.runs import file_sha256, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,55 +39,53 @@ def embed_cached(
 ) -> Encoded:
     """Return the texts' embeddings from the cache, encoding them first where it has none.
 
-    A cached array whose shape or norms are wrong is rebuilt, and said so.
+    A cached array that is not what was written (sha256) is encoded again, and said so. Of several ranks, rank 0 calls
+    this and the others `encode_share` with the same arguments.
     """
-    target = cache_dir / "embeddings" / f"{encoding_key(encoder, texts, settings)}.npy"
+    target, sharded = _place(encoder, texts, settings, cache_dir, label, chunk_tokens)
     notes = target.with_suffix(".json")
-    if target.exists() and notes.exists():
-        if _is_sound(target, (len(texts), encoder.dimension)):
-            truncated = json.loads(notes.read_text(encoding="utf-8"))["truncated_texts"]
-            return Encoded(np.load(target, mmap_mode="r"), True, truncated)
+    found = _read_sound(target, (len(texts), encoder.dimension))
+    if found is not None:
+        sharded.discard_blocks()  # left by a kill between joining and removing them
+        return Encoded(np.load(target, mmap_mode="r"), True, found)
+    if target.exists():
         print(f"{label}: the cached embeddings {target} are damaged; encoding again")
-    truncated = encode_to_file(encoder, texts, settings, target, label, chunk_tokens)
-    notes.write_text(json.dumps({"truncated_texts": truncated}), encoding="utf-8")
+    sharded.encode_share()
+    notes.unlink(missing_ok=True)
+    truncated, checksum = sharded.join(target)
+    write_json(notes, {"truncated_texts": truncated, "sha256": checksum})
+    sharded.discard_blocks()
     return Encoded(np.load(target, mmap_mode="r"), False, truncated)
 
 
-def encode_to_file(
+def encode_share(
     encoder: Encoder,
     texts: Sequence[str],
     settings: EncodingSettings,
-    target: Path,
+    cache_dir: Path,
     label: str,
     chunk_tokens: int | None = None,
-) -> int:
-    """Encode block by block into `target`; a killed call continues after its last complete block.
+) -> None:
+    """Encode what falls to this rank, for rank 0's `embed_cached`."""
+    assert rank() > 0, "rank 0 joins the shares"
+    target, sharded = _place(encoder, texts, settings, cache_dir, label, chunk_tokens)
+    if _read_sound(target, (len(texts), encoder.dimension)) is None:
+        sharded.encode_share()
 
-    Returns:
-        How many texts were cut.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, position = target.with_suffix(".partial"), target.with_suffix(".position.json")
-    shape = (len(texts), encoder.dimension)
-    state = _resume_point(partial, position, shape, settings.dtype)
-    mode = "r+" if state["texts"] else "w+"
-    array = np.lib.format.open_memmap(partial, mode=mode, dtype=settings.dtype, shape=shape)
-    progress = Progress(f"encode {label}", len(texts), "texts", done=state["texts"])
-    for start in range(state["texts"], len(texts), TEXTS_PER_BLOCK):
-        block = texts[start : start + TEXTS_PER_BLOCK]
-        array[start : start + len(block)] = encoder.encode(
-            block, settings.instruction, settings.max_tokens, chunk_tokens, settings.precision, progress.update
-        )
-        array.flush()
-        state = {"texts": start + len(block), "truncated": state["truncated"] + encoder.truncated_texts}
-        scratch = position.with_suffix(".scratch")
-        scratch.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(scratch, position)
-    progress.close()
-    del array
-    os.replace(partial, target)
-    position.unlink(missing_ok=True)
-    return int(state["truncated"])
+
+def _place(
+    encoder: Encoder,
+    texts: Sequence[str],
+    settings: EncodingSettings,
+    cache_dir: Path,
+    label: str,
+    chunk_tokens: int | None,
+) -> tuple[Path, ShardedEncoding]:
+    key = encoding_key(encoder, texts, settings)
+    folder = cache_dir / "embeddings"
+    return folder / f"{key}.npy", ShardedEncoding(
+        encoder, texts, settings, folder / f"{key}.blocks", label, chunk_tokens
+    )
 
 
 def encoding_precision(requested: str, encoder: Encoder) -> str:
@@ -108,28 +95,18 @@ def encoding_precision(requested: str, encoder: Encoder) -> str:
     return choose_precision(requested, encoder.device)[0]
 
 
-def _resume_point(partial: Path, position: Path, shape: tuple[int, int], dtype: str) -> dict[str, int]:
-    try:
-        state = json.loads(position.read_text(encoding="utf-8"))
-        array = np.load(partial, mmap_mode="r")
-    except (OSError, ValueError):
-        return {"texts": 0, "truncated": 0}
-    fits = array.shape == shape and array.dtype == np.dtype(dtype)
-    return state if fits else {"texts": 0, "truncated": 0}
+def _read_sound(target: Path, shape: tuple[int, int]) -> int | None:
+    """Return how many texts of a cached array were cut; None where the array is missing or not as it was written.
 
-
-def _is_sound(path: Path, shape: tuple[int, int]) -> bool:
+    Reading it for the checksum takes about a second a gigabyte.
+    """
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
-        return False
-    if array.shape != shape:
-        return False
-    for start in range(0, len(array), TEXTS_PER_BLOCK):
-        norms = np.linalg.norm(np.asarray(array[start : start + TEXTS_PER_BLOCK], dtype=np.float32), axis=1)
-        if not np.allclose(norms, 1.0, atol=NORM_TOLERANCE):
-            return False
-    return True
+        notes = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+        truncated, checksum = int(notes["truncated_texts"]), str(notes["sha256"])
+        sound = np.load(target, mmap_mode="r").shape == shape and file_sha256(target) == checksum
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+    return truncated if sound else None
 
 
 def encoding_key(encoder: Encoder, texts: Sequence[str], settings: EncodingSettings) -> str:

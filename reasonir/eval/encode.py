@@ -1,16 +1,13 @@
 """`reasonir-eval encode`: a file of texts to embeddings.npy and ids.txt, resumable, over several processes."""
 
-import fcntl
 import json
-import os
 from pathlib import Path
-
-import numpy as np
 
 from reasonir import distributed
 from reasonir.corpora import read_documents
 from reasonir.eval.config import MAY_DIFFER, EncodeConfig, Side, describe
-from reasonir.eval.embeddings import EncodingSettings, encode_to_file, encoding_key, encoding_precision
+from reasonir.eval.embeddings import encoding_key, encoding_precision
+from reasonir.eval.sharding import EncodingSettings, ShardedEncoding, own_device
 from reasonir.model.encoder import Encoder
 from reasonir.runs import MANIFEST_FILE, RunFolder
 from reasonir.schema import UserError, read_jsonl
@@ -19,16 +16,17 @@ IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
 
 
 def encode_file(config: EncodeConfig) -> None:
-    """Encode `input`; each rank of a torchrun encodes a slice, and the last one to finish joins them.
+    """Encode `input`; the ranks of a torchrun share its blocks out (in `cache_dir`) and rank 0 joins them.
 
-    Parts carry the key of texts, model and settings in their name: what an interrupted run left is used only where
-    it would come out the same.
+    Blocks carry the key of ids, texts, model and settings in their folder's name: what an interrupted run left is
+    used only where it would come out the same.
     """
     if config.output_dir is None:
         config.output_dir = str(Path("outputs") / describe(config))
     ids, texts = read_texts(config)
-    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
-    encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value)
+    leads = distributed.rank() == 0
+    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
+    encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,
         config.max_tokens or encoder.default_max_tokens,
@@ -37,28 +35,25 @@ def encode_file(config: EncodeConfig) -> None:
     )
     encoder.template.encode([(settings.instruction, "x")], settings.max_tokens)
     key = encoding_key(encoder, [*ids, *texts], settings)
-    if stored_key(run.path) == key:
-        print(f"{run.path} is complete already ({len(ids)} texts)")
+    if stored_key(Path(config.output_dir)) == key:
+        if leads:
+            print(f"{config.output_dir} is complete already ({len(ids)} texts)")
         return
-    rank, world = distributed.rank(), distributed.world_size()
-    if rank == 0:
-        run.start()
-    run.path.mkdir(parents=True, exist_ok=True)
-    start, stop = (len(ids) * r // world for r in (rank, rank + 1))
-    parts = [run.path / f"part-{key[:12]}-{r}-of-{world}.npy" for r in range(world)]
-    if not parts[rank].exists():
-        truncated = encode_to_file(encoder, texts[start:stop], settings, parts[rank], "texts", config.chunk_tokens)
-        print(f"{stop - start} texts encoded, {truncated} cut at {settings.max_tokens} tokens")
-    with (run.path / ".joining").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when a process dies
-        if stored_key(run.path) != key and all(part.exists() for part in parts):
-            join_parts(parts, run.path, ids, settings.dtype, encoder.dimension)
-            inputs = [config.input] if Path(config.input).exists() else []
-            run.finish(inputs=inputs, counts={"texts": len(ids)}, key=key, model_fingerprint=encoder.fingerprint)
-            print(f"{len(ids)} embeddings of dimension {encoder.dimension}: {run.path / EMBEDDINGS_FILE}")
-        if stored_key(run.path) == key:
-            for leftover in (*run.path.glob("part-*"), run.path / ".joining"):
-                leftover.unlink(missing_ok=True)
+    blocks = Path(config.cache_dir).expanduser() / "blocks" / key
+    sharded = ShardedEncoding(encoder, texts, settings, blocks, "texts", config.chunk_tokens)
+    if run is None:
+        sharded.encode_share()
+        return
+    run.start()
+    sharded.encode_share()
+    (run.path / IDS_FILE).write_text("".join(f"{identifier}\n" for identifier in ids), encoding="utf-8")
+    truncated, checksum = sharded.join(run.path / EMBEDDINGS_FILE)
+    counts = {"texts": len(ids), "truncated_texts": truncated}
+    inputs = [config.input] if Path(config.input).exists() else []
+    run.finish(inputs=inputs, counts=counts, key=key, sha256=checksum, model_fingerprint=encoder.fingerprint)
+    sharded.discard_blocks()
+    print(f"{len(ids)} texts encoded, {truncated} cut at {settings.max_tokens} tokens")
+    print(f"{len(ids)} embeddings of dimension {encoder.dimension}: {run.path / EMBEDDINGS_FILE}")
 
 
 def stored_key(folder: Path) -> str | None:
@@ -84,18 +79,3 @@ def read_texts(config: EncodeConfig) -> tuple[list[str], list[str]]:
     if broken is not None:
         raise UserError(f"{config.input}: id {broken!r} holds a line break, which ids.txt cannot")
     return ids, texts
-
-
-def join_parts(parts: list[Path], folder: Path, ids: list[str], dtype: str, dimension: int) -> None:
-    """Put the parts end to end in embeddings.npy, and the ids beside it."""
-    scratch = folder / ".embeddings.partial"
-    output = np.lib.format.open_memmap(scratch, mode="w+", dtype=dtype, shape=(len(ids), dimension))
-    row = 0
-    for part in parts:
-        rows = np.load(part, mmap_mode="r")
-        output[row : row + len(rows)] = rows
-        row += len(rows)
-    output.flush()
-    del output
-    (folder / IDS_FILE).write_text("".join(f"{identifier}\n" for identifier in ids), encoding="utf-8")
-    os.replace(scratch, folder / EMBEDDINGS_FILE)

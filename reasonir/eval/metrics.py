@@ -1,13 +1,17 @@
 """Retrieval metrics by trec_eval, through pytrec_eval, which only this file imports.
 
 Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as
-float32 and orders equal ones by document id, descending. Owns no files.
+float32 and orders equal ones by document id, descending. Owns no files; metrics over aspects are `aspects.py`'s.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytrec_eval
+
+from reasonir.aspects import Aspect
+from reasonir.eval.aspects import aspect_metric_names, aspect_metrics
 
 CUTS = (1, 5, 10, 25, 50, 100)
 FAMILIES = {"ndcg_cut": "ndcg_at", "map_cut": "map_at", "recall": "recall_at", "P": "precision_at"}
@@ -41,6 +45,7 @@ def score_run(
     run: Mapping[str, Mapping[str, float]],
     qrels: Mapping[str, Mapping[str, int]],
     excluded: Mapping[str, Collection[str]] | None = None,
+    aspects: Mapping[str, Sequence[Aspect]] | None = None,
 ) -> RunMetrics:
     """Score a run.
 
@@ -52,6 +57,8 @@ def score_run(
         run: query id to {document id: score}; higher is better.
         qrels: query id to {document id: grade}; relevant from 1.
         excluded: query id to documents that are taken out of the run before anything is counted.
+        aspects: query id to aspects, of every query with a relevant document; adds `alpha_ndcg_at_k` and
+            `aspect_recall_at_k`.
     """
     gold = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
     hits = {query: remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
@@ -64,10 +71,12 @@ def score_run(
         query: {ours: values.get(query, nothing)[theirs] for theirs, ours in METRIC_OF_MEASURE.items()}
         for query in gold
     }
-    mean = {
-        metric: sum(row[metric] for row in per_query.values()) / max(len(per_query), 1)
-        for metric in METRIC_OF_MEASURE.values()
-    }
+    names = list(METRIC_OF_MEASURE.values())
+    if aspects:
+        names += aspect_metric_names(CUTS)
+        for query, row in per_query.items():
+            row |= aspect_metrics(trec_ranking(hits.get(query, {})), aspects[query], CUTS)
+    mean = {name: sum(row[name] for row in per_query.values()) / max(len(per_query), 1) for name in names}
     return RunMetrics(
         mean={**mean, "num_queries": len(per_query)},
         per_query=per_query,
@@ -77,7 +86,14 @@ def score_run(
     )
 
 
+def trec_ranking(scores: Mapping[str, float]) -> list[str]:
+    """Return a query's documents in the order that trec_eval ranks them in."""
+    return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
+
+
 def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     """Return a query's hits without the excluded documents, scores as the float that pytrec_eval asks for."""
-    banned = set(excluded)
-    return {document: float(score) for document, score in scores.items() if document not in banned}
+    kept = dict(zip(scores, map(float, scores.values()), strict=True))
+    for document in excluded:
+        kept.pop(document, None)
+    return kept

@@ -95,8 +95,8 @@ def rerank_task(plan: Plan, candidates: Candidates, model: Generator) -> None:
     place = task_folder(plan.folder, candidates)
     (place / TASK_FILE).unlink(missing_ok=True)
     label = f"rerank_{config.method}"
-    write_task(task_folder(plan.folder / ALONE, candidates), alone, candidates.qrels, label)
-    write_task(place, mixed, candidates.qrels, f"{label}_interpolated")
+    write_task(task_folder(plan.folder / ALONE, candidates), alone, candidates.qrels, label, candidates.aspects)
+    write_task(place, mixed, candidates.qrels, f"{label}_interpolated", candidates.aspects)
     counts = {**candidates.counts, **add_counts(results.values())}
     missing = mean_of([mass for result in results.values() for mass in result.missing])
     write_json(place / TASK_FILE, {"inputs": candidates.digest(), "counts": counts, "mean_missing_mass": missing})

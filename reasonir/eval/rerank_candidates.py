@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright, read_run
+from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
 from reasonir.eval.rerank_config import RerankConfig
-from reasonir.eval.results import RESULTS_FILE, RUN_FILE, Run, qrels_of, read_results
+from reasonir.eval.results import RESULTS_FILE, RUN_FILE, Aspects, Run, aspects_of, qrels_of, read_results
 from reasonir.runs import CONFIG_FILE
 from reasonir.schema import UserError
+from reasonir.trec import read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Candidates:
     queries: Mapping[str, str]
     documents: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
+    aspects: Aspects
     counts: Mapping[str, int]
 
     def first(self, query: str) -> list[str]:
@@ -160,6 +162,7 @@ def candidates_of(collection: Collection, run: Run, top: int, source: str, neste
         queries={name: judged[name].text for name in kept},
         documents={document: documents[document] for document in needed},
         qrels=qrels_of(collection),
+        aspects=aspects_of(collection),
         counts={
             "queries": len(kept),
             "documents": sum(min(len(hits), top) for hits in kept.values()),

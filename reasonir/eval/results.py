@@ -9,18 +9,22 @@ A BEIR folder's results have no task level. Invariant: metrics are computed from
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonir.corpora import Collection, read_run, write_run
+from reasonir.aspects import Aspect
+from reasonir.corpora import Collection
 from reasonir.eval.metrics import RunMetrics, score_run
 from reasonir.runs import write_json
 from reasonir.schema import UserError, read_jsonl, write_jsonl
+from reasonir.trec import read_run, write_run
 
 Run = Mapping[str, Mapping[str, float]]
 """Query id to {document id: score}."""
+Aspects = Mapping[str, Sequence[Aspect]]
+"""Query id to its aspects, where the data names them."""
 RESULTS_FILE, RUN_FILE, METRICS_FILE, QUERIES_FILE = "results.json", "run.trec", "metrics.json", "per_query.jsonl"
 
 
@@ -29,9 +33,20 @@ def qrels_of(collection: Collection) -> dict[str, dict[str, int]]:
     return {query.id: dict(query.gold) for query in collection.queries if query.gold}
 
 
-def write_task(folder: Path, run: Run, qrels: Mapping[str, Mapping[str, int]], label: str) -> RunMetrics:
+def aspects_of(collection: Collection) -> Aspects:
+    """Return the aspects of a collection's judged queries; empty where it names none."""
+    return {query.id: query.aspects for query in collection.queries if query.gold and query.aspects}
+
+
+def write_task(
+    folder: Path,
+    run: Run,
+    qrels: Mapping[str, Mapping[str, int]],
+    label: str,
+    aspects: Aspects | None = None,
+) -> RunMetrics:
     """Score a run and write it with its metrics; `label` is the run's name in its last column."""
-    scored = score_run(run, qrels)
+    scored = score_run(run, qrels, aspects=aspects)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
     write_run(folder / RUN_FILE, run, label)
@@ -41,8 +56,11 @@ def write_task(folder: Path, run: Run, qrels: Mapping[str, Mapping[str, int]], l
 
 
 def macro_average(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed."""
-    names = next(iter(results.values())).keys()
+    """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed.
+
+    A metric that a task lacks (those over aspects) has no average.
+    """
+    names = [name for name in next(iter(results.values())) if all(name in row for row in results.values())]
     mean = {name: sum(row[name] for row in results.values()) / len(results) for name in names}
     mean["num_queries"] = sum(row["num_queries"] for row in results.values())
     return mean

@@ -1,86 +1,111 @@
 """Measuring a retriever, top to bottom: `evaluate_bright` and `evaluate_beir` are the main path of the stage.
 
+Under torchrun every rank encodes its share of every task's texts; rank 0 alone searches, scores, writes and prints.
 Invariant: what is scored is what is written: metrics are computed from the run file's own hits, exclusions already
-applied. Leaves search to `search.py` and `lexical.py`, metrics to `metrics.py`, tables to `tables.py`.
+applied. A finished task whose data, model and settings are unchanged is not computed again (`resume.py`). Leaves
+ranking to `ranking.py`, metrics to `metrics.py`, tables to `tables.py`.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from reasonir import settings
+from reasonir import distributed, settings
 from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_bright
-from reasonir.eval import tables
+from reasonir.eval import resume, tables
 from reasonir.eval.config import (
-    BRIGHT_TASKS,
     MAY_DIFFER,
+    WITHOUT_PAGES,
     BeirConfig,
     BrightConfig,
     RetrievalConfig,
     Retriever,
     describe,
 )
-from reasonir.eval.embeddings import EncodingSettings, embed_cached, encoding_precision
-from reasonir.eval.metrics import RunMetrics
-from reasonir.eval.results import qrels_of, write_results, write_task
-from reasonir.eval.search import exact_top_k
-from reasonir.lexical import BM25Index
+from reasonir.eval.fusion import describe_fusion
+from reasonir.eval.instructions import bright_instruction
+from reasonir.eval.metrics import score_run
+from reasonir.eval.ranking import HYBRID_PARTS, Sought, encode_own_share, rank, sides
+from reasonir.eval.results import aspects_of, qrels_of, write_results, write_task
+from reasonir.eval.sharding import own_device
+from reasonir.hub import read_beir_hub
 from reasonir.model.encoder import Encoder
+from reasonir.rewritten import rewritten_file
 from reasonir.runs import RunFolder
 from reasonir.schema import UserError
+from reasonir.trec import write_run
 
-Ranking = tuple[np.ndarray, np.ndarray]
-"""Document indices (Q, top), -1 where there are fewer, and their scores."""
+Metrics = dict[str, float]
 
 
 @dataclass
 class Evaluation:
-    """An open evaluation: its folder, its encoder (None for BM25), what it has counted so far."""
+    """An open evaluation: its folder (None on ranks that only encode), its encoder (None for BM25), its counts."""
 
     config: RetrievalConfig
-    run: RunFolder
+    run: RunFolder | None
     encoder: Encoder | None
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def evaluate_bright(config: BrightConfig) -> None:
     """Rank and score every task, then write results.json and the table beside the published rows."""
-    root = config.data.dir or f"hub:{config.data.hub}"
-    tasks = config.tasks or (list_bright_tasks(root) if config.data.dir else list(BRIGHT_TASKS))
+    root, tasks = f"hub:{config.data.hub}" if config.data.dir is None else config.data.dir, bright_tasks(config)
     evaluation = open_evaluation(config)
-    # A first pass over all tasks, so that a mistake in the last one stops before anything is computed or written.
-    for collection in read_bright(root, tasks, config.queries, config.long):
-        check_collection(evaluation, collection, bright_instruction(config.instruction, collection, config.long))
-    evaluation.run.start()
-    metrics = {}
+    if evaluation.run is not None:
+        # A first pass over all tasks: a mistake in the last one stops before anything is computed or written.
+        for collection in read_bright(root, tasks, config.queries, config.long):
+            check_collection(evaluation, collection, bright_instruction(config.instruction, collection, config.long))
+        evaluation.run.start()
+    results = {}
     for collection in read_bright(root, tasks, config.queries, config.long):
         instruction = bright_instruction(config.instruction, collection, config.long)
-        folder = evaluation.run.path / collection.name
-        metrics[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
-    results = {name: scored.mean for name, scored in metrics.items()}
-    average = write_results(evaluation.run.path, results)
-    beside = None if config.long else config.queries  # the published rows rank passages
-    tables.write_table(evaluation.run.path, results, average, beside, title_of(config))
-    finish(evaluation, [config.data.dir] if config.data.dir else [], average)
+        folder = Path(str(config.output_dir)) / collection.name
+        results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
+    if evaluation.run is not None:
+        average = write_results(evaluation.run.path, results)
+        # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
+        own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
+        tables.write_table(evaluation.run.path, results, average, None if own else config.queries, title_of(config))
+        if config.long:
+            write_recall(evaluation.run.path, results, average)
+        finish(evaluation, bright_inputs(config, tasks), average)
+
+
+def bright_inputs(config: BrightConfig, tasks: list[str]) -> list[Any]:
+    """Return the local files that an evaluation reads."""
+    rewritten = [rewritten_file(config.queries, task, None) for task in tasks] if "/" in config.queries else []
+    return [*([config.data.dir] if config.data.dir else []), *rewritten]
 
 
 def evaluate_beir(config: BeirConfig) -> None:
-    """Rank and score one BEIR folder."""
-    collection = read_beir(config.data.dir, config.split)
+    """Rank and score one retrieval set in BEIR's format."""
+    folder, hub = config.data.dir, config.data.hub
+    collection = read_beir(folder, config.split) if folder else read_beir_hub(str(hub), config.split)
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
-    check_collection(evaluation, collection, instruction)
-    evaluation.run.start()
-    scored = evaluate_collection(evaluation, collection, instruction, evaluation.run.path)
-    results = {collection.name: scored.mean}
-    write_results(evaluation.run.path, results)
-    tables.write_table(evaluation.run.path, results, None, None, title_of(config))
-    folder = Path(config.data.dir)
-    inputs = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), folder / "qrels" / f"{config.split}.tsv"]
-    finish(evaluation, [path for path in inputs if path.exists()], scored.mean)
+    if evaluation.run is not None:
+        check_collection(evaluation, collection, instruction)
+        evaluation.run.start()
+    mean = evaluate_collection(evaluation, collection, instruction, Path(str(config.output_dir)))
+    if evaluation.run is not None:
+        write_results(evaluation.run.path, {collection.name: mean})
+        tables.write_table(evaluation.run.path, {collection.name: mean}, None, None, title_of(config))
+        names = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{config.split}.tsv")
+        finish(evaluation, [path for name in names for path in Path(folder).glob(name)] if folder else [], mean)
+
+
+def bright_tasks(config: BrightConfig) -> list[str]:
+    """Return the tasks to run; with long=true and none named, those that have pages."""
+    if config.tasks is not None:
+        return config.tasks
+    tasks = list_bright_tasks(config.data.dir or f"hub:{config.data.hub}", config.long)
+    left_out = [task for task in tasks if config.long and task in WITHOUT_PAGES and len(tasks) > 1]
+    if left_out and distributed.rank() == 0:
+        print(f"long=true: {', '.join(left_out)} left out, which have no pages")
+    return [task for task in tasks if task not in left_out]
 
 
 def open_evaluation(config: RetrievalConfig) -> Evaluation:
@@ -88,11 +113,13 @@ def open_evaluation(config: RetrievalConfig) -> Evaluation:
     if config.output_dir is None:
         name = hashlib.sha256(settings.to_yaml(config).encode()).hexdigest()[:8]
         config.output_dir = str(Path("outputs") / "eval" / f"{describe(config)}-{config.retriever.value}-{name}")
-    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
+    leads = distributed.rank() == 0
+    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
     encoder = None
-    if config.retriever is Retriever.dense:
-        assert config.model.path is not None, "validated"
-        encoder = Encoder.from_pretrained(config.model.path, template=config.model.template.value)
+    if config.retriever in (Retriever.dense, Retriever.hybrid):
+        encoder = Encoder.from_pretrained(
+            str(config.model.path), template=config.model.template.value, device=own_device()
+        )
     return Evaluation(config, run, encoder)
 
 
@@ -107,100 +134,90 @@ def check_collection(evaluation: Evaluation, collection: Collection, instruction
         encoder.template.encode([(instruction, "x")], evaluation.config.query_max_tokens or encoder.default_max_tokens)
 
 
-def evaluate_collection(evaluation: Evaluation, collection: Collection, instruction: str, folder: Path) -> RunMetrics:
-    """Rank one collection's documents for its queries; write run, metrics and per-query rows into `folder`."""
-    judged = [query for query in collection.queries if query.gold]
-    ids = [document.id for document in collection.documents]
-    row_of = {identifier: row for row, identifier in enumerate(ids)}
-    excluded = [
-        np.array(sorted(row_of[i] for i in set(query.excluded_ids) if i in row_of), dtype=np.int64) for query in judged
-    ]
-    rank = rank_dense if evaluation.encoder is not None else rank_lexical
-    indices, scores = rank(evaluation, collection, [query.text for query in judged], instruction, excluded)
-    run = {
-        query.id: {ids[i]: float(s) for i, s in zip(row, values, strict=True) if i >= 0}
-        for query, row, values in zip(judged, indices, scores, strict=True)
-    }
-    scored = write_task(folder, run, qrels_of(collection), evaluation.config.retriever.value)
-    skipped = len(collection.queries) - len(judged)
-    counts = {"documents": len(ids), "queries": len(judged), "queries_without_gold": skipped}
-    evaluation.counts.setdefault(collection.name, {}).update(counts)
-    note = f", {skipped} queries without gold left out" if skipped else ""
-    print(f"{collection.name}: nDCG@10 {scored.mean['ndcg_at_10']:.4f} ({len(judged)} queries{note})")
-    return scored
+def evaluate_collection(evaluation: Evaluation, collection: Collection, instruction: str, folder: Path) -> Metrics:
+    """Rank one collection's documents for its queries; write run, metrics and per-query rows into `folder`.
 
-
-def rank_dense(
-    evaluation: Evaluation, collection: Collection, queries: list[str], instruction: str, excluded: list[np.ndarray]
-) -> Ranking:
-    """Embed documents and queries (or reuse them) and search exactly."""
-    config, encoder = evaluation.config, evaluation.encoder
-    assert encoder is not None, "dense"
-    precision = encoding_precision(config.precision.value, encoder)
-    sides = (
-        ("documents", [document.text for document in collection.documents], "", config.document_max_tokens),
-        ("queries", queries, instruction, config.query_max_tokens),
-    )
-    embeddings, counts = [], evaluation.counts.setdefault(collection.name, {})
-    for side, texts, words, limit in sides:
-        options = EncodingSettings(words, limit or encoder.default_max_tokens, precision)
-        label = f"{collection.name} {side}"
-        encoded = embed_cached(encoder, texts, options, Path(config.cache_dir).expanduser(), label, config.chunk_tokens)
-        embeddings.append(encoded.embeddings)
-        counts[f"{side}_truncated"], counts[f"{side}_reused"] = encoded.truncated_texts, encoded.reused
-        how = "reused from the cache" if encoded.reused else "encoded"
-        cut = f", {encoded.truncated_texts} cut at {options.max_tokens} tokens" if encoded.truncated_texts else ""
-        print(f"{label}: {len(texts)} {how}{cut}")
-    return exact_top_k(
-        embeddings[1], embeddings[0], config.top, excluded, ids=[document.id for document in collection.documents]
-    )
-
-
-def rank_lexical(
-    evaluation: Evaluation, collection: Collection, queries: list[str], instruction: str, excluded: list[np.ndarray]
-) -> Ranking:
-    """Rank by BM25; instructions are for encoders only."""
-    index = BM25Index([document.id for document in collection.documents], [d.text for d in collection.documents])
-    weighted = evaluation.config.retriever is Retriever.bm25_query_weighted
-    return index.search(queries, evaluation.config.top, excluded, "bm25" if weighted else "plain")
-
-
-def bright_instruction(option: str, collection: Collection, long: bool) -> str:
-    """Return the query instruction of a task.
-
-    The `bright` preset follows the families of the paper's evaluation, filled with the raw task id; a task folder's
-    own instruction.txt comes before it. arXiv 2504.20595, release 0aac962.
+    Returns:
+        The task's means; on ranks that only encode, nothing.
     """
-    if option == "none":
-        return ""
-    if option != "bright":
-        return option.replace("{task}", collection.name)
-    if collection.instruction:
-        return collection.instruction
-    task, unit = collection.name, "documents" if long else "passages"
-    if task == "leetcode":
-        return "Given a coding problem, retrieve relevant examples that help answer the problem"
-    if task in ("aops", "theoremqa_questions"):
-        return "Given a Math problem, retrieve relevant examples that help answer the problem"
-    if task == "theoremqa_theorems":
-        return "Given a Math problem, retrieve relevant theorems that help answer the problem"
-    if task == "pony":
-        return f"Given a {task} question, retrieve relevant {unit} that help answer the question"
-    return f"Given a {task} post, retrieve relevant {unit} that help answer the post"
+    config, encoder = evaluation.config, evaluation.encoder
+    sought = Sought(collection, [query for query in collection.queries if query.gold], instruction)
+    name = resume.fingerprint(collection.documents, sought.judged, determinants(evaluation, sought))
+    finished = resume.read_finished(folder, name)
+    if evaluation.run is None:
+        if finished is None and encoder is not None:
+            encode_own_share(config, encoder, sought)
+        return {}
+    if finished is not None:
+        evaluation.counts[collection.name] = {**finished.counts, "unchanged": True}
+        print(f"{_scored(collection.name, finished.mean, finished.counts)}, unchanged since it was computed")
+        return finished.mean
+    runs = rank(config, encoder, sought)
+    skipped = len(collection.queries) - len(sought.judged)
+    counts: dict[str, Any] = {
+        "documents": len(collection.documents),
+        "queries": len(sought.judged),
+        "queries_without_gold": skipped,
+    }
+    counts |= sought.counts
+    resume.mark_unfinished(folder)
+    qrels = qrels_of(collection)
+    scored = write_task(folder, runs.pop(""), qrels, config.retriever.value, aspects_of(collection))
+    for part, run in runs.items():
+        write_run(folder / f"{part}.trec", run, part)
+        counts[f"{part}_ndcg_at_10"] = score_run(run, qrels).mean["ndcg_at_10"]
+    resume.mark_finished(folder, name, counts, [f"{part}.trec" for part in runs])
+    evaluation.counts[collection.name] = counts
+    print(_scored(collection.name, scored.mean, counts))
+    return scored.mean
+
+
+def determinants(evaluation: Evaluation, sought: Sought) -> list[object]:
+    """Return what a task's results depend on besides its data."""
+    config, encoder = evaluation.config, evaluation.encoder
+    made_of: list[object] = [config.retriever.value, config.top]
+    if encoder is not None:
+        encodings = [(side, options) for side, _, options in sides(config, encoder, sought)]
+        made_of += [encoder.fingerprint, encoder.template.fingerprint, encodings]
+    return [*made_of, config.hybrid] if config.retriever is Retriever.hybrid else made_of
+
+
+def _scored(name: str, mean: Mapping[str, float], counts: Mapping[str, Any]) -> str:
+    skipped = counts["queries_without_gold"]
+    note = f", {skipped} queries without gold left out" if skipped else ""
+    parts = "".join(f", {p} {counts[f'{p}_ndcg_at_10']:.4f}" for p in HYBRID_PARTS if f"{p}_ndcg_at_10" in counts)
+    return f"{name}: nDCG@10 {mean['ndcg_at_10']:.4f}{parts} ({counts['queries']} queries{note})"
 
 
 def title_of(config: RetrievalConfig) -> str:
     """Return what a table calls this retriever."""
+    if config.retriever is Retriever.hybrid:
+        hybrid = config.hybrid
+        fusion = describe_fusion(hybrid.method, hybrid.weights)
+        return f"{config.model.path} + {hybrid.lexical.value} ({fusion})"
     return config.retriever.value if config.retriever is not Retriever.dense else str(config.model.path)
 
 
-def finish(evaluation: Evaluation, inputs: list[Any], mean: dict[str, float]) -> None:
+def write_recall(folder: Path, results: Mapping[str, Metrics], average: Metrics) -> None:
+    """Put recall@1, the BRIGHT paper's measure for whole pages, under the table (arXiv 2407.12883)."""
+    columns = {**results, "average": average}
+    cells = " | ".join(f"{100 * mean['recall_at_1']:.1f}" for mean in columns.values())
+    text = f"| recall@1 | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n| **whole pages** | {cells} |\n"
+    file = folder / "results.md"
+    file.write_text(f"{file.read_text(encoding='utf-8')}\n{text}", encoding="utf-8")
+    print(text)
+
+
+def finish(evaluation: Evaluation, inputs: list[Any], mean: Metrics) -> None:
     """Write the manifest and say where the results lie."""
-    encoder = evaluation.encoder
-    evaluation.run.finish(
+    encoder, run = evaluation.encoder, evaluation.run
+    assert run is not None, "rank 0"
+    run.finish(
         inputs=inputs,
         counts=evaluation.counts,
         model_fingerprint=encoder.fingerprint if encoder is not None else None,
         device=str(encoder.device) if encoder is not None else "cpu",
+        processes=distributed.world_size(),
     )
-    print(f"nDCG@10 {mean['ndcg_at_10']:.4f}; results: {evaluation.run.path}")
+    recall = f"recall@1 {mean['recall_at_1']:.4f}, " if getattr(evaluation.config, "long", False) else ""
+    print(f"{recall}nDCG@10 {mean['ndcg_at_10']:.4f}; results: {run.path}")

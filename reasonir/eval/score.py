@@ -2,13 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from reasonir import settings
-from reasonir.corpora import read_qrels, read_run
 from reasonir.eval.config import ScoreConfig
 from reasonir.eval.metrics import score_run
 from reasonir.runs import build_manifest, write_json
 from reasonir.schema import UserError, read_jsonl, write_jsonl
+from reasonir.trec import read_qrels, read_run
 
 SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
 
@@ -21,7 +22,7 @@ def score_files(config: ScoreConfig) -> None:
     scored = score_run(run, qrels, excluded)
     if scored.missing_queries == len(scored.per_query):
         raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
-    output = claim_output(config)
+    output = claim_output(Path(config.output), config)
     write_jsonl(output.with_name("per_query.jsonl"), [{"id": i, **row} for i, row in scored.per_query.items()])
     write_json(output, scored.mean)
     counts = {
@@ -37,14 +38,18 @@ def score_files(config: ScoreConfig) -> None:
     print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
 
 
-def claim_output(config: ScoreConfig) -> Path:
-    """Return the output path, its folder made and holding this configuration; refuse a folder of another command."""
-    output = Path(config.output)
+def claim_output(output: Path, config: Any) -> Path:
+    """Return a file to write, its folder made and holding this configuration; refuse a folder of another command."""
     stored = output.with_name("config.yaml")
-    if stored.exists() and "qrels:" not in stored.read_text(encoding="utf-8"):
-        raise UserError(f"output={output}: {output.parent} holds another command's results; name another folder")
+    if output.is_dir():
+        raise UserError(f"output={output} is a folder; name a file in it")
+    text = settings.to_yaml(config)
+    if stored.exists():
+        options = {line.split(":")[0] for line in stored.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
+        if options != {line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()}:
+            raise UserError(f"output={output}: {output.parent} holds another command's results; name another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
-    stored.write_text(settings.to_yaml(config), encoding="utf-8")
+    stored.write_text(text, encoding="utf-8")
     return output
 
 

@@ -1,10 +1,11 @@
 """Exact nearest neighbours by inner product, in blocks.
 
-Legend: Q queries, N documents, D dimension, B queries of a block, M documents of a block.
+Legend: Q queries, N documents, D dimension, B queries of a block, M documents of a block, K hits kept, C candidates.
 Invariant: the result is the first `top` of a full sort by (score, document id), both descending, as trec_eval
 breaks ties, whatever the block sizes. Owns no files; BM25 lives in `lexical.py`.
 """
 
+import mmap
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from reasonir.lexical import tie_ranks
 
 RANK_BITS = 32
 NEVER = torch.iinfo(torch.int64).min  # sorts behind every real score
+LOWEST = torch.finfo(torch.float32).min
 
 
 def exact_top_k(
@@ -23,26 +25,27 @@ def exact_top_k(
     excluded: Sequence[Collection[int] | np.ndarray] | None = None,
     *,
     ids: Sequence[str] | None = None,
-    block_queries: int = 256,
-    block_documents: int = 16_384,
+    block_queries: int = 1_024,
+    block_documents: int = 8_192,
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every query's `top` best documents by inner product.
 
-    O(Q * N * D) time; memory beyond the inputs is about 20 bytes times block_queries * block_documents. A
-    score and its document's place among the ids form one integer, so that a selection of distinct keys
-    decides ties too.
+    O(Q * N * D) time; memory beyond the inputs is about 4 bytes times block_documents * (block_queries + D), and 50
+    bytes for every hit of a block of queries. Of a block of documents only those are looked at that reach what is the
+    query's last hit so far; a score and its document's place among the ids form one integer, so that a selection of
+    distinct keys decides ties too.
 
     Args:
         query_QD: any float type.
         document_ND: any float type; may be memory-mapped, it is read block by block, once per block of
-            queries.
+            queries, and what was read is let go.
         top: > 0; may exceed N.
         excluded: per query, rows of document_ND that are taken out before the cut.
         ids: document ids for the order of ties; without them the row number stands for the id.
         block_queries: queries scored together.
         block_documents: documents scored together.
-        device: where to multiply.
+        device: where to multiply and select.
     Returns:
         Rows of document_ND (Q, top) int64, padded with -1, and scores (Q, top) float32, padded with -inf.
     Raises:
@@ -57,21 +60,58 @@ def exact_top_k(
     document_at_rank[ranks] = np.arange(count)
     indices = np.full((len(query_QD), top), -1, dtype=np.int64)
     scores = np.full((len(query_QD), top), -np.inf, dtype=np.float32)
+    space = np.empty((min(block_documents, count), document_ND.shape[1]), dtype=np.float32)
     for first in range(0, len(query_QD), block_queries):
-        query_BD = to_float32(query_QD[first : first + block_queries], "query", first, device)
+        query_BD = to_float32(query_QD[first : first + block_queries], device)
+        check_finite(query_BD, "query", first)
         banned = None if excluded is None else flatten(excluded[first : first + block_queries])
-        best = torch.empty((len(query_BD), 0), dtype=torch.int64, device=device)
+        best = torch.full((len(query_BD), min(top, count)), NEVER, dtype=torch.int64, device=device)
         for start in range(0, count, block_documents):
-            document_MD = to_float32(document_ND[start : start + block_documents], "document", start, device)
+            document_MD = to_float32(document_ND[start : start + block_documents], device, space)
             rank_M = torch.from_numpy(ranks[start : start + block_documents]).to(device)
-            key_BM = to_keys(query_BD @ document_MD.T, rank_M)
+            score_BM = query_BD @ document_MD.T
+            if not bool(score_BM.sum().isfinite()):  # whatever is not finite in a document is so in its scores too
+                check_finite(document_MD, "document", start)
             if banned is not None:
-                mask(key_BM, banned, start)
-            best = torch.cat([best, key_BM.topk(min(top, key_BM.shape[1]), sorted=False).values], dim=1)
-            best = best.topk(min(top, best.shape[1])).values
+                mask(score_BM, banned, start)
+            best = merge(best, score_BM, rank_M)
+            release(document_ND)
         rows = slice(first, first + len(query_BD))
-        write_hits(best.cpu(), document_at_rank, indices[rows], scores[rows])
+        write_hits(best.cpu().sort(descending=True).values, document_at_rank, indices[rows], scores[rows])
     return indices, scores
+
+
+def merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
+    """Return the best keys (B, K) of those so far and a block's, in no order; a score of -inf is no hit."""
+    width, last_B = best_BK.shape[1], best_BK.amin(dim=1)
+    last_B = torch.where(last_B == NEVER, LOWEST, to_scores(last_B))
+    passes_BM = score_BM >= last_B[:, None]
+    if int(passes_BM.sum()) > 2 * len(best_BK) * width:  # a first block: let its own last hit decide
+        if width <= score_BM.shape[1]:
+            last_B = torch.maximum(last_B, largest(score_BM, width).amin(dim=1))
+        passes_BM = score_BM >= last_B[:, None]
+    query_C, column_C = passes_BM.nonzero(as_tuple=True)  # ordered by query
+    if len(query_C) == 0:
+        return best_BK
+    counts_B = torch.bincount(query_C, minlength=len(best_BK))
+    place_C = torch.arange(len(query_C), device=query_C.device) - (counts_B.cumsum(0) - counts_B)[query_C]
+    key_BC = torch.full((len(best_BK), int(counts_B.max())), NEVER, dtype=torch.int64, device=best_BK.device)
+    key_BC[query_C, place_C] = to_keys(score_BM[query_C, column_C], rank_M[column_C])
+    return largest(torch.cat([best_BK, key_BC], dim=1), width)
+
+
+def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the k largest of each row, in no order."""
+    if rows.device.type == "cpu":  # several times as fast as torch's selection
+        return torch.from_numpy(np.partition(rows.numpy(), rows.shape[1] - k, axis=1)[:, rows.shape[1] - k :])
+    return rows.topk(k, sorted=False).values
+
+
+def release(rows: np.ndarray) -> None:
+    """Let go of the pages of a memory-mapped array that were read; they stay in the system's cache."""
+    mapped = getattr(rows, "_mmap", None)
+    if mapped is not None and rows.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):  # type: ignore[attr-defined]
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_sizes(
@@ -92,20 +132,30 @@ def check_sizes(
         raise ValueError(f"ids: {len(ids)} for {len(document_ND)} documents")
 
 
-def to_float32(rows: np.ndarray, kind: str, first: int, device: str | torch.device) -> torch.Tensor:
-    """Copy a block of embeddings to the device; refuse what has no order."""
-    block = torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)
+def to_float32(rows: np.ndarray, device: str | torch.device, space: np.ndarray | None = None) -> torch.Tensor:
+    """Copy a block of embeddings to the device, on the way through `space`, which saves making room each time."""
+    block = np.empty(rows.shape, dtype=np.float32) if space is None else space[: len(rows)]
+    np.copyto(block, rows, casting="same_kind")
+    return torch.from_numpy(block).to(device)
+
+
+def check_finite(block: torch.Tensor, kind: str, first: int) -> None:
+    """Refuse embeddings that have no order; `first` is the row of the block's first."""
     finite = block.isfinite().all(dim=1)
     if not bool(finite.all()):
         row = first + int((~finite).nonzero()[0])
         raise ValueError(f"{kind} {row}: its embedding holds NaN or infinity")
-    return block
 
 
-def to_keys(score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
+def to_keys(score_C: torch.Tensor, rank_C: torch.Tensor) -> torch.Tensor:
     """Return int64 keys that order as (score, rank): above the score, monotonic, below the rank."""
-    bits = (score_BM + 0.0).view(torch.int32)  # + 0.0 turns -0.0, which equals 0.0, into it
-    return (monotonic(bits).to(torch.int64) << RANK_BITS) | rank_M
+    bits = (score_C + 0.0).view(torch.int32)  # + 0.0 turns -0.0, which equals 0.0, into it
+    return (monotonic(bits).to(torch.int64) << RANK_BITS) | rank_C
+
+
+def to_scores(keys: torch.Tensor) -> torch.Tensor:
+    """Return the float32 scores of keys."""
+    return monotonic((keys >> RANK_BITS).to(torch.int32)).view(torch.float32)
 
 
 def monotonic(bits: torch.Tensor) -> torch.Tensor:
@@ -116,19 +166,22 @@ def monotonic(bits: torch.Tensor) -> torch.Tensor:
 def flatten(excluded: Sequence[Collection[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return (document row, query of the block) of every exclusion, ordered by document row."""
     queries = np.repeat(np.arange(len(excluded)), [len(rows) for rows in excluded])
-    lists = [np.fromiter(rows, dtype=np.int64, count=len(rows)) for rows in excluded]
+    lists = [
+        rows if isinstance(rows, np.ndarray) else np.fromiter(rows, dtype=np.int64, count=len(rows))
+        for rows in excluded
+    ]
     documents = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
     order = np.argsort(documents, kind="stable")
     return documents[order], queries[order]
 
 
-def mask(key_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int) -> None:
+def mask(score_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int) -> None:
     """Put the block's excluded pairs behind everything, in place."""
     documents, queries = banned
-    low, high = np.searchsorted(documents, [start, start + key_BM.shape[1]])
-    rows = torch.from_numpy(queries[low:high]).to(key_BM.device)
-    columns = torch.from_numpy(documents[low:high] - start).to(key_BM.device)
-    key_BM[rows, columns] = NEVER
+    low, high = np.searchsorted(documents, [start, start + score_BM.shape[1]])
+    rows = torch.from_numpy(queries[low:high]).to(score_BM.device)
+    columns = torch.from_numpy(documents[low:high] - start).to(score_BM.device)
+    score_BM[rows, columns] = -torch.inf
 
 
 def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> None:
@@ -136,6 +189,22 @@ def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.nda
     keys = best.numpy()
     hit = keys != NEVER
     width = keys.shape[1]
-    bits = monotonic((best >> RANK_BITS).to(torch.int32)).numpy()
+    values = to_scores(best).numpy()
     indices[:, :width][hit] = document_at_rank[keys[hit] & ((1 << RANK_BITS) - 1)]
-    scores[:, :width][hit] = bits.view(np.float32)[hit]
+    scores[:, :width][hit] = values[hit]
+
+
+def as_run(
+    queries: Sequence[str], ids: Sequence[str], indices: np.ndarray, scores: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return rankings as {query id: {document id: score}}.
+
+    Args:
+        indices: places in `ids` (Q, top), padded with -1 at the end.
+        scores: float (Q, top).
+    """
+    names, counts = np.array(ids, dtype=object), (indices >= 0).sum(axis=1)
+    return {
+        query: dict(zip(names[row[:count]].tolist(), values[:count].tolist(), strict=True))
+        for query, row, values, count in zip(queries, indices, scores, counts, strict=True)
+    }

@@ -9,6 +9,16 @@ from omegaconf import MISSING
 from reasonir.schema import UserError
 from reasonir.settings import require
 
+MAY_DIFFER = tuple(
+    f"generator.{name}"
+    for name in (
+        "base_url", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
+        "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_poll_seconds",
+        "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
+    )
+)  # fmt: skip
+"""Options that say how answers are got, not which: an output folder may be continued with others."""
+
 
 class Engine(StrEnum):
     """Who answers: a server that speaks OpenAI's chat API, OpenAI's Batch API (half the price), vLLM in process."""

@@ -5,11 +5,11 @@ around JSON (thoughts, code fences, a sentence before), never of what is inside 
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-THOUGHTS = re.compile(r"<think>.*?</think>|^.*?</think>", re.DOTALL)
+from reasonir.generator.plain import without_thoughts
+
 KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,),
@@ -26,7 +26,7 @@ class Refusal:
 
 def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Refusal:
     """Return the fields of an answer; `{"text": …}` where no schema asks for JSON."""
-    text = THOUGHTS.sub("", text).strip()
+    text = without_thoughts(text)
     if schema is None:
         return {"text": text} if _is_text(text) else Refusal("empty", "The answer was empty.")
     if finish == "length":

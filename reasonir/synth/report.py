@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from reasonir.corpora import stream_documents
+from reasonir.prompting import draw_number
 from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
 from reasonir.schema import UserError
 from reasonir.synth.duplicates import words
 from reasonir.synth.gates import ENGLISH
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, query_text
-from reasonir.synth.writing import draw_number
 
 SIDES = ("query", "positive", "negative")
 BIN_WORDS = 20

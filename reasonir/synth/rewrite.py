@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.generator.records import Generator as LanguageModel
-from reasonir.prompting import load_prompt
+from reasonir.prompting import REWRITE_VARIABLES, load_prompt, rewrite_values
 from reasonir.synth.checks import check_length, check_text
 from reasonir.synth.config import RewriteConfig
 from reasonir.synth.parse import Refusal
@@ -23,7 +23,7 @@ class RewriteRecipe:
 
     def __init__(self, config: RewriteConfig) -> None:
         self._config = config
-        prompt = load_prompt("rewrite", config.prompts, ("instruction", "query", "length_tokens"), "text")
+        prompt = load_prompt("rewrite", config.prompts, REWRITE_VARIABLES, "text")
         self._author = Author(config.recipe, prompt, config.generator, config.seed, max_new_tokens=config.length_tokens)
         self.prompts = [prompt]
         self.inputs = [config.rows]
@@ -39,11 +39,7 @@ class RewriteRecipe:
     def steps(self, item: Item) -> Steps:
         """Ask for the rewrite of one query."""
         trail, given = Trail(), item.source
-        values = {
-            "instruction": given.query.instruction,
-            "query": " ".join(given.query.text.split()),  # without line breaks, as the paper's rewriting
-            "length_tokens": self._config.length_tokens,
-        }
+        values = rewrite_values(given.query.text, self._config.length_tokens, given.query.instruction)
 
         def check(fields: dict[str, Any]) -> Refusal | None:
             gates, text = self._config.gates, fields["text"]

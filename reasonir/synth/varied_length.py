@@ -12,7 +12,7 @@ from typing import Any
 from reasonir.corpora import stream_documents
 from reasonir.generator.records import Completion, Request
 from reasonir.generator.records import Generator as LanguageModel
-from reasonir.prompting import load_prompt
+from reasonir.prompting import draw_number, load_prompt
 from reasonir.schema import InstructedText, RunStopped, UserError, read_jsonl, write_jsonl
 from reasonir.synth.checks import check_different, check_length, check_query, check_text
 from reasonir.synth.config import VariedLengthConfig
@@ -21,7 +21,7 @@ from reasonir.synth.judge import Candidate, Judge
 from reasonir.synth.parse import Refusal
 from reasonir.synth.sources import Item, cut_words
 from reasonir.synth.weave import Weave
-from reasonir.synth.writing import Answer, Author, Outcome, Steps, Trail, draw_number
+from reasonir.synth.writing import Answer, Author, Outcome, Steps, Trail
 
 TASKS_FILE = "tasks.jsonl"
 EXAMPLE_WORDS = 150

@@ -5,18 +5,15 @@ reads top to bottom, and `weave.py` decides how many run at once. Invariant: wha
 item and on the answers before, never on time, so that a log of answers replays it.
 """
 
-import hashlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from reasonir.generator.config import GeneratorConfig
 from reasonir.generator.records import Completion, Message, Request
-from reasonir.prompting import Prompt
+from reasonir.prompting import Prompt, draw_number
 from reasonir.synth.parse import Refusal, read_answer
 
-SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
-"""Of a refused answer, when it is shown to its writer again; one that did not end would fill the context."""
 SERVER_ERROR = "server_error"
 
 
@@ -54,12 +51,6 @@ class Answer:
 Steps = Generator[Request, Completion, Outcome]
 Asking = Generator[Request, Completion, Answer | Refusal]
 Check = Callable[[dict[str, Any]], Refusal | None]
-
-
-def draw_number(seed: int, *names: object) -> int:
-    """Return a number below 2**31 that depends on the seed and the names alone."""
-    text = ":".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class Author:
@@ -102,9 +93,7 @@ class Author:
                 return Answer(found, self._provenance(attempt, seed))  # type: ignore[arg-type]
             refusal = verdict
             trail.refuse(self.prompt.name, attempt, refusal, completion.text)
-            shown = SHOWN_OF_CUT_OFF if completion.finish == "length" else SHOWN_CHARACTERS
-            answer = Message("assistant", completion.text[:shown].strip() or "(nothing)")
-            messages = (*opening, answer, self.prompt.feedback(refusal.detail))
+            messages = (*opening, *self.prompt.after_refusal(completion, refusal.detail))
         return refusal
 
     def _request(self, messages: tuple[Message, ...], seed: int) -> Request:

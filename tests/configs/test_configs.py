@@ -334,7 +334,7 @@ def test_global_batch_must_divide_by_the_ranks(
         (["bright", "retriever=bm25", "data.dir=d", "top=0"], "top=0"),
         (["bright", "model.path=m", "data.dir=d", "query_max_tokens=0"], "query_max_tokens=0"),
         (["bright", "model.path=m", "data.dir=d", "chunk_tokens=-1"], "chunk_tokens=-1"),
-        (["beir", "retriever=bm25"], "data.dir is missing"),
+        (["beir", "retriever=bm25"], "give one of data.dir"),
         (["score", "run=r"], "qrels is missing"),
         (["score", "run=r", "qrels=q", "+outptu=o"], "did you mean output?"),
         (["encode", "input=i"], "model.path is missing"),

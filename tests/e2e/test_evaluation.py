@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasonir.eval import cli, embeddings
+from reasonir.eval import cli, sharding
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
 from tests.texts import SENTENCES, write_rows
@@ -87,7 +87,12 @@ def results_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("retriever", ["dense", "bm25", "bm25_query_weighted"])
+def ranked_in(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of everything that does not tell of options or counts."""
+    return {name: content for name, content in results_of(folder).items() if not name.endswith((".yaml", "print.json"))}
+
+
+@pytest.mark.parametrize("retriever", ["dense", "bm25", "bm25_query_weighted", "hybrid"])
 def test_bright_writes_what_the_contract_names(
     bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
 ) -> None:
@@ -111,7 +116,7 @@ def test_bright_writes_what_the_contract_names(
         assert set(hits) == {"q0", "q1", "q3"}
         # Not vacuous: without the exclusion these documents hold the query's words.
         assert f"{task}/0" not in hits["q0"] and not {f"{task}/2", f"{task}/9"} & set(hits["q3"])
-        if retriever == "dense":
+        if retriever in ("dense", "hybrid"):
             assert sorted(map(len, hits.values())) == [8, 9, 10]
     for name, value in results["average"].items():
         values = [results["tasks"][task][name] for task in results["tasks"]]
@@ -183,16 +188,21 @@ def test_second_run_reuses_and_changed_text_is_encoded_again(
     assert len(encoded) == 10 + 3 + 3
     first, encoded[:] = results_of(out), []
     said = run(command, capsys)
-    assert said.count("reused from the cache") == 4 and encoded == []
+    assert said.count("unchanged since it was computed") == 2 and encoded == []
     assert results_of(out) == first
     counts = json.loads((out / "manifest.json").read_text())["counts"]
-    assert counts["physics"]["documents_reused"] is True
+    assert counts["physics"]["unchanged"] is True and counts["physics"]["documents"] == 10
+    again = [f"output_dir={tmp_path / 'again'}" if option.startswith("output_dir") else option for option in command]
+    said = run(again, capsys)
+    assert said.count("reused from the cache") == 4 and encoded == []
+    assert ranked_in(tmp_path / "again") == ranked_in(out)
 
     documents = rows_of(bright / "physics" / "documents.jsonl")
     documents[1]["content"] = "Water in a dish is gone by evening."
     write_rows(bright / "physics" / "documents.jsonl", documents)
     said = run(command, capsys)
-    assert "physics documents: 10 encoded" in said and "kitchen documents: 10 reused" in said
+    assert "physics documents: 10 encoded" in said and "physics queries: 3 reused" in said
+    assert "kitchen: nDCG@10" in said and said.count("unchanged since it was computed") == 1
     assert documents[1]["content"] in encoded
     assert results_of(out)["physics/run.trec"] != first["physics/run.trec"]
     assert results_of(out)["kitchen/run.trec"] == first["kitchen/run.trec"]
@@ -365,7 +375,7 @@ def break_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> Callable[[], in
         done.append(len(texts))
         return plain(self, texts, *args, **more)
 
-    monkeypatch.setattr(embeddings, "TEXTS_PER_BLOCK", 3)
+    monkeypatch.setattr(sharding, "BLOCK_TEXTS", 3)
     monkeypatch.setattr(Encoder, "encode", fragile)
     return lambda: sum(done)
 
@@ -382,7 +392,7 @@ def test_encode_broken_off_goes_on(
     command, _ = encoding
     whole, broken = tmp_path / "whole", [*command, f"output_dir={tmp_path / 'broken'}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "TEXTS_PER_BLOCK", 3)
+        patch.setattr(sharding, "BLOCK_TEXTS", 3)
         run([*command, f"output_dir={whole}"], capsys)
     with pytest.MonkeyPatch.context() as patch:
         count = break_after(patch, 1)
@@ -440,7 +450,7 @@ def test_encode_killed_while_joining_goes_on(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reasonir.eval.encode.join_parts", killed)
+        patch.setattr("reasonir.eval.sharding.ShardedEncoding.join", killed)
         interrupted(command)
     capsys.readouterr()
     run(command, capsys)
@@ -449,19 +459,30 @@ def test_encode_killed_while_joining_goes_on(
     assert (tmp_path / "out" / "manifest.json").is_file()
 
 
+DAMAGES: dict[str, Callable[[bytearray], bytes]] = {
+    "zeros": lambda content: bytes(content[:128]) + bytes(len(content) - 128),
+    "truncated": lambda content: bytes(content[:-5]),
+    "one bit": lambda content: bytes([*content[:-4], content[-4] ^ 1, *content[-3:]]),
+    "NaN": lambda content: bytes(content[:-4]) + np.float32(np.nan).tobytes(),
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_cache_is_encoded_again(
-    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
+    """One flipped bit of the last place keeps every norm at 1; the checksum tells it all the same."""
     cache = tmp_path / "cache"
     command = ["bright", f"data.dir={bright}", "tasks=[physics]", f"model.path={model}", f"cache_dir={cache}"]
-    command.append(f"output_dir={tmp_path / 'out'}")
-    run(command, capsys)
-    first = results_of(tmp_path / "out")
+    run([*command, f"output_dir={tmp_path / 'first'}"], capsys)
     files = sorted((cache / "embeddings").glob("*.npy"))
     assert len(files) == 2
+    whole = [file.read_bytes() for file in files]
     for file in files:
-        array = np.load(file)
-        array[0] = 0
-        np.save(file, array)
-    assert run(command, capsys).count("are damaged; encoding again") == 2
-    assert results_of(tmp_path / "out") == first
+        file.write_bytes(DAMAGES[damage](bytearray(file.read_bytes())))
+    said = run([*command, f"output_dir={tmp_path / 'again'}"], capsys)
+    assert said.count("are damaged; encoding again") == 2
+    assert [file.read_bytes() for file in files] == whole
+    assert sorted(path.suffix for path in (cache / "embeddings").iterdir()) == [".json", ".json", ".npy", ".npy"]
+    assert ranked_in(tmp_path / "again") == ranked_in(tmp_path / "first")

@@ -91,3 +91,5 @@ def test_a_wheel_in_an_empty_folder_finds_its_configs(tmp_path):
     assert str(site) in done.stdout
     assert "global_batch_queries: 32" in done.stdout
     assert not any(empty.iterdir())
+    page = {path.name for path in (site / "reasonir" / "eval" / "page").iterdir()}
+    assert page == {"report.html", "report.css", "report.js"}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reasonir.prompting import OWN_FILES, load_prompt
+from reasonir.generator import Completion
+from reasonir.prompting import OWN_FILES, REWRITE_VARIABLES, load_prompt, rewrite_values
 from reasonir.schema import UserError
 
 OWN = {
@@ -13,7 +14,7 @@ OWN = {
     "negatives": (("instruction", "query", "positive", "negatives", "min_words"), "negative"),
     "vl_tasks": (("field", "count", "example"), "tasks"),
     "vl": (("task", "query_words", "positive_words"), "query positive"),
-    "rewrite": (("instruction", "query", "length_tokens"), "text"),
+    "rewrite": (REWRITE_VARIABLES, "text"),
     "judge": (("instruction", "query", "document"), "score"),
 }
 FILE = "version: v1\nturns:\n  - {role: user, text: 'Read {{ document }}'}\nretry: 'No - {{ reason }}'\n"
@@ -70,3 +71,20 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, content: str, expected: st
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder; copy"):
         load_prompt("hq", str(tmp_path / "no"), ("document",), "query")
+
+
+def test_a_rewriting_asks_without_line_breaks_and_with_its_length() -> None:
+    prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
+    (asked,) = prompt.messages(rewrite_values("Why does\n it\r\nrise?\n", 64))
+    assert asked.content.startswith("Why does it rise?\n") and "64 tokens (some 48 words)" in asked.content
+    (free,) = prompt.messages(rewrite_values("Why?", None))
+    assert "tokens" not in free.content and "cut off" not in free.content
+
+
+def test_a_refused_answer_is_shown_again_and_one_that_ran_on_only_in_part() -> None:
+    prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
+    for finish, shown in (("stop", 8_000), ("length", 400)):
+        answer, reason = prompt.after_refusal(Completion(id="", text="x" * 9_000, finish=finish), "Too dull.")
+        assert (answer.role, answer.content, reason.role) == ("assistant", "x" * shown, "user")
+        assert "Too dull." in reason.content
+    assert prompt.after_refusal(Completion(id="", text=" ", finish="stop"), "")[0].content == "(nothing)"

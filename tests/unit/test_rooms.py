@@ -9,7 +9,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
 FLOOR = {"schema", "settings", "distributed"}
-SECOND = {"templates", "runs", "lexical", "corpora", "world", "world_lexicon", "generator", "prompting"}
+SECOND = {
+    "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
+    "prompting", "rewritten",
+}  # fmt: skip
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
 ROOMS = FLOOR | SECOND | MODEL | STAGES
@@ -21,7 +24,11 @@ SAME_TIER = {
     ("distributed", "schema"),
     ("world", "world_lexicon"),
     ("world", "corpora"),
+    ("corpora", "aspects"),
+    ("corpora", "trec"),
+    ("hub", "corpora"),
     ("prompting", "generator"),
+    ("corpora", "rewritten"),
 }
 
 # Heavy package: the files that may import it.
@@ -36,7 +43,8 @@ HEAVY = {
     "tenacity": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/report.py", "synth/report.py"},
+    "matplotlib": {"eval/scaling_plot.py", "synth/report.py"},
+    "mteb": {"eval/mteb_adapter.py"},
     "sentence_transformers": set(),
 }
 # What cli.py, config.py and all they import at module level must do without, so that --help is instant.

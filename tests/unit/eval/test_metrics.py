@@ -140,10 +140,12 @@ def test_real_runs_equal_pytrec_eval(task: str, variant: str) -> None:
 
 def test_published_rows_are_whole() -> None:
     for row in (*ORIGINAL, *REWRITTEN):
-        assert len(row.points) == len(BRIGHT_TASKS) == 12
-        assert row.average == pytest.approx(sum(row.points) / 12, abs=0.11), row.system
+        assert len(row.points) in (0, len(BRIGHT_TASKS))
+        if row.points:
+            assert row.average == pytest.approx(sum(row.points) / 12, abs=0.11), row.system
         assert row.source.startswith("arXiv ")
     original, rewritten = published_rows("original"), published_rows("gpt4")
-    assert dict(original)["BM25, original (arXiv 2407.12883)"]["average"] == 14.5
-    assert dict(rewritten)["ReasonIR-8B, GPT-4 rewrite (arXiv 2504.20595)"]["pony"] == 19.6
-    assert not {name for name, _ in original} & {name for name, _ in rewritten}
+    assert {row.system: row.average for row in original if row.source == "arXiv 2407.12883"}["BM25"] == 14.5
+    assert rewritten[0].by_column()["pony"] == 19.6 and rewritten[0].by_column()["average"] == 29.9
+    assert [row.average for row in rewritten if row.system.startswith("BM25")] == [27.0, 26.5]
+    assert all(row.queries == "original" for row in original) and all(row.queries != "original" for row in rewritten)

@@ -1,0 +1,197 @@
+"""mteb evaluates our encoder through the adapter: the values of our own `bright` on the same data, mteb's way."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasonir.corpora import read_bright
+from reasonir.eval.metrics import score_run
+from reasonir.eval.results import qrels_of, read_results
+from reasonir.model import Encoder
+from reasonir.schema import UserError, read_jsonl
+from tests.e2e.test_evaluation import bright, model, run  # noqa: F401 (fixtures)
+
+pytest.importorskip("mteb")
+
+from mteb.abstasks import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from reasonir.eval.mteb_adapter import MtebEncoder, bright_task_of
+
+INSTRUCTION = "Given a kitchen post, retrieve relevant passages that help answer the post"
+
+
+def describe(name: str, prompt: str) -> TaskMetadata:
+    return TaskMetadata(
+        name=name, dataset={"path": "none/none", "revision": "1"}, description="made in a test", type="Retrieval",
+        prompt={"query": prompt}, category="t2t", modalities=["text"], eval_splits=["standard"],
+        eval_langs=["eng-Latn"], main_score="ndcg_at_10", reference=None, date=None, domains=None, task_subtypes=None,
+        license=None, annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation="",
+    )  # fmt: skip
+
+
+class KitchenRetrieval(AbsTaskRetrieval):
+    """A task from the rows of a BRIGHT folder, laid out as mteb's own BRIGHT(v1.1) tasks lay theirs out."""
+
+    metadata = describe("KitchenRetrieval", INSTRUCTION)
+
+    def __init__(self, folder: Path, exclusions: bool = True) -> None:
+        super().__init__()
+        self.folder, self.exclusions = folder, exclusions
+
+    def load_data(self, **_: Any) -> None:
+        documents = [row for _, row in read_jsonl(self.folder / "documents.jsonl")]
+        examples = [row for _, row in read_jsonl(self.folder / "examples.jsonl")]
+        self.corpus = {"standard": {row["id"]: {"text": row["content"]} for row in documents}}
+        self.queries = {"standard": {row["id"]: row["query"] for row in examples}}
+        gold = {row["id"]: dict.fromkeys((i for i in row["gold_ids"] if i != "N/A"), 1) for row in examples}
+        self.relevant_docs = {"standard": gold}
+        if self.exclusions:
+            ids = [row["id"] for row in documents]
+            permitted = {row["id"]: [i for i in ids if i not in row["excluded_ids"]] for row in examples}
+            self.top_ranked = {"standard": permitted}
+        self.data_loaded = True
+
+
+def evaluate(encoder: MtebEncoder, task: Any, folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
+    """Return mteb's nDCG@10 and the ranking that it scored."""
+    import mteb
+
+    with warnings.catch_warnings():  # mteb's own and its dependencies'
+        warnings.simplefilter("ignore")
+        result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, prediction_folder=folder)
+    (file,) = folder.rglob("*predictions*.json")
+    predictions = json.loads(file.read_text(encoding="utf-8"))["default"]["standard"]
+    return result.task_results[0].get_score(), predictions
+
+
+def wrapped(path: Path, **options: Any) -> MtebEncoder:
+    return MtebEncoder.from_pretrained(str(path), **options)
+
+
+def ours(data: Path, model: Path, out: Path, capsys: Any, *more: str) -> tuple[float, dict]:  # noqa: F811
+    run(["bright", f"data.dir={data}", "tasks=[kitchen]", f"model.path={model}", f"output_dir={out}", *more], capsys)
+    result = read_results(out)["kitchen"]
+    return result.mean["ndcg_at_10"], result.run()
+
+
+def test_mteb_and_bright_agree(
+    bright: Path,  # noqa: F811
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected, run_of_ours = ours(bright, model, tmp_path / "out", capsys)
+    apart = wrapped(model, cache_dir=str(tmp_path / "cache"))  # nothing that the command has encoded
+    value, predictions = evaluate(apart, KitchenRetrieval(bright / "kitchen"), tmp_path / "mteb")
+    assert predictions == run_of_ours
+    assert value == pytest.approx(expected, abs=5e-6)  # mteb rounds to five digits
+    (collection,) = read_bright(str(bright), ["kitchen"])
+    assert score_run(predictions, qrels_of(collection)).mean["ndcg_at_10"] == pytest.approx(expected, abs=1e-12)
+    # Not vacuous: exclusions and the instruction both change the ranking.
+    _, free = evaluate(wrapped(model), KitchenRetrieval(bright / "kitchen", exclusions=False), tmp_path / "free")
+    assert "kitchen/0" in free["q0"] and "kitchen/0" not in predictions["q0"]
+    _, bare = evaluate(wrapped(model, instruction="none"), KitchenRetrieval(bright / "kitchen"), tmp_path / "bare")
+    capsys.readouterr()
+    _, run_of_ours = ours(bright, model, tmp_path / "none", capsys, "instruction=none")
+    assert bare == run_of_ours and bare != predictions
+
+
+def test_an_instruction_reaches_queries_only(
+    bright: Path,  # noqa: F811
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, set[str]] = {}
+    plain = Encoder.encode
+
+    def noted(self: Encoder, texts: Sequence[str], instruction: str = "", *args: Any, **more: Any) -> Any:
+        seen.setdefault(instruction, set()).update(texts)
+        return plain(self, texts, instruction, *args, **more)
+
+    monkeypatch.setattr(Encoder, "encode", noted)
+    (collection,) = read_bright(str(bright), ["kitchen"])
+    documents = {document.text for document in collection.documents}
+    queries = {query.text for query in collection.queries if query.gold}
+    for index, (option, instruction) in enumerate(
+        (("bright", INSTRUCTION), ("mteb", INSTRUCTION), ("none", ""), ("Look in {task}", "Look in KitchenRetrieval"))
+    ):
+        seen.clear()
+        encoder = wrapped(model, instruction=option, cache_dir=str(tmp_path / f"cache{index}"))
+        evaluate(encoder, KitchenRetrieval(bright / "kitchen"), tmp_path / f"out{index}")
+        assert seen == ({"": documents | queries} if not instruction else {"": documents, instruction: queries})
+
+
+@pytest.mark.parametrize(
+    ("name", "subset", "task", "long"),
+    [
+        ("BrightEarthScienceRetrieval", "default", "earth_science", False),
+        ("BrightTheoremQATheoremsRetrieval", "default", "theoremqa_theorems", False),
+        ("BrightSustainableLivingLongRetrieval", "default", "sustainable_living", True),
+        ("BrightProStackoverflowRetrieval", "default", "stackoverflow", False),
+        ("BrightRetrieval", "theoremqa_questions", "theoremqa_questions", False),
+        ("BrightLongRetrieval", "pony", "pony", True),
+        ("BrightonRetrieval", "default", None, False),
+        ("SciFact", "default", None, False),
+    ],
+)
+def test_brights_tasks_are_known_by_mtebs_names(name: str, subset: str, task: str | None, long: bool) -> None:
+    assert bright_task_of(name, subset) == (task, long)
+
+
+def test_all_of_mtebs_bright_tasks_get_the_papers_instruction(model: Path) -> None:  # noqa: F811
+    import mteb
+
+    encoder, plain = wrapped(model), wrapped(model, instruction="mteb")
+    old = ("BrightRetrieval", "BrightLongRetrieval")
+    names = [name for name in dir(mteb.tasks) if name.startswith("Bright") and name not in old]
+    assert len(names) == 27
+    asked = {name: encoder.instruction_of(getattr(mteb.tasks, name).metadata, "default") for name in names}
+    assert asked["BrightEarthScienceRetrieval"] == (
+        "Given a earth_science post, retrieve relevant passages that help answer the post"
+    )
+    assert "documents that help" in asked["BrightPonyLongRetrieval"]
+    assert all(text.startswith("Given a ") for text in asked.values())
+    assert plain.instruction_of(mteb.tasks.BrightEarthScienceRetrieval.metadata, "default").startswith("Represent this")
+    scifact = mteb.tasks.SciFact.metadata
+    for each in (encoder, plain):
+        assert each.instruction_of(scifact, "default") == scifact.prompt["query"]
+
+
+def test_mteb_keeps_results_apart_by_weights_and_options(model: Path) -> None:  # noqa: F811
+    first, other = wrapped(model).mteb_model_meta, wrapped(model, instruction="none").mteb_model_meta
+    assert first == wrapped(model).mteb_model_meta != other
+    assert first.name == "reasonir/tiny" and first.revision == wrapped(model).encoder.fingerprint != ""
+
+
+def test_the_tasks_without_exclusions_say_so(model: Path) -> None:  # noqa: F811
+    with pytest.warns(UserWarning, match="applies no exclusions"):
+        wrapped(model).index([{"id": "a", "text": "x"}], task_metadata=describe("BrightRetrieval", "x"))
+
+
+def test_candidates_outside_the_corpus_are_refused(bright: Path, model: Path, tmp_path: Path) -> None:  # noqa: F811
+    task = KitchenRetrieval(bright / "kitchen")
+    task.load_data()
+    task.top_ranked["standard"]["q0"] = ["ghost"]
+    with pytest.raises(UserError, match="'q0' ranks document 'ghost'"):
+        evaluate(wrapped(model), task, tmp_path)
+
+
+def test_other_kinds_of_tasks_go_through_encode(model: Path) -> None:  # noqa: F811
+    from mteb.types import PromptType
+
+    encoder = wrapped(model)
+    metadata = describe("KitchenRetrieval", INSTRUCTION)
+    batches = [{"text": ["water", "rod"]}, {"text": ["jar"]}]
+    common = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}
+    for kind, instruction in ((None, INSTRUCTION), (PromptType.query, INSTRUCTION), (PromptType.document, "")):
+        found = encoder.encode(batches, **common, prompt_type=kind, batch_size=2)
+        assert (found == encoder.encoder.encode(["water", "rod", "jar"], instruction)).all()
+    assert encoder.similarity(found, found).shape == (3, 3)
+    with pytest.raises(UserError, match="precision=int8"):
+        encoder.encode(batches, **common, precision="int8")

@@ -1,0 +1,62 @@
+"""Rewriting on the real vLLM engine with a tiny random model, then retrieval over three lengths: the plumbing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
+
+from reasonir.eval import cli
+from reasonir.schema import read_jsonl
+from tests.e2e.test_synth_vllm import run, save_model
+from tests.shared import SHARED_DATA
+from tests.texts import SENTENCES, write_rows
+
+pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+              pytest.mark.filterwarnings("ignore")]  # fmt: skip
+QUERIES = 16
+
+
+def small_task(root: Path) -> tuple[str, list[str]]:
+    """Some real queries with all their documents, where they lie beside the repository; else made here."""
+    real = SHARED_DATA / "bright_mini" / "theoremqa_questions"
+    task = root / real.name
+    task.mkdir(parents=True)
+    if real.is_dir():
+        documents = [row for _, row in read_jsonl(real / "documents.jsonl")]
+        examples = [row for _, (_, row) in zip(range(QUERIES), read_jsonl(real / "examples.jsonl"), strict=False)]
+    else:
+        documents = [{"id": f"d{i}", "content": f"{SENTENCES[i % 7]} Case {i}."} for i in range(50)]
+        examples = [{"id": str(i), "query": f"{SENTENCES[i % 6]}\nWhy? {i}", "gold_ids": [f"d{i}"]}
+                    for i in range(QUERIES)]  # fmt: skip
+    write_rows(task / "documents.jsonl", documents)
+    write_rows(task / "examples.jsonl", examples)
+    return task.name, [row["content"] for row in documents] + [row["query"] for row in examples]
+
+
+def evaluate(*arguments: str) -> None:
+    """Run a task in this process, which has loaded what it needs."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(list(arguments))
+    assert exit_info.value.code == 0
+
+
+def test_rewritten_by_vllm_then_measured_over_three_lengths(tmp_path: Path) -> None:
+    task, texts = small_task(tmp_path / "data")
+    save_model(tmp_path / "llm", texts)
+    data, out = f"data.dir={tmp_path}/data", tmp_path / "rewrites"
+    run("reasonir.eval", "rewrite", data, "generator=vllm", f"generator.model={tmp_path}/llm", "name=mine",
+        "generator.enforce_eager=true", "generator.dtype=float32", "length_tokens=[8,32,96]",
+        f"output_dir={out}", f"tokenizer={tmp_path}/llm")  # fmt: skip
+    lengths = json.loads((out / "lengths.json").read_text())["rewritings"]
+    means = [lengths[f"mine_{n}"]["all"]["tokens_mean"] for n in (8, 32, 96)]
+    assert 0 < means[0] <= 10 and means == sorted(means) and means[2] > 2 * means[0]
+    evaluate("scaling", data, f"rewrites={out}", "name=mine", "retrievers=[bm25,bm25_query_weighted]",
+             f"output_dir={tmp_path}/curve", f"tokenizer={tmp_path}/llm")  # fmt: skip
+    curve = json.loads((tmp_path / "curve" / "scaling.json").read_text())["retrievers"]
+    assert [point["tokens_mean"] for point in curve["bm25"][1:]] == pytest.approx(means)
+    evaluate("bright", data, f"queries={out}/mine_96", "retriever=bm25", f"output_dir={tmp_path}/alone")
+    results = [folder / "results.json" for folder in (tmp_path / "alone", tmp_path / "curve" / "bm25" / "mine_96")]
+    assert results[0].read_bytes() == results[1].read_bytes() and task in results[0].read_text()
