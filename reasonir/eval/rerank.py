@@ -23,7 +23,7 @@ from reasonir.eval.rerank_context import BYTES_PER_TOKEN, Context, load_tokenize
 from reasonir.eval.rerank_cost import FORMULA, ModelSize, count_flops, read_size
 from reasonir.eval.rerank_interleave import interleave
 from reasonir.eval.rerank_methods import VARIABLES, Reranked, Reranker, windows
-from reasonir.eval.results import METRICS_FILE, write_results, write_task
+from reasonir.eval.results import METRICS_FILE, macro_average, write_results, write_task
 from reasonir.eval.tables import write_table
 from reasonir.generator import Generator, open_generator
 from reasonir.generator.config import Engine
@@ -221,22 +221,24 @@ def warn(task: str, config: RerankConfig, counts: Mapping[str, int], missing: fl
 
 def write_summary(plan: Plan, tasks: list[Candidates]) -> None:
     """Write results.json of both folders, and the table: retrieved, reranked alone, interpolated."""
-    config, rows = plan.config, {}
-    for title, root in (("reranked alone", plan.folder / ALONE), ("", plan.folder)):
-        means = {c.task: json.loads((task_folder(root, c) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
-        average = write_results(root, means)
-        rows[title] = ({task: mean["ndcg_at_10"] for task, mean in means.items()}, average["ndcg_at_10"])
-    before = {c.task: score_run(c.run, c.qrels).mean["ndcg_at_10"] for c in tasks}
+    config = plan.config
+    alone, mixed = (
+        {c.task: json.loads((task_folder(root, c) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
+        for root in (plan.folder / ALONE, plan.folder)
+    )
+    before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
+    write_results(plan.folder / ALONE, alone)
+    average = write_results(plan.folder, mixed)
     above = {
-        "retrieved": (before, fsum(before.values()) / len(before)),
-        "reranked alone": rows["reranked alone"],
+        title: ({task: mean["ndcg_at_10"] for task, mean in means.items()}, macro_average(means)["ndcg_at_10"])
+        for title, means in (("retrieved", before), ("reranked alone", alone))
     }
     nested = tasks[0].nested
     beside = config.queries if nested and not config.long else None  # the published rows rank passages
     first, second = config.weights or []
     name = Path(config.generator.model).name
     title = f"{config.method} rerank by {name}, {first:g} * rerank + {second:g} * retriever"
-    write_table(plan.folder, means, average if nested else None, beside, title, above)
+    write_table(plan.folder, mixed, average if nested else None, beside, title, above)
 
 
 def finish(plan: Plan, folder: RunFolder, tasks: list[Candidates], prompts: list[Prompt]) -> None:

@@ -104,7 +104,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"tokenizer={path} does not load: {' '.join(str(error).split())[:300]}") from error
     tokenizer.model_max_length = 10**9

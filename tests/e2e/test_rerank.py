@@ -183,6 +183,24 @@ def test_prose_alone_keeps_the_retriever_s_order(
         assert {query: list(hits) for query, hits in before.items()} == {q: list(hits) for q, hits in after.items()}
 
 
+def test_a_beir_run_has_no_task_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "beir", tmp_path / "out"
+    (data / "qrels").mkdir(parents=True)
+    texts = [f"Water and metal: {SENTENCES[i % 7]} worth={i};" for i in range(6)]
+    write_rows(data / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)])
+    write_rows(data / "queries.jsonl", [{"_id": "q", "text": "water on metal"}])
+    (data / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\td5\t2\n")
+    run(["beir", f"data.dir={data}", "split=dev", "retriever=bm25", f"output_dir={tmp_path}/bm25"], capsys)
+    with ScriptedServer(by_worth) as server:
+        run(options(tmp_path / "bm25", out, server, "weights=[1,0]"), capsys)
+        run(options(tmp_path / "bm25" / "run.trec", tmp_path / "file", server, "weights=[1,0]", f"data.dir={data}",
+                    "split=dev"), capsys)  # fmt: skip
+    for folder in (out, out / "rerank_only"):
+        (result,) = read_results(folder).values()
+        assert result.name == "beir" and result.folder == folder and list(result.run()["q"])[:2] == ["d5", "d4"]
+    assert (out / "run.trec").read_bytes() == (tmp_path / "file" / "run.trec").read_bytes()
+
+
 def test_what_is_refused_names_the_thing(
     bright: Path, bm25: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
