@@ -50,13 +50,11 @@ def measure_scaling(config: ScalingConfig) -> None:
     """Read the rewritings, measure every retriever on each, write the table and the plot."""
     root, tasks = retrieve.bright_source(config.data, config.tasks, config.long)
     labels = retriever_labels(config.retrievers)
-    for retriever in labels:
-        if retriever not in BM25 and retriever.startswith(("/", "./", "../", "~")) and not Path(retriever).is_dir():
-            raise UserError(f"retrievers: {retriever}: no such folder; give a model's folder, a hub id or bm25")
     points = read_points(config, root, tasks, open_counter(config.tokenizer))
     if config.output_dir is None:
         config.output_dir = str(Path("outputs") / "eval" / f"scaling-{short_source(config.data)}-{config.name}")
     folder = RunFolder(config.output_dir, config, resume=True, ignored=SCALING_MAY_DIFFER)
+    check_models(config)
     measured = {}
     for retriever, label in labels.items():
         opened = open_points(config, retriever, folder.path / label, points)
@@ -72,6 +70,16 @@ def measure_scaling(config: ScalingConfig) -> None:
     counts = {"points": len(points), "retrievers": len(labels), "tasks": len(tasks)}
     folder.finish(inputs=[*example_files(config, root, tasks), *inputs], counts=counts)
     print(f"\n{text}\n{folder.path}/scaling.png, scaling.svg, scaling.json; each point's results beside them")
+
+
+def check_models(config: ScalingConfig) -> None:
+    """Refuse a model that is not there now, not after the hours that those before it take."""
+    for model in config.retrievers:
+        if model in BM25 or Path(model).is_dir():
+            continue
+        if model.startswith(("/", ".", "~")):
+            raise UserError(f"retrievers: {model}: no such folder; give a model's folder, a hub id or bm25")
+        Encoder.from_pretrained(model, template=config.template.value)
 
 
 def example_files(config: ScalingConfig, root: str, tasks: Sequence[str]) -> list[Path]:

@@ -412,6 +412,7 @@ def test_scaling_broken_off_goes_on_to_the_same_bytes(
         (["retrievers=[bm25,bm25]"], "names bm25 twice"),
         (["retrievers=[]"], "retrievers=[]"),
         (["retrievers=[bm25,/no/model]"], "/no/model: no such folder"),
+        (["retrievers=[bm25,bm52]"], "bm52"),
         (["name=original"], "name=original"),
         (["top=0"], "top=0"),
         (["length_tokens=[-1]"], "length_tokens=[-1]"),
