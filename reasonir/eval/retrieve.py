@@ -20,6 +20,7 @@ from reasonir.eval.config import (
     WITHOUT_PAGES,
     BeirConfig,
     BrightConfig,
+    BrightDataConfig,
     RetrievalConfig,
     Retriever,
     describe,
@@ -52,7 +53,7 @@ class Evaluation:
 
 def evaluate_bright(config: BrightConfig) -> None:
     """Rank and score every task, then write results.json and the table beside the published rows."""
-    root, tasks = f"hub:{config.data.hub}" if config.data.dir is None else config.data.dir, bright_tasks(config)
+    root, tasks = bright_source(config.data, config.tasks, config.long)
     evaluation = open_evaluation(config)
     if evaluation.run is not None:
         # A first pass over all tasks: a mistake in the last one stops before anything is computed or written.
@@ -65,13 +66,19 @@ def evaluate_bright(config: BrightConfig) -> None:
         folder = Path(str(config.output_dir)) / collection.name
         results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
     if evaluation.run is not None:
-        average = write_results(evaluation.run.path, results)
-        # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
-        own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
-        tables.write_table(evaluation.run.path, results, average, None if own else config.queries, title_of(config))
-        if config.long:
-            write_recall(evaluation.run.path, results, average)
-        finish(evaluation, bright_inputs(config, tasks), average)
+        write_bright(evaluation, config, results, bright_inputs(config, tasks))
+
+
+def write_bright(evaluation: Evaluation, config: BrightConfig, results: dict[str, Metrics], inputs: list[Any]) -> None:
+    """Write what stands above the tasks of a folder: results.json, the tables, the manifest."""
+    folder = Path(str(config.output_dir))
+    average = write_results(folder, results)
+    # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
+    own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
+    tables.write_table(folder, results, average, None if own else config.queries, title_of(config))
+    if config.long:
+        write_recall(folder, results, average)
+    finish(evaluation, inputs, average)
 
 
 def bright_inputs(config: BrightConfig, tasks: list[str]) -> list[Any]:
@@ -97,15 +104,16 @@ def evaluate_beir(config: BeirConfig) -> None:
         finish(evaluation, [path for name in names for path in Path(folder).glob(name)] if folder else [], mean)
 
 
-def bright_tasks(config: BrightConfig) -> list[str]:
-    """Return the tasks to run; with long=true and none named, those that have pages."""
-    if config.tasks is not None:
-        return config.tasks
-    tasks = list_bright_tasks(config.data.dir or f"hub:{config.data.hub}", config.long)
-    left_out = [task for task in tasks if config.long and task in WITHOUT_PAGES and len(tasks) > 1]
+def bright_source(data: BrightDataConfig, tasks: list[str] | None, long: bool) -> tuple[str, list[str]]:
+    """Return the data's root and the tasks to run; with long=true and none named, those that have pages."""
+    root = f"hub:{data.hub}" if data.dir is None else data.dir
+    if tasks is not None:
+        return root, tasks
+    tasks = list_bright_tasks(root, long)
+    left_out = [task for task in tasks if long and task in WITHOUT_PAGES and len(tasks) > 1]
     if left_out and distributed.rank() == 0:
         print(f"long=true: {', '.join(left_out)} left out, which have no pages")
-    return [task for task in tasks if task not in left_out]
+    return root, [task for task in tasks if task not in left_out]
 
 
 def open_evaluation(config: RetrievalConfig) -> Evaluation:

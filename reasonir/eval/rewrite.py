@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.corpora import Query, examples_file, list_bright_tasks, read_bright_queries
-from reasonir.eval.config import BRIGHT_TASKS, BrightDataConfig
 from reasonir.eval.lengths import Counter, measure, open_counter
 from reasonir.eval.rewrite_config import REWRITE_MAY_DIFFER, RewritingConfig, short_source
 from reasonir.generator import Completion, Generator, Message, Request, open_generator
@@ -54,7 +53,8 @@ class Piece:
 
 def rewrite_queries(config: RewritingConfig) -> None:
     """Ask for every rewriting, ask again where an answer will not do, write the files and the table of lengths."""
-    root, tasks = source_of(config.data, config.tasks)
+    root = f"hub:{config.data.hub}" if config.data.dir is None else config.data.dir
+    tasks = config.tasks or list_bright_tasks(root)
     queries = {task: read_queries(root, task) for task in tasks}
     counter = open_counter(config.tokenizer)
     prompt = load_prompt("rewrite", config.prompts, REWRITE_VARIABLES, "text")
@@ -76,13 +76,6 @@ def rewrite_queries(config: RewritingConfig) -> None:
     inputs = [examples_file(root, task) for task in tasks] if config.data.dir else []
     folder.finish(inputs=inputs, counts=counts, prompts=describe_prompts([prompt]))
     print(summary(lengths, counts, folder.path, config.name))
-
-
-def source_of(data: BrightDataConfig, tasks: list[str] | None) -> tuple[str, list[str]]:
-    """Return the data's root as `read_bright` takes it, and the tasks."""
-    if data.dir is None:
-        return f"hub:{data.hub}", tasks or list(BRIGHT_TASKS)
-    return data.dir, tasks or list_bright_tasks(data.dir)
 
 
 def read_queries(root: str, task: str) -> list[Query]:

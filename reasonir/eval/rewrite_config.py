@@ -25,7 +25,7 @@ class RewritingConfig:
 
     data: BrightDataConfig = MISSING
     tasks: list[str] | None = MISSING
-    """Tasks to rewrite; null is all that the folder holds, or all 12 of the hub."""
+    """Tasks to rewrite; null is all that the folder or the hub's data set holds."""
     name: str = MISSING
     """Of the rewriting: its files are <task>/<name>.jsonl, <name>_<length>.jsonl, <name>_<length>_s<sample>.jsonl."""
     length_tokens: list[int] | None = MISSING
@@ -63,7 +63,7 @@ class ScalingConfig:
 
     data: BrightDataConfig = MISSING
     tasks: list[str] | None = MISSING
-    """Tasks to measure; null is all that the folder holds, or all 12 of the hub."""
+    """Tasks to measure; null is all that the folder or the hub's data set holds, as for `bright`."""
     rewrites: str = MISSING
     """Folder that `reasonir-eval rewrite` wrote: <task>/<name>_<length>.jsonl."""
     name: str = MISSING

@@ -8,7 +8,6 @@ any kill and ends with the same bytes; what is finished is not computed again.
 import contextlib
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from reasonir.corpora import Query, examples_file, read_bright
-from reasonir.eval import retrieve, tables
+from reasonir.eval import retrieve
 from reasonir.eval.config import MAY_DIFFER, BrightConfig, ModelConfig, Retriever
 from reasonir.eval.instructions import bright_instruction
 from reasonir.eval.lengths import Counter, measure, open_counter
-from reasonir.eval.results import METRICS_FILE, write_results
-from reasonir.eval.rewrite import read_queries, source_of
+from reasonir.eval.results import macro_average
+from reasonir.eval.rewrite import read_queries
 from reasonir.eval.rewrite_config import BM25, SCALING_MAY_DIFFER, ScalingConfig, retriever_labels, short_source
 from reasonir.eval.scaling_plot import Curve, draw
 from reasonir.model.encoder import Encoder
@@ -49,15 +48,13 @@ class Point:
 
 def measure_scaling(config: ScalingConfig) -> None:
     """Read the rewritings, measure every retriever on each, write the table and the plot."""
-    root, tasks = source_of(config.data, config.tasks)
+    root, tasks = retrieve.bright_source(config.data, config.tasks, config.long)
     labels = retriever_labels(config.retrievers)
-    for retriever in labels:
-        if retriever not in BM25 and retriever.startswith(("/", "./", "../", "~")) and not Path(retriever).is_dir():
-            raise UserError(f"retrievers: {retriever}: no such folder; give a model's folder, a hub id or bm25")
     points = read_points(config, root, tasks, open_counter(config.tokenizer))
     if config.output_dir is None:
         config.output_dir = str(Path("outputs") / "eval" / f"scaling-{short_source(config.data)}-{config.name}")
     folder = RunFolder(config.output_dir, config, resume=True, ignored=SCALING_MAY_DIFFER)
+    check_models(config)
     measured = {}
     for retriever, label in labels.items():
         opened = open_points(config, retriever, folder.path / label, points)
@@ -73,6 +70,16 @@ def measure_scaling(config: ScalingConfig) -> None:
     counts = {"points": len(points), "retrievers": len(labels), "tasks": len(tasks)}
     folder.finish(inputs=[*example_files(config, root, tasks), *inputs], counts=counts)
     print(f"\n{text}\n{folder.path}/scaling.png, scaling.svg, scaling.json; each point's results beside them")
+
+
+def check_models(config: ScalingConfig) -> None:
+    """Refuse a model that is not there now, not after the hours that those before it take."""
+    for model in config.retrievers:
+        if model in BM25 or Path(model).is_dir():
+            continue
+        if model.startswith(("/", ".", "~")):
+            raise UserError(f"retrievers: {model}: no such folder; give a model's folder, a hub id or bm25")
+        Encoder.from_pretrained(model, template=config.template.value)
 
 
 def example_files(config: ScalingConfig, root: str, tasks: Sequence[str]) -> list[Path]:
@@ -203,8 +210,7 @@ def measure_points(
             # The same collection with other queries, so that what a search keeps of its documents serves all points.
             collection.queries = [dataclasses.replace(query, text=texts[query.id]) for query in collection.queries]
             with contextlib.redirect_stdout(io.StringIO()):  # a point is a line here
-                retrieve.evaluate_collection(each.evaluation, collection, instruction, place)
-            mean = json.loads((place / METRICS_FILE).read_text(encoding="utf-8"))
+                mean = retrieve.evaluate_collection(each.evaluation, collection, instruction, place)
             means[each.point.name][collection.name] = mean
             cut = each.evaluation.counts[collection.name].get("queries_truncated", 0)
             note = f", {cut} queries cut at the model's limit" if cut else ""
@@ -218,16 +224,13 @@ def close_point(
     each: OpenPoint, results: dict[str, dict[str, float]], label: str, originals: Sequence[Path]
 ) -> dict[str, Any]:
     """Write what stands above the tasks of a point's folder; return its part of the curve."""
-    folder, evaluation = each.run.path, each.evaluation
-    average = write_results(folder, results)
+    evaluation = each.evaluation
     assert isinstance(evaluation.config, BrightConfig)
-    beside = None if evaluation.config.long else evaluation.config.queries
     with contextlib.redirect_stdout(io.StringIO()):
-        tables.write_table(folder, results, average, beside, retrieve.title_of(evaluation.config))
-        retrieve.finish(evaluation, [*originals, *each.point.files.values()], average)
+        retrieve.write_bright(evaluation, evaluation.config, results, [*originals, *each.point.files.values()])
     return {
         "folder": f"{label}/{each.point.name}",
-        "ndcg_at_10": average["ndcg_at_10"],
+        "ndcg_at_10": macro_average(results)["ndcg_at_10"],
         "tasks": {task: row["ndcg_at_10"] for task, row in results.items()},
         "queries_truncated": sum(counts.get("queries_truncated", 0) for counts in evaluation.counts.values()),
     }

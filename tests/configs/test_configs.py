@@ -14,6 +14,7 @@ import yaml
 from reasonir import settings
 from reasonir.eval import cli as eval_cli
 from reasonir.eval import config as eval_config
+from reasonir.eval.fusion_config import FuseConfig
 from reasonir.train import cli as train_cli
 from reasonir.train.config import SourceConfig, TrainConfig
 
@@ -183,6 +184,7 @@ def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest
         (["bright", "data.hub=xlangai/BRIGHT", "model.path=m", "tasks=[a,b]"], eval_config.BrightConfig),
         (["beir", "data.dir=d", "retriever=bm25_query_weighted", "split=dev"], eval_config.BeirConfig),
         (["score", "run=r", "qrels=q"], eval_config.ScoreConfig),
+        (["fuse", "runs=[a,b]", "output=o", "method=rrf"], FuseConfig),
         (
             ["encode", "input=i", "model.path=m", "side=query", "instruction=Find it"],
             eval_config.EncodeConfig,
@@ -335,6 +337,10 @@ def test_global_batch_must_divide_by_the_ranks(
         (["bright", "model.path=m", "data.dir=d", "query_max_tokens=0"], "query_max_tokens=0"),
         (["bright", "model.path=m", "data.dir=d", "chunk_tokens=-1"], "chunk_tokens=-1"),
         (["beir", "retriever=bm25"], "give one of data.dir"),
+        (["bright", "retriever=hybrid", "data.dir=d"], "model.path is missing"),
+        (["bright", "retriever=hybrid", "data.dir=d", "hybrid.weights=[1]"], "hybrid.weights=[1.0] must be 2 numbers"),
+        (["bright", "retriever=hybrid", "data.dir=d", "hybrid.lexical=tfidf"], "hybrid.lexical=tfidf"),
+        (["fuse", "runs=[a,b]"], "output is missing"),
         (["score", "run=r"], "qrels is missing"),
         (["score", "run=r", "qrels=q", "+outptu=o"], "did you mean output?"),
         (["encode", "input=i"], "model.path is missing"),
