@@ -173,7 +173,7 @@ def test_largest_share(lengths: list[int], room: int, share: int) -> None:
 
 
 def candidates(run: dict[str, dict[str, float]]) -> Candidates:
-    return Candidates("t", True, run, 2, {}, {}, {}, {})
+    return Candidates(task="t", nested=True, run=run, top=2, queries={}, documents={}, qrels={}, aspects={}, counts={})
 
 
 def test_interpolation_by_hand_and_nothing_below_is_lost() -> None:
