@@ -60,7 +60,7 @@ class EncodingConfig:
     precision: Precision = MISSING
     """auto: bf16 on CUDA, fp32 on a CPU."""
     cache_dir: str = MISSING
-    """Folder of cached embeddings, named by content, model and settings."""
+    """Folder of cached embeddings, named by content, model and settings; under torchrun one that all ranks see."""
 
     def validate(self) -> None:
         """Refuse values outside their range."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from reasonir.corpora import Collection, list_bright_tasks, merge_lookups, read_beir, read_bright, read_lookup
-from reasonir.eval.config import BRIGHT_TASKS
 from reasonir.eval.contamination_matches import Flagged, find_matches
 from reasonir.eval.contamination_page import render
 from reasonir.eval.judgement_config import MAY_DIFFER, ContaminationConfig, output_folder
@@ -123,7 +122,7 @@ def read_collections(config: ContaminationConfig) -> Iterator[Collection]:
         yield read_beir(config.data.beir, config.data.split)
         return
     root = config.data.dir or f"hub:{config.data.hub}"
-    tasks = config.tasks or (list_bright_tasks(root) if config.data.dir else list(BRIGHT_TASKS))
+    tasks = config.tasks or list_bright_tasks(root, config.long)
     yield from read_bright(root, tasks, long=config.long)
 
 

@@ -109,8 +109,9 @@ def bright_source(data: BrightDataConfig, tasks: list[str] | None, long: bool) -
     root = f"hub:{data.hub}" if data.dir is None else data.dir
     if tasks is not None:
         return root, tasks
-    tasks = list_bright_tasks(root, long)
-    left_out = [task for task in tasks if long and task in WITHOUT_PAGES and len(tasks) > 1]
+    tasks = list_bright_tasks(root)
+    with_pages = list_bright_tasks(root, long=True) if data.dir is None else set(tasks) - set(WITHOUT_PAGES)
+    left_out = [task for task in tasks if long and task not in with_pages and len(tasks) > 1]
     if left_out and distributed.rank() == 0:
         print(f"long=true: {', '.join(left_out)} left out, which have no pages")
     return root, [task for task in tasks if task not in left_out]
