@@ -26,7 +26,7 @@ def exact_top_k(
     *,
     ids: Sequence[str] | None = None,
     block_queries: int = 1_024,
-    block_documents: int = 8_192,
+    block_documents: int = 4_096,
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every query's `top` best documents by inner product.
@@ -69,7 +69,7 @@ def exact_top_k(
         for start in range(0, count, block_documents):
             document_MD = to_float32(document_ND[start : start + block_documents], device, space)
             rank_M = torch.from_numpy(ranks[start : start + block_documents]).to(device)
-            score_BM = query_BD @ document_MD.T
+            score_BM = (document_MD @ query_BD.T).T.contiguous()  # on a CPU a quarter faster than the other way
             if not bool(score_BM.sum().isfinite()):  # whatever is not finite in a document is so in its scores too
                 check_finite(document_MD, "document", start)
             if banned is not None:

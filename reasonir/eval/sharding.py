@@ -79,8 +79,9 @@ class ShardedEncoding:
         """Encode the blocks of this rank that are not there yet."""
         blocks = cut_blocks(self.texts)
         mine = [number for number in range(len(blocks)) if self._rank_of(number) == rank()]
-        self.folder.mkdir(parents=True, exist_ok=True)
         missing = [number for number in mine if not self._file(number).exists()]
+        if missing:
+            self.folder.mkdir(parents=True, exist_ok=True)
         whole, left = (sum(blocks[n][1] - blocks[n][0] for n in numbers) for numbers in (mine, missing))
         if rank() == 0 and left < whole:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")

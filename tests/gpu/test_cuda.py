@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.eval.search import exact_top_k
 from reasonir.model.attention import Segments, packed_attention
 from tests.texts import INSTRUCTION, SENTENCES
 
@@ -35,3 +36,13 @@ def test_bfloat16_embeddings_stay_close_to_the_cpu(tiny):
     on_cpu = tiny.encode(SENTENCES, INSTRUCTION)
     on_gpu = tiny.to("cuda").encode(SENTENCES, INSTRUCTION, precision="bf16")
     assert np.einsum("nd,nd->n", on_cpu, on_gpu).min() > 0.999
+
+
+def test_search_on_the_gpu_equals_the_cpu_ties_included():
+    """Whole numbers, so that products are exact and ties abound."""
+    random = np.random.default_rng(0)
+    queries, documents = (random.integers(-2, 3, (n, 4)).astype(np.float32) for n in (30, 2_000))
+    excluded = [random.choice(2_000, 50, replace=False) for _ in queries]
+    results = [exact_top_k(queries, documents, 100, excluded, block_documents=300, device=d) for d in ("cpu", "cuda")]
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        np.testing.assert_array_equal(on_cpu, on_gpu)
