@@ -97,6 +97,7 @@ def test_a_killed_evaluation_goes_on_after_its_last_block(place: Path, unbroken:
     assert ranked(folder) == ranked(unbroken)
 
 
+@pytest.mark.slow
 def test_encode_on_two_ranks_equals_one(place: Path, unbroken: Path, tmp_path: Path) -> None:
     """The same texts, so the same bytes, as the evaluation's cached documents."""
     done = run(place, tmp_path / "out", "encode", f"input={place / 'bright' / 'pony'}", ranks=2)
