@@ -110,8 +110,10 @@ def bright_source(data: BrightDataConfig, tasks: list[str] | None, long: bool) -
     if tasks is not None:
         return root, tasks
     tasks = list_bright_tasks(root)
+    if not long or len(tasks) == 1:
+        return root, tasks
     with_pages = list_bright_tasks(root, long=True) if data.dir is None else set(tasks) - set(WITHOUT_PAGES)
-    left_out = [task for task in tasks if long and task not in with_pages and len(tasks) > 1]
+    left_out = [task for task in tasks if task not in with_pages]
     if left_out and distributed.rank() == 0:
         print(f"long=true: {', '.join(left_out)} left out, which have no pages")
     return root, [task for task in tasks if task not in left_out]
