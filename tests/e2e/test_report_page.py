@@ -152,7 +152,7 @@ def test_keyboard_search_filter_sort_and_pages(browser: Any, pages: dict[str, Pa
     assert 0 < page.locator("#list > li").count() < 112
     page.focus("#list summary")
     page.keyboard.press("Enter")
-    assert page.locator("#list details[open] .hits").count() == 2
+    expect(page.locator("#list details[open] .hits")).to_have_count(2)
     page.fill("#search", "nothing has this word")
     expect(page.locator("#status")).to_have_text("No query fits.")
     visit.close()
