@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     schema, place = TASKS[task]
 
     def run(config: Any) -> None:
-        module, function = place.split(".")
+        module, function = place.rsplit(".", 1)
         getattr(import_module(f"reasonir.eval.{module}"), function)(config)
 
     run_command(f"reasonir-eval {task}", f"eval/{task}", schema, run, arguments[1:])

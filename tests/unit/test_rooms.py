@@ -44,6 +44,7 @@ HEAVY = {
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "matplotlib": {"eval/scaling_plot.py", "synth/report.py"},
+    "faiss": {"eval/rag/faiss_index.py"},
     "mteb": {"eval/mteb_adapter.py"},
     "sentence_transformers": set(),
 }
