@@ -298,7 +298,7 @@ def _type_name(kind: Any) -> str:
 def _field_docstrings(schema: type) -> dict[str, str]:
     """Map field name to the string literal that follows it in the class body."""
     documents = {}
-    for kind in schema.__mro__[:-1]:
+    for kind in reversed(schema.__mro__[:-1]):  # a subclass may say it anew
         tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
         body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
         for field, text in itertools.pairwise(body):

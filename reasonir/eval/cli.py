@@ -8,6 +8,7 @@ from typing import Any
 from reasonir.eval import config as options
 from reasonir.eval import judgement_config as judgement
 from reasonir.eval.fusion_config import FuseConfig
+from reasonir.eval.rag import rag_config as rag
 from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.rerank_config import RerankConfig
 from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
@@ -19,6 +20,9 @@ TASKS: dict[str, tuple[type, str]] = {
     "score": (options.ScoreConfig, "score.score_files"),
     "fuse": (FuseConfig, "fuse.fuse"),
     "rerank": (RerankConfig, "rerank.rerank_run"),
+    "mmlu": (rag.MmluConfig, "rag.reading.answer_questions"),
+    "gpqa": (rag.GpqaConfig, "rag.reading.answer_questions"),
+    "multiple_choice": (rag.ChoicesConfig, "rag.reading.answer_questions"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
     "compare": (judgement.CompareConfig, "compare.compare_results"),
     "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),

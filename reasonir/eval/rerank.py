@@ -16,10 +16,10 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from reasonir.eval.context import BYTES_PER_TOKEN, Context, open_context
 from reasonir.eval.metrics import score_run
 from reasonir.eval.rerank_candidates import Candidates, read_candidates, run_files, stored_options
 from reasonir.eval.rerank_config import MAY_DIFFER, Method, RerankConfig
-from reasonir.eval.rerank_context import BYTES_PER_TOKEN, Context, load_tokenizer
 from reasonir.eval.rerank_cost import FORMULA, ModelSize, count_flops, read_size
 from reasonir.eval.rerank_interleave import interleave
 from reasonir.eval.rerank_methods import VARIABLES, Reranked, Reranker, windows
@@ -29,7 +29,6 @@ from reasonir.generator import Generator, open_generator
 from reasonir.generator.config import Engine
 from reasonir.prompting import OWN_FILES, Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
 from reasonir.runs import CONFIG_FILE, MANIFEST_FILE, Progress, RunFolder, write_json
-from reasonir.schema import UserError
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
 COSINE_WEIGHTS, BM25_WEIGHTS = [0.5, 0.5], [100.0, 1.0]
@@ -59,7 +58,9 @@ def rerank_run(config: RerankConfig) -> None:
     prompts = {candidates.task: choose_prompt(config, candidates.task) for candidates in tasks}
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
     keep_prompts(folder.path, different)
-    plan = Plan(config, folder.path, prompts, *open_context(config))
+    size, tokens = size_of(config), config.answer_tokens()
+    context = open_context(config.generator, config.context_tokens, tokens, config.tokenizer, size.context_tokens)
+    plan = Plan(config, folder.path, prompts, context, size)
     folder.start()
     save_prompts(folder.path, different)
     open_tasks = [candidates for candidates in tasks if finished_counts(plan, candidates) is None]
@@ -141,18 +142,10 @@ def choose_prompt(config: RerankConfig, task: str) -> Prompt:
     return load_prompt(name if own else method, config.prompts, VARIABLES[config.method], "text", retried=False)
 
 
-def open_context(config: RerankConfig) -> tuple[Context, ModelSize]:
-    """Return the room for prompts, with the tokenizer that measures it, and what is known of the model."""
-    in_process = config.generator.engine is Engine.vllm
-    size = read_size(config.generator.model) if in_process else ModelSize()
-    if config.model_parameters is not None:
-        size = replace(size, parameters=config.model_parameters)
-    tokenizer = config.tokenizer or (config.generator.model if in_process else None)
-    limits = (config.context_tokens, config.generator.max_model_len, size.context_tokens)
-    room = min(limit for limit in limits if limit is not None) - config.answer_tokens()
-    if room <= 0:
-        raise UserError(f"context_tokens={config.context_tokens} leaves no room beside {config.answer_tokens()} tokens")
-    return Context(room, load_tokenizer(tokenizer) if tokenizer else None), size
+def size_of(config: RerankConfig) -> ModelSize:
+    """Return what is known of the model: read off its configuration where it runs here, and what the options say."""
+    size = read_size(config.generator.model) if config.generator.engine is Engine.vllm else ModelSize()
+    return size if config.model_parameters is None else replace(size, parameters=config.model_parameters)
 
 
 def count_questions(config: RerankConfig, documents: int) -> int:

@@ -5,18 +5,12 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
+from reasonir.generator import config as generator_config
 from reasonir.generator.config import GeneratorConfig
 from reasonir.schema import UserError
 from reasonir.settings import require
 
-MAY_DIFFER = (
-    "output_dir", "debug", "model_parameters",
-    *(f"generator.{name}" for name in (
-        "base_url", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
-        "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_requests", "batch_poll_seconds",
-        "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
-    )),
-)  # fmt: skip
+MAY_DIFFER = ("output_dir", "debug", "model_parameters", *generator_config.MAY_DIFFER)
 """Options that change no score: an output folder may be continued with others."""
 
 

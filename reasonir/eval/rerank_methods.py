@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from reasonir.eval.context import Context
 from reasonir.eval.rerank_answers import (
     DIGITS,
     PHRASE,
@@ -19,7 +20,6 @@ from reasonir.eval.rerank_answers import (
     read_score,
 )
 from reasonir.eval.rerank_config import Method, RerankConfig, Scoring
-from reasonir.eval.rerank_context import Context
 from reasonir.generator import Completion, Message, Request
 from reasonir.generator.wire import NO_LOGPROBS
 from reasonir.prompting import Prompt

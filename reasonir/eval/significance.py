@@ -1,8 +1,8 @@
 """Is a difference between two systems more than the luck of the queries? Paired tests, intervals, corrections.
 
-Every function takes differences by query, float64, one array a task. The average that is judged is macro: the mean of
-the tasks' means, so that query i of task t carries 1 / (T n_t); one task alone is the case T = 1. Invariant: the same
-differences in another order, or with all signs turned, give the same exact p-value. Reads and writes nothing.
+Unless it says otherwise a function takes differences by query, float64, one array a task. The average that is judged is
+macro: the mean of the tasks' means, so that query i of task t carries 1 / (T n_t); one task alone is the case T = 1.
+Invariant: the same differences in another order, or with all signs turned, give the same exact p-value. Reads and writes nothing.
 """
 
 from collections.abc import Sequence
@@ -115,6 +115,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+def wilson_interval(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Return Wilson's score interval for a share of `count` independent trials. Source: Wilson 1927.
+
+    Where the share is a mean over repeats of the same trials, it is the interval of one repeat: on the wide side.
+    """
+    z = stats.norm.ppf((1 + confidence) / 2)
+    middle = share + z * z / (2 * count)
+    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return McNemar's exact p-value, two-sided, that gains and losses are equally likely. Source: McNemar 1947.
+
+    Args:
+        gained: questions that only the second system answers rightly.
+        lost: those that only the first does.
+    """
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ MAY_DIFFER = tuple(
     f"generator.{name}"
     for name in (
         "base_url", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
-        "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_poll_seconds",
+        "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_requests", "batch_poll_seconds",
         "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
     )
 )  # fmt: skip

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reasonir.eval.context import Context, largest_share
 from reasonir.eval.rerank import above_the_rest, choose_prompt, default_weights, interpolate
 from reasonir.eval.rerank_answers import expected_score, read_grades, read_permutation, read_score
 from reasonir.eval.rerank_candidates import Candidates
 from reasonir.eval.rerank_config import Method
-from reasonir.eval.rerank_context import Context, largest_share
 from reasonir.eval.rerank_cost import ModelSize, count_flops, read_size
 from reasonir.eval.rerank_interleave import interleave
 from reasonir.eval.rerank_methods import VARIABLES, Reranked, Steps, windows

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reasonir.eval.significance import bootstrap_interval, holm, query_shares, randomisation_test, t_interval
+from reasonir.eval.significance import (
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    query_shares,
+    randomisation_test,
+    t_interval,
+    wilson_interval,
+)
 from tests.reference import randomisation as reference
 
 
@@ -156,3 +164,15 @@ def test_t_interval_is_scipys() -> None:
     scipys = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert t_interval(values, 0.95) == pytest.approx((scipys.low, scipys.high))
     assert t_interval([0.3], 0.95) is None
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (62, 198), (76, 198), (10, 10), (1, 1)])
+def test_wilson_interval_is_scipys(right: int, count: int) -> None:
+    scipys = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right / count, count, 0.95) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(7, 3), (0, 5), (4, 4), (0, 0), (12, 1)])
+def test_mcnemar_is_the_randomisation_test_of_rights_and_wrongs(gained: int, lost: int) -> None:
+    differences = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 9)
+    assert mcnemar(gained, lost) == pytest.approx(randomisation_test([differences], 100_000, fresh()).p_value)

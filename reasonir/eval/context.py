@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.generator.chat import chat_text, chat_tokens
+from reasonir.generator.config import Engine, GeneratorConfig
 from reasonir.generator.records import Message
 from reasonir.schema import UserError
 
@@ -37,7 +38,7 @@ class Context:
             UserError: the prompt's own words leave no room for documents.
         """
         messages = render(query, documents)
-        if self._holds(messages):
+        if self.holds(messages):
             return messages
         room = self.tokens - self._count(render("", [""] * len(documents)))
         if self.length(query) > room // 2:
@@ -76,7 +77,8 @@ class Context:
         ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return text[: ends[min(tokens, len(ends)) - 1][1]] if ends else text
 
-    def _holds(self, messages: tuple[Message, ...]) -> bool:
+    def holds(self, messages: tuple[Message, ...]) -> bool:
+        """Say whether a conversation fits."""
         if self.tokenizer is not None:  # bytes are an upper bound; most prompts need no tokenizing
             size = len(chat_text(self.tokenizer, messages).encode()) + 1  # a special token in front
             if size <= self.tokens:
@@ -87,6 +89,29 @@ class Context:
         if self.tokenizer is None:
             return sum(self.length(message.content) + TOKENS_PER_TURN for message in messages)
         return len(chat_tokens(self.tokenizer, messages))
+
+
+def open_context(
+    generator: GeneratorConfig,
+    context_tokens: int,
+    answer_tokens: int,
+    tokenizer: str | None,
+    model_tokens: int | None,
+) -> Context:
+    """Return the room that prompts have beside their answers.
+
+    Args:
+        tokenizer: folder or hub id; None is the model's own for vllm, else the estimate.
+        model_tokens: the longest input that the model takes; None where it is not known.
+    Raises:
+        UserError: no room is left.
+    """
+    tokenizer = tokenizer or (generator.model if generator.engine is Engine.vllm else None)
+    limits = (context_tokens, generator.max_model_len, model_tokens)
+    room = min(limit for limit in limits if limit is not None) - answer_tokens
+    if room <= 0:
+        raise UserError(f"context_tokens={context_tokens} leaves no room beside {answer_tokens} tokens")
+    return Context(room, load_tokenizer(tokenizer) if tokenizer else None)
 
 
 def largest_share(lengths: Sequence[int], room: int) -> int:

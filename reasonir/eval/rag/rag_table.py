@@ -1,0 +1,106 @@
+"""The page of a multiple-choice task in Markdown, in points: what is printed and what results.md holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reasonir.eval.compare_page import table
+
+NAMES = {"closed_book": "closed book", "retrieved": "retrieved", "gold_passages": "gold passages"}
+
+
+def render(report: dict[str, Any], details: bool) -> str:
+    """Return the page; details: with groups and subjects."""
+    interval = f"{report['confidence']:.0%} interval"
+    header = ["", "questions", "accuracy", interval, "unreadable", "with guesses", interval]
+    rows = [_row(NAMES[name], entry["all"]) for name, entry in report["conditions"].items()]
+    lines = [f"# {report['title']}", "", *table(header, rows), "", *_differences(report)]
+    lines += [*_samples(report), *_hits(report.get("retrieval")), *_remarks(report)]
+    if details:
+        for kind in ("groups", "subjects"):
+            lines += _parts(report, kind)
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, entry: dict[str, Any]) -> list[str]:
+    return [
+        name, f"{entry['questions']:,}", _points(entry["accuracy"]), _interval(entry["interval"]),
+        f"{entry['unreadable']:,}", _points(entry["accuracy_with_guesses"]), _interval(entry["interval_with_guesses"]),
+    ]  # fmt: skip
+
+
+def _differences(report: dict[str, Any]) -> list[str]:
+    """Return the table of pairs."""
+    if not report["differences"]:
+        return []
+    several = any(len(entry["samples"]) > 1 for entry in report["conditions"].values())
+    test = "p (randomisation)" if several else "p (McNemar, exact)"
+    rows = [
+        [f"{NAMES[d['b']]} - {NAMES[d['a']]}", f"{d['questions']:,}", f"{100 * d['difference']:+.1f}",
+         f"{d['gained']:,}", f"{d['lost']:,}", _p(d["p_value"])]
+        for d in report["differences"]
+    ]  # fmt: skip
+    return [*table(["difference", "questions", "points", "gained", "lost", test], rows), ""]
+
+
+def _samples(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, entry in report["conditions"].items():
+        if len(entry["samples"]) > 1:
+            each = ", ".join(_points(value) for value in entry["samples"])
+            spread = _interval(entry["samples_interval"])
+            lines.append(f"{NAMES[name]}: samples {each}; {report['confidence']:.0%} interval of their mean {spread}.")
+    return [*lines, ""] if lines else []
+
+
+def _hits(retrieval: dict[str, Any] | None) -> list[str]:
+    """Return the table of hit rates."""
+    if not retrieval or not retrieval.get("questions"):
+        return []
+    at = retrieval["at"]
+    row = [f"of {retrieval['questions']:,} questions", *(_points(entry["rate"]) for entry in at.values())]
+    return [*table(["gold passage among the first", *at], [row]), ""]
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """Return what a reader of the table must know."""
+    lines = [
+        "accuracy: an answer that cannot be read counts as wrong; with guesses: it counts as a drawn letter. Means "
+        "over questions (micro average)."
+    ]
+    for condition, counts in report["counts"].items():
+        notes = [
+            f"{number:,} {words}"
+            for name, words in (("answers_with_passages_dropped", "answers had read fewer passages, to fit"),
+                                ("cut_at_limit", "answers were cut at generator.max_new_tokens"),
+                                ("unreadable_failed", "questions got no answer (the same command asks again)"))
+            if (number := counts.get(name, 0))
+        ]  # fmt: skip
+        if notes:
+            lines.append(f"{NAMES[condition]}: {'; '.join(notes)}.")
+    return [*lines, ""]
+
+
+def _parts(report: dict[str, Any], kind: str) -> list[str]:
+    """Return accuracy by group or subject, conditions side by side."""
+    conditions = report["conditions"]
+    names = sorted({name for entry in conditions.values() for name in entry[kind]})
+    if len(names) < 2:
+        return []
+    rows = []
+    for name in names:
+        entries = [entry[kind].get(name) for entry in conditions.values()]
+        count = max(entry["questions"] for entry in entries if entry)
+        rows.append([name, f"{count:,}", *(_points(entry["accuracy"]) if entry else "" for entry in entries)])
+    return [*table([kind.removesuffix("s"), "questions", *(NAMES[name] for name in conditions)], rows), ""]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"

@@ -1,0 +1,179 @@
+"""A language model that answers questions, with passages in front of it or without.
+
+Invariant: every question is answered under every condition as often as asked, and each answer says which passages it
+had read; those that did not fit were the last ones, and are counted. Leaves reading the letter to `answers.py`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reasonir.eval.context import Context, open_context
+from reasonir.eval.rag.answers import read_answer
+from reasonir.eval.rag.rag_config import RagConfig
+from reasonir.eval.rag.records import Question
+from reasonir.eval.rerank_cost import read_size
+from reasonir.generator import Completion, Message, Request, open_generator
+from reasonir.generator.config import Engine
+from reasonir.prompting import Prompt, draw_number
+from reasonir.runs import Progress
+
+VARIABLES = ("passages", "subject", "question", "options", "letters")
+FAILED = "failed"
+"""Stage of an answer that the server did not give; the same command asks again."""
+Conditions = Mapping[str, Mapping[str, Sequence[str]]]
+"""Condition to {question id: ids of the passages to read, best first}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer. letter: "" where none could be read; guess: then a drawn one. passages: ids of those it had read."""
+
+    id: str
+    condition: str
+    sample: int
+    letter: str
+    stage: str
+    guess: str
+    correct: bool
+    passages: tuple[str, ...]
+    dropped: int
+    finish: str
+    error: str
+    input_tokens: int
+    output_tokens: int
+    text: str
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of answers.jsonl."""
+        values = {name: getattr(self, name) for name in Answer.__slots__}
+        return values | {"text": self.text.encode("utf-8", "replace").decode("utf-8")}  # half a surrogate pair
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to be: of a question under a condition, with what fits in front of it."""
+
+    question: Question
+    condition: str
+    sample: int
+    messages: tuple[Message, ...]
+    passages: tuple[str, ...]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The language model, its prompt, the room it has, and the folder of its paid answers."""
+
+    config: RagConfig
+    prompt: Prompt
+    context: Context
+    folder: Path
+
+    @classmethod
+    def open(cls, config: RagConfig, prompt: Prompt, folder: Path) -> "Reader":
+        """Measure the room for prompts; the engine itself starts with the first question."""
+        generator = config.generator
+        limit = read_size(generator.model).context_tokens if generator.engine is Engine.vllm else None
+        room = open_context(generator, config.context_tokens, generator.max_new_tokens, config.tokenizer, limit)
+        return cls(config, prompt, room, folder)
+
+    def ask(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> list[Answer]:
+        """Return the answers to all questions under all conditions, in that order; paid ones come from the log."""
+        asked = list(self._plan(questions, conditions, texts))
+        answers: list[Answer | None] = [None] * len(asked)
+        config = self.config.generator
+        tokens = self.context.tokens + config.max_new_tokens
+        generator = open_generator(replace(config, max_model_len=tokens), self.folder / "completions.jsonl")
+        with closing(generator), closing(Progress("answers", len(asked), "answers")) as progress:
+            for completion in generator.complete(map(self._request, range(len(asked)), asked)):
+                number = int(completion.id)
+                answers[number] = self._read(asked[number], completion)
+                progress.update(1)
+        return [answer for answer in answers if answer is not None]
+
+    def _plan(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> Iterator[Asked]:
+        for condition, passages in conditions.items():
+            for question in questions:
+                if question.id not in passages:
+                    continue
+                ids = tuple(passages[question.id])
+                messages, kept = self._fit(question, [texts[name] for name in ids])
+                for sample in range(1, self.config.samples + 1):
+                    yield Asked(question, condition, sample, messages, ids[:kept], len(ids) - kept)
+
+    def _fit(self, question: Question, passages: list[str]) -> tuple[tuple[Message, ...], int]:
+        """Return the conversation with as many of the first passages as fit, and how many those are."""
+        for kept in range(len(passages), -1, -1):
+            messages = self.prompt.messages(prompt_values(question, passages[:kept]))
+            if self.context.holds(messages):
+                break
+        return messages, kept
+
+    def _request(self, number: int, asked: Asked) -> Request:
+        config, question = self.config, asked.question
+        return Request(
+            id=str(number),
+            messages=asked.messages,
+            temperature=config.generator.temperature,
+            top_p=config.generator.top_p,
+            max_new_tokens=config.generator.max_new_tokens,
+            seed=draw_number(config.seed, "read", question.id, asked.sample),
+            stop=tuple(config.stop),
+        )
+
+    def _read(self, asked: Asked, completion: Completion) -> Answer:
+        question, failed = asked.question, completion.finish == "error"
+        reading = read_answer(completion.text, question)
+        letter = "" if failed else reading.letter
+        guess = ""
+        if not letter:
+            drawn = draw_number(self.config.seed, "guess", question.id, asked.sample)
+            guess = question.letters[drawn % len(question.letters)]
+        return Answer(
+            id=question.id,
+            condition=asked.condition,
+            sample=asked.sample,
+            letter=letter,
+            stage=FAILED if failed else reading.stage,
+            guess=guess,
+            correct=letter == question.answer,
+            passages=asked.passages,
+            dropped=asked.dropped,
+            finish=completion.finish,
+            error=completion.error,
+            input_tokens=completion.input_tokens,
+            output_tokens=completion.output_tokens,
+            text=completion.text,
+        )
+
+
+def prompt_values(question: Question, passages: Sequence[str]) -> dict[str, Any]:
+    """Return what a prompt shows of a question."""
+    letters = list(question.letters)
+    return {
+        "passages": list(passages),
+        "subject": question.subject.replace("_", " "),
+        "question": question.text,
+        "options": list(zip(letters, question.options, strict=True)),
+        "letters": f"{', '.join(letters[:-1])} or {letters[-1]}",
+    }
+
+
+def count_answers(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return by condition what was counted over its answers, and what they cost."""
+    counts: dict[str, Counter[str]] = {}
+    for answer in answers:
+        of_condition = counts.setdefault(answer.condition, Counter())
+        of_condition["answers"] += 1
+        of_condition[f"read_by_{answer.stage}" if answer.letter else f"unreadable_{answer.stage}"] += 1
+        of_condition["answers_with_passages_dropped"] += answer.dropped > 0
+        of_condition["passages_dropped"] += answer.dropped
+        of_condition["cut_at_limit"] += answer.finish == "length"
+        of_condition["input_tokens"] += answer.input_tokens
+        of_condition["output_tokens"] += answer.output_tokens
+    return {condition: {name: n for name, n in sorted(found.items()) if n} for condition, found in counts.items()}

@@ -1,0 +1,153 @@
+"""The passages that a reader may be given: searched, and looked up by id.
+
+Invariant: of an encoded folder only ids, embeddings and the wanted texts are ever in memory. Leaves making such a
+folder to `datastore.py`, `reasonir-eval encode` and `index.py`.
+"""
+
+import json
+import re
+from collections.abc import Collection as Group
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reasonir.corpora import Collection, Document, Query, read_documents, stream_documents
+from reasonir.eval.config import Retriever, Side
+from reasonir.eval.embeddings import embed_cached, encoding_precision
+from reasonir.eval.encode import EMBEDDINGS_FILE, IDS_FILE
+from reasonir.eval.rag.rag_config import RagConfig
+from reasonir.eval.ranking import Sought, rank
+from reasonir.eval.results import Run
+from reasonir.eval.search import as_run, exact_top_k
+from reasonir.eval.sharding import EncodingSettings, own_device
+from reasonir.model.encoder import Encoder
+from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
+from reasonir.schema import UserError
+
+CHUNK = re.compile(r"_\d+$")
+"""What a chunk's id has behind the id of its document."""
+
+
+@dataclass(slots=True)
+class Store:
+    """Passages under their ids. texts: all of them, or None where they are looked up in `source`.
+
+    encoded: folder of their embeddings; None where they are embedded here. counts: filled by `search`.
+    """
+
+    ids: list[str]
+    texts: dict[str, str] | None
+    source: str
+    encoded: Path | None = None
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def search(self, config: RagConfig, queries: Mapping[str, str], depth: int) -> Run:
+        """Rank the passages for every query (id to text) and return the first `depth` of each."""
+        encoder = open_encoder(config)
+        instruction = "" if config.instruction == "none" else config.instruction
+        asked = [Query(name, text, {}) for name, text in queries.items()]
+        if self.encoded is None:
+            assert self.texts is not None, "in memory"
+            documents = [Document(name, text) for name, text in self.texts.items()]
+            sought = Sought(Collection("datastore", documents, asked), asked, instruction)
+            run = rank(replace(config, top=depth), encoder, sought)[""]
+            self.counts |= sought.counts
+            return run
+        assert encoder is not None, "an encoded folder is searched densely"
+        self._check_model(encoder)
+        precision = encoding_precision(config.precision.value, encoder)
+        settings = EncodingSettings(instruction, config.query_max_tokens or encoder.default_max_tokens, precision)
+        texts, cache = list(queries.values()), Path(config.cache_dir).expanduser()
+        encoded = embed_cached(encoder, texts, settings, cache, "search queries", config.chunk_tokens)
+        self.counts["queries_truncated"] = encoded.truncated_texts
+        found = self._nearest(encoded.embeddings, depth, str(encoder.device))
+        return as_run(list(queries), self.ids, *found)
+
+    def _nearest(self, query_QD: np.ndarray, depth: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self.encoded is not None
+        document_ND = np.load(self.encoded / EMBEDDINGS_FILE, mmap_mode="r")
+        self.counts["search"] = "exact"
+        return exact_top_k(query_QD, document_ND, depth, ids=self.ids, device=device)
+
+    def _check_model(self, encoder: Encoder) -> None:
+        assert self.encoded is not None
+        stored = json.loads((self.encoded / MANIFEST_FILE).read_text(encoding="utf-8")).get("model_fingerprint")
+        if stored != encoder.fingerprint:
+            raise UserError(f"datastore={self.encoded} was encoded by another model than model.path; name that one")
+
+    def look_up(self, wanted: Group[str]) -> dict[str, str]:
+        """Return the texts of passages; one pass over the source where they are not in memory."""
+        if self.texts is not None:
+            return {name: self.texts[name] for name in wanted}
+        missing = set(wanted)
+        found: dict[str, str] = {}
+        for document in stream_documents(self.source):
+            if document.id in missing:
+                found[document.id] = document.text
+                missing.discard(document.id)
+                if not missing:
+                    break
+        if missing:
+            lost = sorted(missing)[0]
+            raise UserError(f"{self.source}: passage {lost!r} of datastore={self.encoded} is not there any more")
+        return found
+
+    def find_gold(self, golds: Group[str]) -> dict[str, list[str]]:
+        """Return the passages of each gold id: the one of that id, and the chunks of a document or section of it."""
+        wanted = set(golds)
+        found: dict[str, list[str]] = {}
+        for name in self.ids:
+            for key in {name, CHUNK.sub("", name)} & wanted:
+                found.setdefault(key, []).append(name)
+        return found
+
+
+def open_store(config: RagConfig) -> Store | None:
+    """Open the passages that the options name; None for closed book only.
+
+    Raises:
+        UserError: no such passages, an encoded folder that is not finished or not of documents, or that is older than
+            the file it was made from.
+    """
+    if config.datastore is None:
+        return None
+    folder = Path(config.datastore)
+    if not (folder / EMBEDDINGS_FILE).exists() and not (folder / IDS_FILE).exists():
+        return _in_memory(config.datastore)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UserError(f"datastore={folder} is not finished; run its reasonir-eval encode again")
+    options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if options.get("side") != Side.document.value:
+        raise UserError(f"datastore={folder} holds embeddings of queries; encode passages with side=document")
+    source = str(options["input"])
+    _check_unchanged(folder, source)
+    if config.retriever is not Retriever.dense:
+        return _in_memory(source)
+    ids = (folder / IDS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
+    return Store(ids, None, source, folder)
+
+
+def _in_memory(source: str) -> Store:
+    texts = read_documents(source)
+    return Store(list(texts), texts, source)
+
+
+def _check_unchanged(folder: Path, source: str) -> None:
+    """Compare sizes: a file of ten million passages takes minutes to hash."""
+    for stored in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["inputs"]:
+        file = Path(stored["path"])
+        if not file.is_file():
+            raise UserError(f"datastore={folder}: the passages {file} that it was encoded from are not there")
+        if file.stat().st_size != stored["bytes"]:
+            raise UserError(f"datastore={folder}: {file} has changed since; encode it again ({source})")
+
+
+def open_encoder(config: RagConfig) -> Encoder | None:
+    """Return the encoder; None for BM25."""
+    if config.retriever not in (Retriever.dense, Retriever.hybrid):
+        return None
+    return Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
