@@ -1,10 +1,15 @@
-"""Measure a training step: padded chunks, packed, packed with kept graphs, on three mixes of text lengths.
+"""Measure a training step beside what others do, on three mixes of text lengths.
 
     python scripts/bench_train.py [--model tiny|FOLDER] [--mixes public hq vl] [--repeats 5] [--precision fp32]
 
-Every variant computes the same GradCache step on the same weights and batch; loss and gradient are compared before
-anything is timed. Variants take turns (A B C A B C ...), the medians count. One JSON line per mix and variant; peak
-memory is that of a process of its own that runs one step.
+published: padded rows with layer checkpointing, as the released ReasonIR trains. padded_chunks: GradCache over 8 padded
+rows, as Tevatron and GritLM. sentence_transformers: its cached loss at its best mini-batch, tried first (rows, and
+budgets of tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
+
+Every variant computes the same step on the same weights and batch; loss and gradient are compared before anything is
+timed. Variants take turns (A B C A B C ...), the medians count. One JSON line per mix and variant; peak memory is that
+of a process of its own that runs one step. gemm_share: the time of the linear products alone, at their own shapes
+and as often as the step needs them, over the time of the step.
 """
 
 import argparse
@@ -12,7 +17,9 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +46,10 @@ LONGEST = 2_048
 PADDED_ROWS = 8
 CHUNK_TOKENS = 4_096
 TEMPERATURE = 0.02
-VARIANTS = ("padded_chunks", "packed", "packed_kept_graphs")
+VARIANTS = ("published", "padded_chunks", "sentence_transformers", "packed", "packed_kept_graphs")
+PASSES = {"published": 5, "padded_chunks": 4, "sentence_transformers": 4, "packed": 4, "packed_kept_graphs": 3}
+"""Linear products of a step over those of one forward pass: forward 1, backward 2, replay 1, layer checkpointing 1."""
+PEER_ROWS, PEER_TOKENS = (4, 8, 16, 32), (2_048, 4_096, 8_192)
 
 
 def lengths(kind: str, first: float, second: float, count: int, draw: np.random.Generator) -> np.ndarray:
@@ -95,8 +105,91 @@ def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool) -> float:
     return float(value)
 
 
+def published_step(encoder: Encoder, plan: BatchPlan, autocast: bool) -> float:
+    """The same with layer checkpointing."""
+    encoder.trunk.gradient_checkpointing_enable()
+    value = padded_step(encoder, plan, autocast)
+    encoder.trunk.gradient_checkpointing_disable()
+    return value
+
+
+class Peer:
+    """sentence-transformers' cached loss on a copy of the encoder; its gradients are put on our parameters."""
+
+    def __init__(self, encoder: Encoder, plan: BatchPlan, autocast: bool) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        from reasonir.model.checkpoint import save_encoder
+
+        with tempfile.TemporaryDirectory() as folder:
+            save_encoder(encoder, folder, query_instruction="", max_tokens=LONGEST)
+            self.model = SentenceTransformer(folder, device=str(encoder.device)).train()
+        trunk = next(module for module in self.model.modules() if module.__class__ is encoder.trunk.__class__)
+        trunk.load_state_dict(encoder.trunk.state_dict())
+        trunk.set_attn_implementation("sdpa")
+        ours, theirs = dict(encoder.trunk.named_parameters()), dict(trunk.named_parameters())
+        self.pairs = [(ours[name], theirs[name]) for name in ours]
+        self.columns = [self._column(plan.query_ids, int(plan.query_prefixes[0]), encoder.device)]
+        self.columns += [self._column(plan.document_ids[first::2], 0, encoder.device) for first in (0, 1)]
+        self.autocast, self.device = autocast, encoder.device.type
+        self.best: dict[str, int] = {}
+
+    def _column(self, ids: list[np.ndarray], prefix: int, device: torch.device) -> dict[str, torch.Tensor]:
+        rows = [torch.from_numpy(row.astype(np.int64)) for row in ids]
+        column = {
+            "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device),
+            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True),
+        }
+        column["attention_mask"] = column["attention_mask"].to(device)
+        if prefix:
+            column["prompt_length"] = torch.full((len(rows),), prefix)
+        return column
+
+    def tune(self, encoder: Encoder) -> None:
+        """Take the fastest of its mini-batches, by one step each."""
+        ways = [{"mini_batch_size": rows} for rows in PEER_ROWS]
+        ways += [{"mini_batch_size": 10**6, "mini_batch_num_tokens": tokens} for tokens in PEER_TOKENS]
+        seconds = []
+        for way in ways:
+            self.best = way
+            seconds.append(min(seconds_of(self, encoder) for _ in range(2)))
+        self.best = ways[int(np.argmin(seconds))]
+
+    def __call__(self) -> float:
+        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+        loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / TEMPERATURE, **self.best)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+            value = loss([dict(column) for column in self.columns], torch.empty(0))
+            value.backward()
+        for ours, theirs in self.pairs:
+            ours.grad, theirs.grad = theirs.grad, None
+        return float(value)
+
+
+def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool) -> float:
+    """Time one forward pass's linear products over `tokens` tokens, in chunks, each at its own shape; the best of 3."""
+    weights = [m.weight.detach() for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
+    dtype = torch.bfloat16 if autocast else weights[0].dtype
+    rows = min(tokens, CHUNK_TOKENS)
+    inputs = {w.shape[1]: torch.randn(rows, w.shape[1], device=w.device, dtype=dtype) for w in weights}
+    outputs = {w.shape[0]: torch.empty(rows, w.shape[0], device=w.device, dtype=dtype) for w in weights}
+    weights = [w.to(dtype) for w in weights]
+    best = float("inf")
+    for _ in range(3):
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for weight in weights:
+            torch.matmul(inputs[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return best * tokens / rows
+
+
 def variants(encoder: Encoder, plan: BatchPlan, precision: str) -> dict[str, Callable[[], float]]:
-    """The three ways to compute one step; each returns the loss and leaves the gradient on the parameters."""
+    """The ways to compute one step; each returns the loss and leaves the gradient on the parameters."""
     ranks = Ranks(600.0)
     engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
     steps = {
@@ -105,8 +198,11 @@ def variants(encoder: Encoder, plan: BatchPlan, precision: str) -> dict[str, Cal
         )
         for name, gib in (("packed", 0.0), ("packed_kept_graphs", 8.0))
     }
+    low = precision == "bf16"
     return {
-        "padded_chunks": lambda: padded_step(encoder, plan, precision == "bf16"),
+        "published": lambda: published_step(encoder, plan, low),
+        "padded_chunks": lambda: padded_step(encoder, plan, low),
+        "sentence_transformers": Peer(encoder, plan, low),
         "packed": lambda: steps["packed"](plan).loss_nats,
         "packed_kept_graphs": lambda: steps["packed_kept_graphs"](plan).loss_nats,
     }
@@ -149,10 +245,10 @@ def seconds_of(step: Callable[[], float], encoder: Encoder) -> float:
     return time.perf_counter() - begun
 
 
-def peak_gib(arguments: argparse.Namespace, mix: str, variant: str) -> float:
+def peak_gib(arguments: argparse.Namespace, mix: str, variant: str, peer: dict[str, int]) -> float:
     """Run one step in a process of its own and return what it needed beyond the loaded model, GiB."""
     command = [sys.executable, __file__, "--peak", variant, "--mixes", mix, "--model", arguments.model]
-    command += ["--precision", arguments.precision]
+    command += ["--precision", arguments.precision, "--peer", json.dumps(peer)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -161,7 +257,10 @@ def report_peak(arguments: argparse.Namespace) -> None:
     encoder = load(arguments.model)
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
     before = highest_resident_gib()
-    variants(encoder, plan, arguments.precision)[arguments.peak]()
+    step = variants(encoder, plan, arguments.precision)[arguments.peak]
+    if isinstance(step, Peer):
+        step.best = json.loads(arguments.peer)
+    step()
     if encoder.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**30)
     else:
@@ -184,7 +283,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
     if arguments.peak:
         report_peak(arguments)
         return
@@ -194,6 +295,10 @@ def main() -> None:
         ways = variants(encoder, plan, arguments.precision)
         check_equal(encoder, ways, 1e-4 if arguments.precision == "fp32" else 5e-2)
         tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
+        peer = ways["sentence_transformers"]
+        assert isinstance(peer, Peer)
+        peer.tune(encoder)
+        gemm = gemm_seconds(encoder, tokens, arguments.precision == "bf16")
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):
             for name, step in ways.items():
@@ -205,9 +310,13 @@ def main() -> None:
                 "variant": name,
                 "real_tokens_per_second": round(rate),
                 "times_padded": round(rate / rates["padded_chunks"], 2),
-                "peak_gib": round(peak_gib(arguments, mix, name), 3),
+                "times_peer": round(rate / rates["sentence_transformers"], 2),
+                "times_published": round(rate / rates["published"], 2),
+                "gemm_share": round(PASSES[name] * gemm * rate / tokens, 3),
+                "peak_gib": round(peak_gib(arguments, mix, name, peer.best), 3),
                 "real_tokens": tokens,
                 "precision": arguments.precision,
+                **({"mini_batch": peer.best} if name == "sentence_transformers" else {}),
                 "device": torch.cuda.get_device_name() if encoder.device.type == "cuda" else "cpu",
             }
             print(json.dumps(line), flush=True)

@@ -2,7 +2,8 @@
 
 Unless it says otherwise a function takes differences by query, float64, one array a task. The average that is judged is
 macro: the mean of the tasks' means, so that query i of task t carries 1 / (T n_t); one task alone is the case T = 1.
-Invariant: the same differences in another order, or with all signs turned, give the same exact p-value. Reads and writes nothing.
+Invariant: the same differences in another order, or with all signs turned, give the same exact p-value. Reads and
+writes nothing.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -146,7 +147,9 @@ def _start(config: GeneratorConfig) -> AsyncLLM:
                 dtype=config.dtype,
                 enforce_eager=config.enforce_eager,
                 disable_log_stats=True,
-            )
+            ),
+            # Batches as large as `LLM` makes them (1,024 sequences on an H100, not 128); without it a server's defaults.
+            usage_context=UsageContext.LLM_CLASS,
         )
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"generator.model={config.model} does not load: {_one_line(error)}") from error
