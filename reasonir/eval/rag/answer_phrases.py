@@ -15,7 +15,7 @@ _BETWEEN = (
     "|a alternativa|alternativa|a letra|a opção|wariant|вариант|буква|选项|選項|選択肢|선택지|选择|选|選"
 )
 FILLER = re.compile(rf"(?:\s+|[:\"“”>=→,]|-(?=[\s>])|\b(?:{_BETWEEN})(?![A-Za-z])){{0,20}}", re.IGNORECASE)
-SPACE = re.compile(r"[\s:\"“>]*")
+SPACE, SPACE_OR_QUOTE = re.compile(r"[\s:]*"), re.compile(r"[\s:\"“>]*")
 NEGATION = re.compile(
     r"\s*(?:(?:definitely|clearly|certainly|probably|likely|simply|therefore|of course)\s+)?"
     r"(?:(?:not|never|nicht|pas|no|non|não|nie|не)\b(?! (?:doubt|surprise)\b)|n't\b|unlikely to be\b)\s*(?:be\b)?",
@@ -53,7 +53,7 @@ GOES_ON = re.compile(
 )
 # What may follow an option's text where nothing more belongs to it; "3.5" is not the option "3".
 TEXT_ENDS = re.compile(
-    r"[\"')\]}<]{0,3}(?:\s*(?:$|\n)|[.;!?。！？，、<]{1,2}(?=\s|$|[^\x00-\x7f]|<|\")|:\s|\s+[-(]|[)}\]]"
+    r"[\"')\]}<]{0,3}(?:\s*(?:$|\n)|[ ]?[.;!?。！？，、<]{1,2}(?=\s|$|[^\x00-\x7f]|<|\")|:\s|\s+[-(]|[)}\]]"
     r"|[:,)]?\s*[-(]?\s*(?:because|since|as|which|so|not|due|for|i\.e|rather|with|option|is the|are the|is correct"
     r"|is right|(?:or|and) \(?[A-J][).]|weil|parce que|porque|因为)(?![A-Za-z]))"
 )
@@ -132,8 +132,8 @@ ADDS_NOTHING = {
 VERDICT = re.compile(
     r"\s*,?\s*(?:is|are|was|must be|would be|seems|appears to be|looks|remains)\s+(?P<not>not\s+|never\s+)?"
     r"(?:(?:therefore|thus|clearly|hence|also|indeed|definitely|both|most likely|likely|probably),?\s+){0,2}"
-    r"(?:the\s+|my\s+)?(?:only\s+|most\s+|single\s+|one\s+)?(?:(?P<true>correct|right|best|accurate|appropriate|final"
-    r"|true)\b\s*)?(?P<noun>answer|option|choice|one\b(?! of))?",
+    r"(?:the\s+|my\s+)?(?:only\s+|most\s+|single\s+|one\s+)?(?:(?P<true>correct|right|best|accurate|appropriate|final)"
+    r"\b\s*)?(?P<noun>answer|option|choice|one\b(?! of))?",
     re.IGNORECASE,
 )
 SUBJECT = re.compile(

@@ -91,8 +91,9 @@ class Options:
 
 
 def _forms(text: str) -> Iterator[str]:
-    bare = say.ARTICLE.sub("", text, count=1) if say.ARTICLE.match(text) else text
-    yield from {form for form in (text, bare) if re.search(r"[^\W_]", form)}
+    bare = text[_end(say.ARTICLE, text, 0) :]
+    unquoted = text[1:-1] if text[:1] in ('"', "'") and text[-1:] == text[:1] else text
+    yield from {form for form in (text, bare, unquoted) if re.search(r"[^\W_]", form)}
 
 
 def _spelled_so(found: list[tuple[str, str, str]]) -> str:
@@ -170,7 +171,7 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 def _named_at(text: str, position: int, options: Options, stage: str) -> Statement | None:
     """Return what is named right at a position, after words that change nothing; None where it is no option."""
     begin = _end(say.FILLER, text, position)
-    for place in (_end(say.SPACE, text, position), begin):
+    for place in (_end(say.SPACE, text, position), _end(say.SPACE_OR_QUOTE, text, position), begin):
         letters, end = options.starting_at(text, place)
         if letters and not options.has(text[place:end].strip("([{ ")):
             return None if say.ASKS.match(text, end) else Statement(letters, place, end, f"{stage}_text")
@@ -344,14 +345,11 @@ def _texts(text: str, options: Options) -> list[Statement]:
 
 def _only_text(text: str, options: Options) -> str:
     bare = text.strip(" .")
-    if bare[:1] in ('"', "'"):
-        bare = bare.strip("\"' .")
     if (both := say.TEXT_THEN_LETTER.fullmatch(bare)) and both[2] in options.equal_to(both[1]):
         return both[2]
-    for place in (0, _end(say.LEADS_IN, bare, 0)):
-        for begin in (place, _end(say.ARTICLE, bare, place)):
-            rest = bare[begin:]
-            if not options.has(rest) and (letters := options.equal_to(rest)):
+    for rest in (bare, bare.strip("\"' ."), bare[_end(say.LEADS_IN, bare, 0) :]):
+        for said in (rest, rest[_end(say.ARTICLE, rest, 0) :]):
+            if not options.has(said) and (letters := options.equal_to(said)):
                 return letters
     return ""
 

@@ -18,6 +18,8 @@ CELLS = question("T cells", "B cells", "mast cells", "C. elegans", text="Which o
 TEN = question(*(f"the rule of number {number}" for number in range(10)), text="Which?")
 TWO = question("Yes", "No", text="Is iron denser than water?")
 EXCEPT = question("heart", "lung", "liver", "stone", text="All of these are organs EXCEPT")
+QUOTED = question('"Great soul"', '"ab".sort()', "'Joan' & \"Bo\"", "a response .", text="Which text?")
+LOGIC = question("Valid", "Invalid. Take A, B and D true, C false", "Invalid. B is true and C is false", "Unknown")
 CODE = question("`x ** 2`", "`x * 2`", "`__init__`", "$50", text="What squares x?")
 
 COT = "Let's think step by step. ATP is made by oxidative phosphorylation in the inner membrane of one organelle.\n\n"
@@ -136,6 +138,15 @@ TABLE: list[tuple[str, Question, str, str]] = [
     ("The answer is aa.", GENES, "C", "phrase_text"),
     ("The answer is `x ** 2`.", CODE, "A", "phrase_text"),
     ("The answer is $50.", CODE, "D", "phrase_text"),
+    ('The answer is "Great soul".', QUOTED, "A", "phrase_text"),
+    ("The answer is Great soul.", QUOTED, "A", "phrase_text"),
+    ('The answer is "ab".sort().', QUOTED, "B", "phrase_text"),
+    ("'Joan' & \"Bo\"", QUOTED, "C", "text"),
+    ("The answer is a response .", QUOTED, "D", "phrase_text"),
+    ("B) -4", NUMBERS, "B", "line"),
+    ("Answer: B) -4", NUMBERS, "B", "phrase"),
+    ("C. Invalid. B is true and C is false", LOGIC, "C", "line"),
+    ("Take A, B and D true, C false. Then B is true.", LOGIC, "", "none_found"),
     # corrections, denials, suppositions
     ("The answer is B. Wait, no: the answer is C", CELL, "C", "phrase"),
     ("The answer is B. Wait, no, C.", CELL, "C", "phrase"),
@@ -174,6 +185,7 @@ TABLE: list[tuple[str, Question, str, str]] = [
     ("A holds DNA.\nC is right.", CELL, "C", "verdict"),
     ("A is correct. B is correct. C is correct. D is a mineral", EXCEPT, "", "none_found"),
     ("A is correct. B is correct, too.", CELL, "", "none_found"),
+    ("A is correct: the heart is one.", EXCEPT, "", "none_found"),
     ("B is not correct.", CELL, "", "none_found"),
     # letter and text on a line of its own
     ("C. Mitochondria", CELL, "C", "line"),
@@ -208,6 +220,8 @@ TABLE: list[tuple[str, Question, str, str]] = [
     ("ATP is made where option C says.", CELL, "C", "letter"),
     ("B\n\nWait, ribosomes make proteins.\n\nC", CELL, "C", "letter"),
     ("Option A stores DNA. Option B makes proteins. Option C", CELL, "", "none_found"),
+    ("Choose the answer:\nA. Nucleus\nB. Ribosome\nC. Mitochondria\nD. Golgi apparatus", CELL, "", "none_found"),
+    ("Do not think it's C.", CELL, "", "none_found"),
     ("Let us look at option B", CELL, "", "none_found"),
     ("We can rule out option B.", CELL, "", "none_found"),
     ("So it is E.", CELL, "", "none_found"),

@@ -112,6 +112,8 @@ def test_mmlu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "holds no <subject>_val.csv" in refused(read_mmlu, str(tmp_path), "val", None)
     mmlu(tmp_path / "anatomy_val.csv").write_bytes(b"q,1,2,3,4,A\n\xff,1,2,3,4,A\n")
     assert "anatomy_val.csv:2: byte 0xff" in refused(read_mmlu, str(tmp_path), "val", None)
+    (tmp_path / "anatomy_val.csv").write_text("q,1,2,3,4,A\n\n", encoding="utf-8-sig")
+    assert read_mmlu(str(tmp_path), "val", None)[0].text == "q", "no mark of byte order, no blank row"
     assert "'virology'; it holds anatomy" in refused(read_mmlu, str(tmp_path), "val", ["virology"])
     (tmp_path / "anatomy_val.csv").write_text('q,1,2,3,4,A\n"open,1,2,3,4,A\nq,1,2,3,4,B\n')
     assert "anatomy_val.csv:2: 1 columns" in refused(read_mmlu, str(tmp_path), "val", None)
