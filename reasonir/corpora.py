@@ -60,7 +60,7 @@ def read_documents(path: str) -> dict[str, str]:
         UserError: missing, empty, malformed, or one id with two texts.
     """
     documents: dict[str, str] = {}
-    for place, rows in _corpus_parts(path):
+    for place, rows in corpus_parts(path):
         add_documents(documents, rows, place)
     if not documents:
         raise UserError(f"{path}: the corpus is empty")
@@ -73,7 +73,7 @@ def stream_documents(path: str) -> Iterator[Document]:
     Raises:
         UserError: as `read_documents`, when the line is reached.
     """
-    for place, rows in _corpus_parts(path):
+    for place, rows in corpus_parts(path):
         for line, row in rows:
             yield _parse_document(row, f"{place}:{line}")
 
@@ -85,7 +85,7 @@ def read_lookup(path: str) -> Lookup:
     refused only where it is used. Twice with different text within one file is a mistake all the same.
     """
     parts = []
-    for place, rows in _corpus_parts(path):
+    for place, rows in corpus_parts(path):
         documents: dict[str, str] = {}
         add_documents(documents, rows, place)
         parts.append((place, documents))
@@ -121,7 +121,7 @@ def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[st
     return tuple(found.values())
 
 
-def _corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]]:
+def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]]:
     """Yield the files of a corpus, or the splits of a hub data set (of its `documents`, unless the path says)."""
     if path.startswith("hub:"):
         name, configuration = [*path.removeprefix("hub:").split(":"), "documents"][:2]

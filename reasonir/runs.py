@@ -24,7 +24,7 @@ from reasonir.schema import UserError
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
 MANIFEST_PACKAGES = (
     "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
-    "accelerate", "deepspeed", "peft", "vllm",
+    "accelerate", "deepspeed", "peft", "vllm", "faiss-cpu",
 )  # fmt: skip
 SECONDS_BETWEEN_LOG_LINES = 60.0
 

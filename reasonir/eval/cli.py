@@ -9,6 +9,7 @@ from reasonir.eval import config as options
 from reasonir.eval import judgement_config as judgement
 from reasonir.eval.fusion_config import FuseConfig
 from reasonir.eval.rag import rag_config as rag
+from reasonir.eval.rag.datastore_config import DatastoreConfig, IndexConfig
 from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.rerank_config import RerankConfig
 from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
@@ -24,6 +25,8 @@ TASKS: dict[str, tuple[type, str]] = {
     "gpqa": (rag.GpqaConfig, "rag.reading.answer_questions"),
     "multiple_choice": (rag.ChoicesConfig, "rag.reading.answer_questions"),
     "encode": (options.EncodeConfig, "encode.encode_file"),
+    "datastore": (DatastoreConfig, "rag.datastore.build_datastore"),
+    "index": (IndexConfig, "rag.index.build_index"),
     "compare": (judgement.CompareConfig, "compare.compare_results"),
     "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
     "report": (ReportConfig, "report.write_report"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from reasonir.schema import UserError
 
@@ -33,25 +34,36 @@ def open_counter(tokenizer: str | None) -> Counter:
     """
     if tokenizer is None:
         return Counter(ESTIMATE, lambda texts: [len(PIECE.findall(text)) for text in texts])
+    return _counter_of(tokenizer, open_tokenizer(tokenizer))
+
+
+def open_tokenizer(tokenizer: str) -> Any:
+    """Return a tokenizer of the tokenizers library that neither cuts nor pads.
+
+    Args:
+        tokenizer: folder, tokenizer.json or hub id.
+    Raises:
+        UserError: it does not load.
+    """
     try:
         if tokenizer.endswith(".json"):
             from tokenizers import Tokenizer
 
-            return _counter_of(tokenizer, Tokenizer.from_file(tokenizer))
-        from transformers import AutoTokenizer
+            opened = Tokenizer.from_file(tokenizer)
+        else:
+            from transformers import AutoTokenizer
 
-        return _counter_of(tokenizer, AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer)
+            opened = AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer
+        opened.no_truncation()
+        opened.no_padding()
     except Exception as error:  # tokenizers raises plain Exception
         raise UserError(f"tokenizer={tokenizer} does not load: {' '.join(str(error).split())[:200]}") from error
+    return opened
 
 
-def _counter_of(name: str, tokenizer: object) -> Counter:
-    tokenizer.no_truncation()  # type: ignore[attr-defined]
-    tokenizer.no_padding()  # type: ignore[attr-defined]
-
+def _counter_of(name: str, tokenizer: Any) -> Counter:
     def count(texts: Sequence[str]) -> list[int]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)  # type: ignore[attr-defined]
-        return [len(encoding.ids) for encoding in encoded]
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     place = Path(name)
     return Counter(f"tokens of {place.parent.name if place.suffix == '.json' else place.name}", count)
