@@ -148,7 +148,7 @@ def _start(config: GeneratorConfig) -> AsyncLLM:
                 enforce_eager=config.enforce_eager,
                 disable_log_stats=True,
             ),
-            # Batches as large as `LLM` makes them (1,024 sequences on an H100, not 128); without it a server's defaults.
+            # Batches as large as `LLM` makes them: 1,024 sequences on an H100, where the default is 128.
             usage_context=UsageContext.LLM_CLASS,
         )
     except (ValueError, OSError, ImportError) as error:

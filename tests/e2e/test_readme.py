@@ -38,6 +38,13 @@ def write_collection(folder: Path) -> None:
     write_rows(beir / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)])
     write_rows(beir / "queries.jsonl", [{"_id": "q0", "text": "which body"}])
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td1\t1\n")
+    asked = {"question": "which body", "options": ["one", "two", "three", "four"], "answer": "B"}
+    write_rows(folder / "questions.jsonl", [{**asked, "gold": "d1"}])
+    (folder / "MMLU").mkdir()
+    (folder / "MMLU" / "astronomy_test.csv").write_text("which body,one,two,three,four,B\n")
+    (folder / "gpqa_diamond.csv").write_text(
+        "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\nr,q,two,a,b,c\n"
+    )
     (folder / "RUN").write_text("q0 Q0 d1 1 0.5 x\n")
     (folder / "QRELS").write_text("q0 0 d1 1\n")
 
@@ -63,7 +70,7 @@ def test_the_stage_table_runs_in_order(tmp_path, monkeypatch):
                     "A/physics/run.trec", "B/physics/bm25.trec", "BEIR/metrics.json", "REWRITES/physics/mine_64.jsonl",
                     "CURVE/scaling.png", "FUSED/results.json", "RERANKED/rerank_only/results.json",
                     "COMPARED/compare.md", "OVERLAP/contamination.md", "PAGE/report.html", "metrics.json",
-                    "OUT/embeddings.npy"):  # fmt: skip
+                    "OUT/embeddings.npy", "OUT/index/recall.json", "READ/results.md"):  # fmt: skip
         assert (tmp_path / written).exists(), written
     assert json.loads((tmp_path / "metrics.json").read_text())["ndcg_at_10"] == 1.0
 

@@ -19,6 +19,8 @@ from reasonir.corpora import Collection, Document, Query, read_documents, stream
 from reasonir.eval.config import Retriever, Side
 from reasonir.eval.embeddings import embed_cached, encoding_precision
 from reasonir.eval.encode import EMBEDDINGS_FILE, IDS_FILE
+from reasonir.eval.rag.index import find_index, search_index
+from reasonir.eval.rag.index_files import Encoded, open_encoded
 from reasonir.eval.rag.rag_config import RagConfig
 from reasonir.eval.ranking import Sought, rank
 from reasonir.eval.results import Run
@@ -36,13 +38,13 @@ CHUNK = re.compile(r"_\d+$")
 class Store:
     """Passages under their ids. texts: all of them, or None where they are looked up in `source`.
 
-    encoded: folder of their embeddings; None where they are embedded here. counts: filled by `search`.
+    encoded: their embeddings; None where they are embedded here. counts: filled by `search`.
     """
 
     ids: list[str]
     texts: dict[str, str] | None
     source: str
-    encoded: Path | None = None
+    encoded: Encoded | None = None
     counts: dict[str, Any] = field(default_factory=dict)
 
     def search(self, config: RagConfig, queries: Mapping[str, str], depth: int) -> Run:
@@ -58,7 +60,11 @@ class Store:
             self.counts |= sought.counts
             return run
         assert encoder is not None, "an encoded folder is searched densely"
-        self._check_model(encoder)
+        if self.encoded.model != encoder.fingerprint:
+            raise UserError(
+                f"datastore={self.encoded.folder} was encoded by another model than model.path={config.model.path}; "
+                "name the one that encoded it"
+            )
         precision = encoding_precision(config.precision.value, encoder)
         settings = EncodingSettings(instruction, config.query_max_tokens or encoder.default_max_tokens, precision)
         texts, cache = list(queries.values()), Path(config.cache_dir).expanduser()
@@ -68,16 +74,13 @@ class Store:
         return as_run(list(queries), self.ids, *found)
 
     def _nearest(self, query_QD: np.ndarray, depth: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+        """Search the index where there is one, else exactly."""
         assert self.encoded is not None
-        document_ND = np.load(self.encoded / EMBEDDINGS_FILE, mmap_mode="r")
-        self.counts["search"] = "exact"
-        return exact_top_k(query_QD, document_ND, depth, ids=self.ids, device=device)
-
-    def _check_model(self, encoder: Encoder) -> None:
-        assert self.encoded is not None
-        stored = json.loads((self.encoded / MANIFEST_FILE).read_text(encoding="utf-8")).get("model_fingerprint")
-        if stored != encoder.fingerprint:
-            raise UserError(f"datastore={self.encoded} was encoded by another model than model.path; name that one")
+        index = find_index(self.encoded.folder)
+        self.counts["search"] = "exact" if index is None else str(index)
+        if index is not None:
+            return search_index(index, query_QD, depth)
+        return exact_top_k(query_QD, self.encoded.embeddings_ND, depth, ids=self.ids, device=device)
 
     def look_up(self, wanted: Group[str]) -> dict[str, str]:
         """Return the texts of passages; one pass over the source where they are not in memory."""
@@ -93,7 +96,7 @@ class Store:
                     break
         if missing:
             lost = sorted(missing)[0]
-            raise UserError(f"{self.source}: passage {lost!r} of datastore={self.encoded} is not there any more")
+            raise UserError(f"{self.source}: passage {lost!r} of the datastore is not there any more")
         return found
 
     def find_gold(self, golds: Group[str]) -> dict[str, list[str]]:
@@ -118,17 +121,13 @@ def open_store(config: RagConfig) -> Store | None:
     folder = Path(config.datastore)
     if not (folder / EMBEDDINGS_FILE).exists() and not (folder / IDS_FILE).exists():
         return _in_memory(config.datastore)
-    if not (folder / MANIFEST_FILE).is_file():
-        raise UserError(f"datastore={folder} is not finished; run its reasonir-eval encode again")
-    options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if options.get("side") != Side.document.value:
-        raise UserError(f"datastore={folder} holds embeddings of queries; encode passages with side=document")
-    source = str(options["input"])
+    encoded = open_encoded(folder, Side.document.value)
+    source = str(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["input"])
     _check_unchanged(folder, source)
     if config.retriever is not Retriever.dense:
         return _in_memory(source)
     ids = (folder / IDS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-    return Store(ids, None, source, folder)
+    return Store(ids, None, source, encoded)
 
 
 def _in_memory(source: str) -> Store:
