@@ -60,7 +60,7 @@ class MeasuredRun:
         made_of = options.get("runs") or [options.get("run") or ""]
         pairs = [
             ("Retriever", options.get("retriever")),
-            ("Model", _model_of(options)),
+            ("Model", model_of(options)),
             ("Method", options.get("method")),
             ("Generator", generator.get("model")),
             ("Made of", ", ".join(map(str, made_of))),
@@ -70,15 +70,15 @@ class MeasuredRun:
             ("Documents", "whole pages (long)" if source.get("long") else None),
             ("Instruction", options.get("instruction")),
             ("Finished", self.finished),
-            ("Took", _duration(self.manifest.get("wall_seconds"))),
-            ("Command", _command(self.manifest.get("command"))),
+            ("Took", duration(self.manifest.get("wall_seconds"))),
+            ("Command", command_line(self.manifest.get("command"))),
             ("Folder", self.folder),
         ]
         return [(name, "" if value is None else str(value)) for name, value in pairs]
 
     def flat_options(self) -> dict[str, str]:
         """Return every option of its config.yaml by dotted name."""
-        return dict(_flatten(self.options))
+        return dict(flatten(self.options))
 
 
 @dataclass(slots=True)
@@ -120,12 +120,8 @@ def _renamed(run: MeasuredRun, name: str) -> MeasuredRun:
 
 def _open_run(folder: Path, letter: str) -> MeasuredRun:
     tasks = read_results(folder)
-    manifest_file = folder / MANIFEST_FILE
-    manifest = _read_mapping(manifest_file)
-    finished = ""
-    if manifest:
-        finished = f"{datetime.fromtimestamp(manifest_file.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
-    options = _read_mapping(folder / CONFIG_FILE)
+    manifest, finished = read_manifest(folder)
+    options = read_mapping(folder / CONFIG_FILE)
     source = read_source(options)
     scores = {name: read_scores(task) for name, task in tasks.items()}
     name = _name_of(options, source, folder)
@@ -139,7 +135,7 @@ def read_source(options: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     for made_of in [*(options.get("runs") or []), options.get("run")]:
         if "data" in source or depth > MOST_STEPS or not isinstance(made_of, str):
             break
-        source = {**read_source(_read_mapping(Path(made_of) / CONFIG_FILE), depth + 1), **source}
+        source = {**read_source(read_mapping(Path(made_of) / CONFIG_FILE), depth + 1), **source}
     return source
 
 
@@ -147,7 +143,16 @@ def _says(value: Any) -> bool:
     return any(value.values()) if isinstance(value, Mapping) else True
 
 
-def _read_mapping(file: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return a folder's manifest.json, and when it was written; {} and "" where there is none."""
+    file = folder / MANIFEST_FILE
+    manifest = read_mapping(file)
+    if not manifest:
+        return {}, ""
+    return manifest, f"{datetime.fromtimestamp(file.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
     """Read config.yaml or manifest.json (JSON is YAML); {} where there is none."""
     if not file.is_file():
         return {}
@@ -187,7 +192,7 @@ def read_scores(task: TaskResult) -> dict[str, float]:
 
 
 def _name_of(options: Mapping[str, Any], source: Mapping[str, Any], folder: Path) -> str:
-    retriever, model = options.get("retriever"), _last(_model_of(options))
+    retriever, model = options.get("retriever"), _last(model_of(options))
     if options.get("method"):
         parts = [options["method"], _last(_mapping(options.get("generator")).get("model"))]
         name = " by ".join(filter(None, parts))
@@ -202,7 +207,8 @@ def _name_of(options: Mapping[str, Any], source: Mapping[str, Any], folder: Path
     return f"{name}{suffix}" if name else folder.resolve().name
 
 
-def _model_of(options: Mapping[str, Any]) -> Any:
+def model_of(options: Mapping[str, Any]) -> Any:
+    """Return the path or id of the encoder; None where only words were compared."""
     lexical = str(options.get("retriever")).startswith("bm25")
     return None if lexical else _mapping(options.get("model")).get("path")
 
@@ -271,24 +277,27 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _duration(seconds: Any) -> str | None:
+def duration(seconds: Any) -> str | None:
+    """Return seconds as read by people; None for what is no number."""
     if not isinstance(seconds, (int, float)):
         return None
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.1f} s" if seconds < 90 else f"{minutes:.1f} min" if minutes < 90 else f"{hours:.1f} h"
 
 
-def _command(parts: Any) -> str | None:
+def command_line(parts: Any) -> str | None:
+    """Return a manifest's command as typed; None where it has none."""
     if not isinstance(parts, list) or not parts:
         return None
     return " ".join([str(parts[0]), *(shlex.quote(str(part)) for part in parts[1:])])  # parts[0] may hold the task
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return every leaf of nested options by dotted name."""
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            pairs += _flatten(value, f"{prefix}{key}.")
+            pairs += flatten(value, f"{prefix}{key}.")
         else:
             pairs.append((f"{prefix}{key}", "null" if value is None else str(value)))
     return pairs

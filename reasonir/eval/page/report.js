@@ -1,21 +1,7 @@
-// The list of queries: unpacks the data, filters, sorts, and fills a query when it is opened.
-// Texts become text nodes only; nothing here parses markup.
-"use strict";
-(async () => {
-  const PER_PAGE = 25;
-  const at = (id) => document.getElementById(id);
-  const number = new Intl.NumberFormat("en");
-  let data;
-  try {
-    data = await unpack(at("data").textContent);
-  } catch (error) {
-    at("status").textContent = `The data cannot be opened: ${error.message}. This browser may be too old (it needs DecompressionStream).`;
-    document.documentElement.dataset.ready = "failed";
-    return;
-  }
-  at("data").remove();
+// The list of queries: filters, sorts, and fills a query when it is opened.
+openPage((data) => {
   const two = data.runs.length === 2;
-  const view = { page: 0, found: [] };
+  const show = pagedList("queries", "No query fits.", item);
   for (const query of data.queries) {
     query.change = two ? query.scores[1] - query.scores[0] : 0;
   }
@@ -42,66 +28,25 @@
   fill(at("sort"), Object.keys(SORTS));
   fill(at("show"), Object.keys(SHOWN));
   fill(at("task"), ["all tasks", ...data.tasks]);
-  let waiting = 0;
-  at("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(choose, 150); });
-  for (const id of ["task", "show", "sort"]) at(id).addEventListener("change", choose);
+  whenChosen(choose, "task", "show", "sort");
   at("whole").addEventListener("change", () => at("list").classList.toggle("longer", at("whole").checked));
-  at("previous").addEventListener("click", () => turn(-1));
-  at("next").addEventListener("click", () => turn(1));
-  at("controls").hidden = false;
   choose();
-  document.documentElement.dataset.ready = "yes";
-
-  async function unpack(base64) {
-    const bytes = Uint8Array.fromBase64
-      ? Uint8Array.fromBase64(base64)
-      : Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Response(stream).json();
-  }
-
-  function fill(select, choices) {
-    select.append(...choices.map((text) => element("option", { value: text }, text)));
-  }
 
   function choose() {
-    const words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = wordsSought();
     const task = at("task").selectedIndex - 1;
     const shown = SHOWN[at("show").value];
     const order = SORTS[at("sort").value];
-    view.found = data.queries.filter((query) =>
+    const found = data.queries.filter((query) =>
       (task < 0 || query.task === task) && shown(query) && holds(query, words));
-    if (order) view.found.sort(order);
-    view.page = 0;
-    draw();
+    if (order) found.sort(order);
+    show(found);
   }
 
   function holds(query, words) {
     if (!words.length) return true;
     query.haystack ??= [query.id, ...query.texts.filter(Boolean)].join("\n").toLowerCase();
     return words.every((word) => query.haystack.includes(word));
-  }
-
-  function turn(step) {
-    view.page += step;
-    draw();
-    at("queries").focus({ preventScroll: true });
-    at("controls").scrollIntoView();
-  }
-
-  function draw() {
-    const pages = Math.max(1, Math.ceil(view.found.length / PER_PAGE));
-    const first = view.page * PER_PAGE;
-    const rows = view.found.slice(first, first + PER_PAGE);
-    at("list").replaceChildren(...rows.map(item));
-    at("list").start = first + 1;
-    at("status").textContent = rows.length
-      ? `${number.format(first + 1)}–${number.format(first + rows.length)} of ${number.format(view.found.length)} queries`
-      : "No query fits.";
-    at("pager").hidden = pages === 1;
-    at("place").textContent = `Page ${view.page + 1} of ${pages}`;
-    at("previous").disabled = view.page === 0;
-    at("next").disabled = view.page >= pages - 1;
   }
 
   function item(query) {
@@ -207,11 +152,4 @@
     const text = data.texts[place];
     return element("p", { class: "snippet" }, text === null ? "text not known" : text || "(empty)");
   }
-
-  function element(name, attributes, ...children) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) if (value) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-  }
-})();
+});
