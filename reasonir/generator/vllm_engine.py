@@ -5,7 +5,10 @@ file that imports vllm; its asynchronous engine also splits requests over data-p
 """
 
 import math
+import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,16 @@ from reasonir.generator.wire import with_schema_in_words
 from reasonir.schema import RunStopped, UserError
 
 SECONDS_TO_END = 10.0
+WATCH = """
+import os, sys
+if not sys.stdin.buffer.read():
+    for number in sys.argv[1:]:
+        try:
+            os.kill(int(number), 9)
+        except ProcessLookupError:
+            pass
+"""
+"""Waits for the end of its input. If that comes without a word, its parent was killed: it kills the processes named."""
 
 
 class VllmGenerator(ConcurrentGenerator):
@@ -43,6 +56,7 @@ class VllmGenerator(ConcurrentGenerator):
         except BaseException:
             log.close()
             raise
+        self._watch = _watch_over(multiprocessing.active_children())
         self._tokenizer = self._engine.get_tokenizer()
         self._structured = config.structured
         self._asked_of_engine = 0
@@ -132,6 +146,7 @@ class VllmGenerator(ConcurrentGenerator):
     async def shut(self) -> None:
         """End the engine's processes and give its memory back."""
         self._engine.shutdown(timeout=SECONDS_TO_END)
+        self._watch.communicate(b"ended")
         del self._engine  # its own end would shut it down once more, when half of the interpreter is gone
 
 
@@ -155,6 +170,13 @@ def _start(config: GeneratorConfig) -> AsyncLLM:
         raise UserError(f"generator.model={config.model} does not load: {_one_line(error)}") from error
     except RuntimeError as error:
         raise RunStopped(f"vllm cannot start {config.model} (its messages stand above): {_one_line(error)}") from error
+
+
+def _watch_over(engine: list[multiprocessing.process.BaseProcess]) -> subprocess.Popen[bytes]:
+    """Start a process that ends the engine when this one is killed; vllm's would live on and keep its memory."""
+    numbers = [str(process.pid) for process in engine]
+    command = [sys.executable, "-I", "-S", "-c", WATCH, *numbers]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # Ctrl-C is not for it
 
 
 def _one_line(error: Exception) -> str:

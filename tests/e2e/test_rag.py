@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -145,6 +146,22 @@ def test_samples_guesses_and_unreadable_answers(world: Path, capsys: pytest.Capt
     with ScriptedServer(by_chance) as server:
         _, said = run(options(world, server, "other", "samples=3"), capsys, code=2)
     assert "samples=3" in said and "generator.temperature" in said
+
+
+def test_the_likeliest_letter_is_the_answer(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def knows(body: dict[str, Any], earlier: int) -> Reply:
+        case = int(re.findall(r"Case (\d)", prompt_of(body))[-1])
+        right, other = "ABCD"[case % 4], "ABCD"[(case + 1) % 4]
+        shares = [(f" {right}", 0.2), (other, 0.3), (right, 0.15), ("The", 0.3)]  # 0.35 in two spellings
+        return Reply(text="The", logprobs=[(token, math.log(share)) for token, share in shares])
+
+    with ScriptedServer(knows) as server:
+        run(options(world, server, "out", "prompt_form=letter"), capsys)
+        assert all(body["max_tokens"] == 1 for body in server.bodies)
+        _, said = run(options(world, server, "more", "prompt_form=letter", "samples=2"), capsys, code=2)
+    assert "samples=2" in said
+    report = json.loads((world / "out" / "accuracy.json").read_text())
+    assert all(entry["all"]["accuracy"] == 1 for entry in report["conditions"].values())
 
 
 def test_the_last_passages_are_dropped_to_fit(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

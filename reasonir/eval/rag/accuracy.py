@@ -40,10 +40,11 @@ def describe(answers: Sequence[Answer], known: Mapping[str, Question], confidenc
     """Return one condition's figures: of all questions, by group and by subject, and of every sample."""
     samples = sorted({answer.sample for answer in answers})
     by_sample = [float(np.mean([a.correct for a in answers if a.sample == sample])) for sample in samples]
+    spread = t_interval(by_sample, confidence)
     return {
         "all": figures(answers, known, confidence),
         "samples": by_sample,
-        "samples_interval": t_interval(by_sample, confidence),
+        "samples_interval": spread and (max(0.0, spread[0]), min(1.0, spread[1])),
         "groups": _by(answers, known, confidence, "group"),
         "subjects": _by(answers, known, confidence, "subject"),
     }

@@ -19,10 +19,11 @@ QUERIES = (QUESTION, WITH_OPTIONS, REASONING)
 
 
 class PromptForm(StrEnum):
-    """How the reader is to end its answer: "The answer is (X).", or the letter in \\boxed{}."""
+    """How the reader is to answer: reasoning that ends in "The answer is (X)." or in \\boxed{X}, or a letter alone."""
 
     phrase = "phrase"
     boxed = "boxed"
+    letter = "letter"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,7 +43,8 @@ class RagConfig(RetrievalConfig):
     gold: bool = MISSING
     """Also let the reader answer with the gold passages, where the data names them."""
     prompt_form: PromptForm = MISSING
-    """phrase or boxed: prompts/rag_<form>.yaml."""
+    """phrase or boxed (reasoning first, then the letter is read off), or letter: the likeliest letter as first token,
+    by the model's probabilities: no reasoning, no chance, nothing unreadable. Wording: prompts/rag_<form>.yaml."""
     prompts: str | None = MISSING
     """Folder with edited rag_phrase.yaml or rag_boxed.yaml; null takes the package's own."""
     samples: int = MISSING
@@ -60,6 +62,10 @@ class RagConfig(RetrievalConfig):
     confidence: float = MISSING
     """Level of the intervals."""
 
+    def answer_tokens(self) -> int:
+        """Return the tokens of an answer."""
+        return 1 if self.prompt_form is PromptForm.letter else self.generator.max_new_tokens
+
     def validate(self) -> None:
         """Refuse values outside their range, and options that do not go together."""
         if self.datastore is None:
@@ -71,8 +77,9 @@ class RagConfig(RetrievalConfig):
         for name in ("top", "samples", "context_tokens"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(0 < self.confidence < 1, "confidence", self.confidence, "must lie between 0 and 1")
-        if self.samples > 1 and self.generator.temperature == 0:
-            raise UserError(f"samples={self.samples} would all be equal: give generator.temperature above 0")
+        if self.samples > 1 and (self.generator.temperature == 0 or self.prompt_form is PromptForm.letter):
+            remedy = "give generator.temperature above 0, and prompt_form=phrase or boxed"
+            raise UserError(f"samples={self.samples} would all be equal: {remedy}")
         if self.generator.engine is Engine.vllm and self.generator.base_url is not None:
             raise UserError("generator.base_url is of a server: give generator=openai too")
         if self.queries not in QUERIES and not self.queries.endswith((".jsonl", ".jsonl.gz")):

@@ -43,12 +43,13 @@ def _differences(report: dict[str, Any]) -> list[str]:
 
 
 def _samples(report: dict[str, Any]) -> list[str]:
-    lines = []
+    interval, lines = f"{report['confidence']:.0%} interval", []
     for name, entry in report["conditions"].items():
         if len(entry["samples"]) > 1:
             each = ", ".join(_points(value) for value in entry["samples"])
-            spread = _interval(entry["samples_interval"])
-            lines.append(f"{NAMES[name]}: samples {each}; {report['confidence']:.0%} interval of their mean {spread}.")
+            lines.append(
+                f"{NAMES[name]}: samples {each}; {interval} of their mean {_interval(entry['samples_interval'])}."
+            )
     return [*lines, ""] if lines else []
 
 

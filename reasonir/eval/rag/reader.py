@@ -4,6 +4,7 @@ Invariant: every question is answered under every condition as often as asked, a
 had read; those that did not fit were the last ones, and are counted. Leaves reading the letter to `answers.py`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,8 +14,8 @@ from typing import Any
 
 from reasonir.eval.context import Context, open_context
 from reasonir.eval.rag.answers import read_answer
-from reasonir.eval.rag.rag_config import RagConfig
-from reasonir.eval.rag.records import Question
+from reasonir.eval.rag.rag_config import PromptForm, RagConfig
+from reasonir.eval.rag.records import Question, Reading
 from reasonir.eval.rerank_cost import read_size
 from reasonir.generator import Completion, Message, Request, open_generator
 from reasonir.generator.config import Engine
@@ -79,7 +80,7 @@ class Reader:
         """Measure the room for prompts; the engine itself starts with the first question."""
         generator = config.generator
         limit = read_size(generator.model).context_tokens if generator.engine is Engine.vllm else None
-        room = open_context(generator, config.context_tokens, generator.max_new_tokens, config.tokenizer, limit)
+        room = open_context(generator, config.context_tokens, config.answer_tokens(), config.tokenizer, limit)
         return cls(config, prompt, room, folder)
 
     def ask(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> list[Answer]:
@@ -87,7 +88,7 @@ class Reader:
         asked = list(self._plan(questions, conditions, texts))
         answers: list[Answer | None] = [None] * len(asked)
         config = self.config.generator
-        tokens = self.context.tokens + config.max_new_tokens
+        tokens = self.context.tokens + self.config.answer_tokens()
         generator = open_generator(replace(config, max_model_len=tokens), self.folder / "completions.jsonl")
         with closing(generator), closing(Progress("answers", len(asked), "answers")) as progress:
             for completion in generator.complete(map(self._request, range(len(asked)), asked)):
@@ -121,14 +122,16 @@ class Reader:
             messages=asked.messages,
             temperature=config.generator.temperature,
             top_p=config.generator.top_p,
-            max_new_tokens=config.generator.max_new_tokens,
+            max_new_tokens=config.answer_tokens(),
+            choices=tuple(question.letters) if config.prompt_form is PromptForm.letter else (),
             seed=draw_number(config.seed, "read", question.id, asked.sample),
             stop=tuple(config.stop),
         )
 
     def _read(self, asked: Asked, completion: Completion) -> Answer:
         question, failed = asked.question, completion.finish == "error"
-        reading = read_answer(completion.text, question)
+        by_letter = self.config.prompt_form is PromptForm.letter
+        reading = likeliest_letter(completion, question) if by_letter else read_answer(completion.text, question)
         letter = "" if failed else reading.letter
         guess = ""
         if not letter:
@@ -150,6 +153,18 @@ class Reader:
             output_tokens=completion.output_tokens,
             text=completion.text,
         )
+
+
+def likeliest_letter(completion: Completion, question: Question) -> Reading:
+    """Return the letter that is likeliest as first token of the answer, with or without a space before it."""
+    mass: dict[str, float] = {}
+    for token, logprob in completion.logprobs[0] if completion.logprobs else ():
+        letter = token.strip()
+        if letter and letter in question.letters:
+            mass[letter] = mass.get(letter, 0.0) + math.exp(logprob)
+    if not mass:
+        return Reading("", "none_found" if completion.logprobs else "no_logprobs")
+    return Reading(max(mass, key=mass.__getitem__), "likeliest")
 
 
 def prompt_values(question: Question, passages: Sequence[str]) -> dict[str, Any]:

