@@ -5,6 +5,7 @@ processes are those of one, bit for bit. A block is a file of its own, complete 
 rank (b + shift) mod W's. Rank 0 joins them. The ranks meet in the file system only: their folder must be one for all.
 """
 
+import gc
 import hashlib
 import io
 import os
@@ -46,6 +47,13 @@ def own_device() -> str:
     index = local_rank() % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}"
+
+
+def give_back_gpu() -> None:
+    """Return the memory of encoders that nobody holds any more to the GPU, for an engine that is about to start."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def cut_blocks(texts: Sequence[str]) -> list[tuple[int, int]]:

@@ -76,8 +76,8 @@ def _remarks(report: dict[str, Any]) -> list[str]:
                                 ("unreadable_failed", "questions got no answer (the same command asks again)"))
             if (number := counts.get(name, 0))
         ]  # fmt: skip
-        if notes:
-            lines.append(f"{NAMES[condition]}: {'; '.join(notes)}.")
+        notes += [f"{counts.get('input_tokens', 0):,} tokens read, {counts.get('output_tokens', 0):,} written"]
+        lines.append(f"{NAMES[condition]}: {'; '.join(notes)}.")
     return [*lines, ""]
 
 

@@ -30,6 +30,7 @@ from reasonir.eval.rag.rag_table import render
 from reasonir.eval.rag.reader import VARIABLES, Answer, Reader, count_answers
 from reasonir.eval.rag.records import Question
 from reasonir.eval.rag.store import Store, open_store
+from reasonir.eval.sharding import give_back_gpu
 from reasonir.generator.plain import without_thoughts
 from reasonir.prompting import Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
 from reasonir.runs import RunFolder, write_json
@@ -150,6 +151,7 @@ def retrieve(
         Hit rates (None where no question names gold), and the passages to read under each further condition.
     """
     run = store.search(config, searched, max(config.top, DEEPEST))
+    give_back_gpu()
     ranked = {question.id: list(run.get(question.id, {})) for question in questions}
     found = store.find_gold({name for question in questions for name in question.gold})
     gold = {q.id: list(dict.fromkeys(p for name in q.gold for p in found.get(name, []))) for q in questions if q.gold}
