@@ -56,6 +56,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _overview() -> str:
-    lines = ["usage: reasonir-eval <task> [option=value ...]", "", "tasks:"]
-    lines += [f"  {name:13} {(schema.__doc__ or '').strip()}" for name, (schema, _) in TASKS.items()]
+    lines, width = ["usage: reasonir-eval <task> [option=value ...]", "", "tasks:"], max(map(len, TASKS))
+    lines += [f"  {name:{width}}  {(schema.__doc__ or '').strip()}" for name, (schema, _) in TASKS.items()]
     return "\n".join([*lines, "", "reasonir-eval <task> --help lists a task's options."])
