@@ -115,8 +115,12 @@ def test_a_hung_rank_times_out_by_name(tmp_path: Path, options: list[str]) -> No
     done = run(tmp_path / "run", options, "parallel=ddp", limit, fault="hang", step=3)
     assert done.returncode == TORCHRUNS_OWN
     lines = [line for line in done.stdout.splitlines() if "collective_timeout_seconds" in line and "error:" in line]
-    waiting = next(line for line in lines if "error: rank 0 spent" in line)
-    assert "`step 3: gathering documents`" in waiting and "rank 1: step 2: " in waiting
+    # Both ranks pass the limit at about the same time; the first to say so is the last that torchrun lets speak.
+    waiting = [line for line in lines if "error: rank 0 spent" in line]
+    hung = [line for line in lines if "error: rank 1 spent" in line]
+    assert waiting or hung, done.stdout[-4000:]
+    assert all("`step 3: gathering documents`" in line and "rank 1: step 2: " in line for line in waiting)
+    assert all("`step 2: " in line for line in hung)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, options: list[str]) -> None:

@@ -92,4 +92,4 @@ def test_a_wheel_in_an_empty_folder_finds_its_configs(tmp_path):
     assert "global_batch_queries: 32" in done.stdout
     assert not any(empty.iterdir())
     page = {path.name for path in (site / "reasonir" / "eval" / "page").iterdir()}
-    assert page == {"report.html", "report.css", "report.js"}
+    assert page == {path.name for path in (ROOT / "reasonir" / "eval" / "page").iterdir()} and "report.js" in page

@@ -145,7 +145,7 @@ def test_torn_lines_are_cut_off(tmp_path: Path, corpus: Path) -> None:
 def test_a_polite_stop_leaves_a_folder_to_go_on_with(
     tmp_path: Path, corpus: Path, number: signal.Signals, status: int
 ) -> None:
-    with ScriptedServer(synth_answers.picky, latency=0.05) as server:
+    with ScriptedServer(synth_answers.picky, latency=0.2) as server:
         line = command("hq", tmp_path / "out", server.url, f"corpus={corpus}", "generator.max_concurrency=4")
         with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
             data = tmp_path / "out" / "data.jsonl"
