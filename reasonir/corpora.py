@@ -174,7 +174,12 @@ def _parse_document(row: Mapping[str, Any], where: str) -> Document:
     if not isinstance(identifier, str) or not isinstance(text, str):
         raise UserError(f"{where}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
     title = row.get("title")
-    return Document(identifier, f"{title} {text}".strip() if isinstance(title, str) and title else text)
+    return Document(identifier, with_title(title if isinstance(title, str) else "", text))
+
+
+def with_title(title: str, text: str) -> str:
+    """Return what an encoder, a search or a reader sees of a document: its title, where it has one, and its text."""
+    return f"{title} {text}".strip() if title else text
 
 
 def list_bright_tasks(root: str, long: bool = False) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from bench_train import gemm_seconds
 
 from reasonir.corpora import read_documents
 from reasonir.model import Encoder
@@ -49,23 +50,6 @@ def seconds_of(work: Callable[[], np.ndarray]) -> float:
     return time.perf_counter() - begun
 
 
-def gemm_seconds(encoder: Encoder, tokens: int) -> float:
-    """Time the linear products of one forward pass over so many tokens, each at its own shape; the best of 3."""
-    rows = min(tokens, 4_096)
-    weights = [m.weight.detach() for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {w.shape[1]: torch.randn(rows, w.shape[1], device=w.device, dtype=w.dtype) for w in weights}
-    outputs = {w.shape[0]: torch.empty(rows, w.shape[0], device=w.device, dtype=w.dtype) for w in weights}
-    best = float("inf")
-    for _ in range(3):
-        begun = time.perf_counter()
-        for weight in weights:
-            torch.matmul(inputs[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
-        if encoder.device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return best * tokens / rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="anything that reasonir-eval reads documents from")
@@ -89,7 +73,7 @@ def main() -> None:
     assert off < 1e-5, f"embeddings differ by {off:.2g}"
     cosine = float((embeddings["ours"] * embeddings["ours_bf16"]).sum(1).min())
     tokens = sum(len(t.ids) for t in encoder.template.encode([("", text) for text in texts], arguments.max_tokens))
-    gemm = gemm_seconds(encoder, tokens)
+    gemm = gemm_seconds(encoder, tokens, autocast=False)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
         for name, work in ways.items():

@@ -9,8 +9,8 @@ tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
 
 Every variant computes the same step on the same weights and batch; loss and gradient are compared before anything is
 timed. Variants take turns (A B C A B C ...), the medians count. One JSON line per mix and variant; peak memory is that
-of a process of its own that runs one step. gemm_share: the time of the linear products alone, at their own shapes
-and as often as the step needs them, over the time of the step.
+of a process of its own that runs one step. gemm_share: the time of the forward pass's linear products alone, at their
+own shapes, times how many such passes the step makes (a backward pass counts as two), over the time of the step.
 """
 
 import argparse
@@ -194,25 +194,22 @@ def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool) -> float:
     return best * tokens / rows
 
 
-def variants(encoder: Encoder, plan: BatchPlan, precision: str) -> dict[str, Callable[[], float]]:
-    """The ways to compute one step; each returns the loss and leaves the gradient on the parameters."""
+def step_of(variant: str, encoder: Encoder, plan: BatchPlan, precision: str) -> Callable[[], float]:
+    """One way to compute the step; it returns the loss and leaves the gradient on the parameters."""
+    low = precision == "bf16"
+    if variant == "sentence_transformers":
+        return Peer(encoder, plan, low)
+    if variant == "published":
+        return lambda: published_step(encoder, plan, low)
+    if variant in ("padded", "trimmed"):
+        return lambda: padded_step(encoder, plan, low, trimmed=variant == "trimmed")
     ranks = Ranks(600.0)
     engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
-    steps = {
-        name: TrainingStep(
-            engine, ranks, chunk_tokens=CHUNK_TOKENS, temperature=TEMPERATURE, graph_memory_gib=gib, precision=precision
-        )
-        for name, gib in (("packed", 0.0), ("packed_kept_graphs", 8.0))
-    }
-    low = precision == "bf16"
-    return {
-        "published": lambda: published_step(encoder, plan, low),
-        "padded": lambda: padded_step(encoder, plan, low),
-        "trimmed": lambda: padded_step(encoder, plan, low, trimmed=True),
-        "sentence_transformers": Peer(encoder, plan, low),
-        "packed": lambda: steps["packed"](plan).loss_nats,
-        "packed_kept_graphs": lambda: steps["packed_kept_graphs"](plan).loss_nats,
-    }
+    step = TrainingStep(
+        engine, ranks, chunk_tokens=CHUNK_TOKENS, temperature=TEMPERATURE,
+        graph_memory_gib=0.0 if variant == "packed" else 8.0, precision=precision,
+    )  # fmt: skip
+    return lambda: step(plan).loss_nats
 
 
 def check_equal(encoder: Encoder, ways: dict[str, Callable[[], float]], tolerance: float) -> None:
@@ -263,10 +260,10 @@ def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
     encoder = load(arguments.model)
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
-    before = highest_resident_gib()
-    step = variants(encoder, plan, arguments.precision)[arguments.peak]
+    step = step_of(arguments.peak, encoder, plan, arguments.precision)
     if isinstance(step, Peer):
         step.best = json.loads(arguments.peer)
+    before = highest_resident_gib()
     step()
     if encoder.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**30)
@@ -299,7 +296,7 @@ def main() -> None:
     encoder = load(arguments.model)
     for mix in arguments.mixes:
         plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
-        ways = variants(encoder, plan, arguments.precision)
+        ways = {name: step_of(name, encoder, plan, arguments.precision) for name in VARIANTS}
         check_equal(encoder, ways, 1e-4 if arguments.precision == "fp32" else 5e-2)
         tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
         peer = ways["sentence_transformers"]

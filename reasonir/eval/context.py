@@ -1,6 +1,7 @@
-"""How long a prompt may be, and how it is made to fit: documents are cut, never a question left out.
+"""How long a prompt may be, and how one of several documents is made to fit: they are cut, never a question left out.
 
-Invariant: a prompt that leaves here has at most `tokens` tokens as counted; every cut is counted.
+Invariant: a prompt that `fit` returns has at most `tokens` tokens as counted; every cut is counted. A caller that drops
+documents instead asks `holds`.
 """
 
 from collections import Counter
@@ -96,22 +97,32 @@ def open_context(
     context_tokens: int,
     answer_tokens: int,
     tokenizer: str | None,
-    model_tokens: int | None,
 ) -> Context:
     """Return the room that prompts have beside their answers.
 
     Args:
         tokenizer: folder or hub id; None is the model's own for vllm, else the estimate.
-        model_tokens: the longest input that the model takes; None where it is not known.
     Raises:
         UserError: no room is left.
     """
-    tokenizer = tokenizer or (generator.model if generator.engine is Engine.vllm else None)
-    limits = (context_tokens, generator.max_model_len, model_tokens)
+    in_process = generator.engine is Engine.vllm
+    tokenizer = tokenizer or (generator.model if in_process else None)
+    limits = (context_tokens, generator.max_model_len, longest_input(generator.model) if in_process else None)
     room = min(limit for limit in limits if limit is not None) - answer_tokens
     if room <= 0:
         raise UserError(f"context_tokens={context_tokens} leaves no room beside {answer_tokens} tokens")
     return Context(room, load_tokenizer(tokenizer) if tokenizer else None)
+
+
+def longest_input(path: str) -> int | None:
+    """Return the positions that a model's config.json declares; None where transformers does not know it."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError):
+        return None
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def largest_share(lengths: Sequence[int], room: int) -> int:

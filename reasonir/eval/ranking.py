@@ -15,7 +15,7 @@ from reasonir.eval.embeddings import Encoded, embed_cached, encode_share, encodi
 from reasonir.eval.fusion import fuse_runs
 from reasonir.eval.results import Run
 from reasonir.eval.search import as_run, exact_top_k
-from reasonir.eval.sharding import EncodingSettings
+from reasonir.eval.sharding import EncodingSettings, own_device
 from reasonir.lexical import BM25Index, QueryWeighting
 from reasonir.model.encoder import Encoder
 
@@ -80,6 +80,13 @@ def rank_dense(config: RetrievalConfig, encoder: Encoder, sought: Sought) -> Run
     documents, queries = embeddings
     found = exact_top_k(queries, documents, config.top, sought.excluded(), ids=sought.ids, device=encoder.device)
     return sought.run(*found)
+
+
+def open_encoder(config: RetrievalConfig) -> Encoder | None:
+    """Load the encoder on this rank's device; None for BM25."""
+    if config.retriever not in (Retriever.dense, Retriever.hybrid):
+        return None
+    return Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
 
 
 def encode_own_share(config: RetrievalConfig, encoder: Encoder, sought: Sought) -> None:

@@ -58,9 +58,8 @@ def rerank_run(config: RerankConfig) -> None:
     prompts = {candidates.task: choose_prompt(config, candidates.task) for candidates in tasks}
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
     keep_prompts(folder.path, different)
-    size, tokens = size_of(config), config.answer_tokens()
-    context = open_context(config.generator, config.context_tokens, tokens, config.tokenizer, size.context_tokens)
-    plan = Plan(config, folder.path, prompts, context, size)
+    context = open_context(config.generator, config.context_tokens, config.answer_tokens(), config.tokenizer)
+    plan = Plan(config, folder.path, prompts, context, size_of(config))
     folder.start()
     save_prompts(folder.path, different)
     open_tasks = [candidates for candidates in tasks if finished_counts(plan, candidates) is None]

@@ -14,12 +14,11 @@ FORMULA = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the formula asks of a model; None where it is not known. context_tokens: the longest input."""
+    """What the formula asks of a model; None where it is not known."""
 
     parameters: float | None = None
     layers: int | None = None
     width: int | None = None
-    context_tokens: int | None = None
 
 
 def count_flops(size: ModelSize, tokens: int, pairs: int) -> float | None:
@@ -65,5 +64,4 @@ def read_size(path: str) -> ModelSize:
         parameters=sum(weight.numel() for weight in model.parameters()),
         layers=getattr(config, "num_hidden_layers", None),
         width=width,
-        context_tokens=getattr(config, "max_position_embeddings", None),
     )

@@ -28,9 +28,8 @@ from reasonir.eval.config import (
 from reasonir.eval.fusion import describe_fusion
 from reasonir.eval.instructions import bright_instruction
 from reasonir.eval.metrics import score_run
-from reasonir.eval.ranking import HYBRID_PARTS, Sought, encode_own_share, rank, sides
+from reasonir.eval.ranking import HYBRID_PARTS, Sought, encode_own_share, open_encoder, rank, sides
 from reasonir.eval.results import aspects_of, qrels_of, write_results, write_task
-from reasonir.eval.sharding import own_device
 from reasonir.hub import read_beir_hub
 from reasonir.model.encoder import Encoder
 from reasonir.rewritten import rewritten_file
@@ -126,12 +125,7 @@ def open_evaluation(config: RetrievalConfig) -> Evaluation:
         config.output_dir = str(Path("outputs") / "eval" / f"{describe(config)}-{config.retriever.value}-{name}")
     leads = distributed.rank() == 0
     run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
-    encoder = None
-    if config.retriever in (Retriever.dense, Retriever.hybrid):
-        encoder = Encoder.from_pretrained(
-            str(config.model.path), template=config.model.template.value, device=own_device()
-        )
-    return Evaluation(config, run, encoder)
+    return Evaluation(config, run, open_encoder(config))
 
 
 def check_collection(evaluation: Evaluation, collection: Collection, instruction: str) -> None:

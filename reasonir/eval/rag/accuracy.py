@@ -15,7 +15,6 @@ from reasonir.eval.rag.reader import Answer
 from reasonir.eval.rag.records import Question
 from reasonir.eval.significance import mcnemar, randomisation_test, t_interval, wilson_interval
 
-CLOSED, RETRIEVED, GOLD = "closed_book", "retrieved", "gold_passages"
 DEPTHS = (1, 3, 5, 10)
 PERMUTATIONS = 100_000
 Shares = Mapping[str, float]

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.eval.rag.rag_table import NAMES
-from reasonir.eval.rag.records import LETTERS
+from reasonir.eval.rag.records import (
+    ACCURACY_FILE,
+    ANSWERS_FILE,
+    PASSAGES_FILE,
+    QUESTIONS_FILE,
+    RETRIEVED,
+    RETRIEVED_FILE,
+    with_options,
+)
 from reasonir.eval.report_queries import cut
 from reasonir.schema import UserError, read_jsonl
 
-ACCURACY_FILE = "accuracy.json"
-QUESTIONS_FILE, ANSWERS_FILE = "questions.jsonl", "answers.jsonl"
-RETRIEVED_FILE, PASSAGES_FILE = "retrieved.jsonl", "passages.jsonl"
 FILES = (ACCURACY_FILE, QUESTIONS_FILE, ANSWERS_FILE, RETRIEVED_FILE, PASSAGES_FILE)
 FIELDS: Mapping[str, Mapping[str, type]] = {
     QUESTIONS_FILE: {"id": str, "text": str, "options": list, "answer": str, "subject": str, "group": str},
@@ -31,7 +36,6 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     PASSAGES_FILE: {"id": str, "content": str},
 }  # fmt: skip
 """Fields that a row must have, and their types."""
-RETRIEVED = "retrieved"
 GOLD_READ, GOLD_FOUND, GOLD_MISSED, NO_GOLD = range(4)
 """Of a question: a gold passage was read; was among the hits but not read; was not; no gold passage is known."""
 NOT_READ, READ, DROPPED = range(3)
@@ -105,7 +109,7 @@ def _read_report(file: Path) -> dict[str, Any]:
         report = json.loads(file.read_text(encoding="utf-8"))
         for entry in report["conditions"].values():
             _ = entry["all"]["accuracy"], entry["groups"], entry["subjects"]
-        _ = report["title"], report["differences"], report["counts"], report["confidence"]
+        _ = report["retrieval"], report["title"], report["differences"], report["counts"], report["confidence"]
         unknown = set(report["conditions"]) - set(NAMES)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not an {ACCURACY_FILE} of ours ({error!r}); run the command again") from error
@@ -241,8 +245,7 @@ def _search_query(question: Row, query: str, characters: int) -> str | int:
     """Return 0 for the question itself, 1 for the question with its options, else the text searched with."""
     if query.strip() in ("", question["text"].strip()):
         return 0
-    lettered = (f"{letter}. {option}" for letter, option in zip(LETTERS, question["options"], strict=False))
-    if query == "\n".join([question["text"], *lettered]):
+    if query == with_options(question["text"], question["options"]):
         return 1
     return cut(query, characters)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reasonir.corpora import with_title
 from reasonir.eval.lengths import open_tokenizer
 from reasonir.eval.rag import datastore_plan
 from reasonir.eval.rag.chunks import Span, token_cutter, word_cutter
@@ -17,10 +18,10 @@ from reasonir.eval.rag.datastore_config import DATASTORE_MAY_DIFFER, Chunking, D
 from reasonir.eval.rag.datastore_plan import Plan
 from reasonir.eval.rag.datastore_sources import SourceText, context_id, read_source
 from reasonir.eval.rag.digests import DigestTable
+from reasonir.eval.rag.records import PASSAGES_FILE
 from reasonir.runs import Progress, RunFolder, file_sha256
 from reasonir.schema import UserError, write_jsonl
 
-PASSAGES_FILE = "passages.jsonl"
 TEXTS_BETWEEN_UPDATES = 1_000
 
 
@@ -103,7 +104,7 @@ class Pool:
         spans = self._cut(text.content) if self._cut else [None]
         for number, span in enumerate(spans):
             content = text.content[slice(*span)].strip() if span else text.content
-            whole = SourceText(name, text.title, content, text.place, text.where).text
+            whole = with_title(text.title, content)
             if not whole.strip():
                 self.counts.empty += 1
             elif not self._texts.add(hashlib.sha256(whole.encode()).digest()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonir.corpora import corpus_parts
+from reasonir.corpora import corpus_parts, with_title
 from reasonir.schema import UserError, find_hub, load_hub, read_rows
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -35,7 +35,7 @@ class SourceText:
     @property
     def text(self) -> str:
         """Title and content as an encoder sees them (`reasonir.corpora`)."""
-        return f"{self.title} {self.content}".strip() if self.title else self.content
+        return with_title(self.title, self.content)
 
 
 def read_source(source: str) -> Iterator[SourceText]:

@@ -27,12 +27,17 @@ TRAINED_FILE, RECALL_FILE = "trained.faiss", "recall.json"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A finished folder of `reasonir-eval encode`. embeddings_ND: memory-mapped. model: fingerprint of its encoder."""
+    """A finished folder of `reasonir-eval encode`. embeddings_ND: memory-mapped. model: fingerprint of its encoder.
+
+    source: what was encoded. inputs: its files then, as the manifest describes them.
+    """
 
     folder: Path
     embeddings_ND: np.ndarray
     sha256: str
     model: str | None
+    source: str
+    inputs: list[dict[str, Any]]
 
     @property
     def shape(self) -> list[int]:
@@ -64,7 +69,8 @@ def open_encoded(folder: Path, side: str) -> Encoded:
         raise UserError(f"{folder} holds embeddings of side={held}; name a folder of side={side}")
     if rows.ndim != 2 or len(rows) != texts:
         raise UserError(f"{file}: shape {rows.shape} for {texts} texts; encode again")
-    return Encoded(folder, rows, checksum, found.get("model_fingerprint"))
+    source, inputs = str(options.get("input", "")), found.get("inputs", [])
+    return Encoded(folder, rows, checksum, found.get("model_fingerprint"), source, inputs)
 
 
 def cut_shards(rows: int, shards: int) -> list[tuple[int, int]]:

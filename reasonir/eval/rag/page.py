@@ -7,23 +7,15 @@ folder and cuts the texts, `page_file.py` fills and writes the page.
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reasonir.eval.page_file import claim_output, fill_page, pack, publish
-from reasonir.eval.rag.answered import (
-    ACCURACY_FILE,
-    FILES,
-    PASSAGES_FILE,
-    Answered,
-    Limits,
-    chunk_texts,
-    list_questions,
-    read_folder,
-)
-from reasonir.eval.rag.rag_table import NAMES
+from reasonir.eval.rag.answered import FILES, Answered, Limits, chunk_texts, list_questions, read_folder
+from reasonir.eval.rag.rag_table import NAMES, part_rows, warnings_of
 from reasonir.eval.rag.rag_table import render as render_table
+from reasonir.eval.rag.records import ACCURACY_FILE, PASSAGES_FILE
 from reasonir.eval.report_config import ReportConfig
 from reasonir.eval.report_runs import command_line, duration, flatten, model_of, plural, read_manifest, read_mapping
 from reasonir.eval.results import RESULTS_FILE
@@ -139,17 +131,11 @@ def notes_on_folder(found: Answered, finished: bool) -> list[str]:
 
 def notes_on_answers(found: Answered) -> list[str]:
     """Say what makes the figures less than they seem, as the table of results.md does."""
-    notes = []
-    for condition in found.conditions:
-        counts = found.report["counts"].get(condition, {})
-        for name, words in (
-            ("unreadable_failed", "questions got no answer from the server and count as wrong; run the command again"),
-            ("cut_at_limit", "answers were cut at generator.max_new_tokens"),
-            ("answers_with_passages_dropped", "answers had read fewer passages than asked for, to fit context_tokens"),
-        ):
-            if count := counts.get(name, 0):
-                notes.append(f"{NAMES[condition].capitalize()}: {count:,} {words}.")
-    return notes
+    return [
+        f"{NAMES[condition].capitalize()}: {warning}."
+        for condition in found.conditions
+        for warning in warnings_of(found.report["counts"].get(condition, {}))
+    ]
 
 
 def describe_run(
@@ -198,41 +184,11 @@ def figures(found: Answered) -> dict[str, Any]:
         ],
         "test": "paired randomisation test" if several else "exact McNemar test",
         "several": several,
-        "retrieval": (report.get("retrieval") or None) and _hit_rates(report["retrieval"]),
+        "retrieval": report["retrieval"],
         "groups": part_rows(entries, "groups"),
         "subjects": part_rows(entries, "subjects"),
         "stages": stage_rows(found),
     }
-
-
-def _hit_rates(retrieval: Mapping[str, Any]) -> dict[str, Any] | None:
-    return {**retrieval} if retrieval.get("questions") else None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A group or a subject. shares: accuracy by condition, None where it was not asked under one."""
-
-    name: str
-    questions: int
-    shares: list[float | None]
-
-    @property
-    def gain(self) -> float | None:
-        """Return how much the second condition adds to the first; None where one is missing."""
-        first, second = [*self.shares, None][:2]
-        return None if first is None or second is None else second - first
-
-
-def part_rows(entries: Sequence[Mapping[str, Any]], kind: str) -> list[Part]:
-    """Return the accuracy of every group or subject; nothing where there are fewer than two."""
-    names = sorted({name for entry in entries for name in entry[kind]})
-    rows = []
-    for name in names if len(names) > 1 else []:
-        found = [entry[kind].get(name) for entry in entries]
-        questions = max(part["questions"] for part in found if part)
-        rows.append(Part(name, questions, [part["accuracy"] if part else None for part in found]))
-    return rows
 
 
 def stage_rows(found: Answered) -> list[tuple[str, bool, list[tuple[int, float]]]]:

@@ -1,11 +1,34 @@
 """The page of a multiple-choice task in Markdown, in points: what is printed and what results.md holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from reasonir.eval.compare_page import table
+from reasonir.eval.rag.records import CLOSED, GOLD, RETRIEVED
 
-NAMES = {"closed_book": "closed book", "retrieved": "retrieved", "gold_passages": "gold passages"}
+NAMES = {CLOSED: "closed book", RETRIEVED: "retrieved", GOLD: "gold passages"}
+WARNINGS = {
+    "unreadable_failed": "questions got no answer from the server and count as wrong; run the command again",
+    "cut_at_limit": "answers were cut at generator.max_new_tokens",
+    "answers_with_passages_dropped": "answers had read fewer passages, to fit context_tokens",
+}
+"""What is said of a count that makes a figure less than it seems."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A group or a subject. shares: accuracy by condition, None where it was not asked under one."""
+
+    name: str
+    questions: int
+    shares: list[float | None]
+
+    @property
+    def gain(self) -> float | None:
+        """Return how much the second condition adds to the first; None where one is missing."""
+        first, second = [*self.shares, None][:2]
+        return None if first is None or second is None else second - first
 
 
 def render(report: dict[str, Any], details: bool) -> str:
@@ -14,7 +37,7 @@ def render(report: dict[str, Any], details: bool) -> str:
     header = ["", "questions", "accuracy", interval, "unreadable", "with guesses", interval]
     rows = [_row(NAMES[name], entry["all"]) for name, entry in report["conditions"].items()]
     lines = [f"# {report['title']}", "", *table(header, rows), "", *_differences(report)]
-    lines += [*_samples(report), *_hits(report.get("retrieval")), *_remarks(report)]
+    lines += [*_samples(report), *_hits(report["retrieval"]), *_remarks(report)]
     if details:
         for kind in ("groups", "subjects"):
             lines += _parts(report, kind)
@@ -55,7 +78,7 @@ def _samples(report: dict[str, Any]) -> list[str]:
 
 def _hits(retrieval: dict[str, Any] | None) -> list[str]:
     """Return the table of hit rates."""
-    if not retrieval or not retrieval.get("questions"):
+    if retrieval is None:
         return []
     at = retrieval["at"]
     row = [f"of {retrieval['questions']:,} questions", *(_points(entry["rate"]) for entry in at.values())]
@@ -69,29 +92,42 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         "over questions (micro average)."
     ]
     for condition, counts in report["counts"].items():
-        notes = [
-            f"{number:,} {words}"
-            for name, words in (("answers_with_passages_dropped", "answers had read fewer passages, to fit"),
-                                ("cut_at_limit", "answers were cut at generator.max_new_tokens"),
-                                ("unreadable_failed", "questions got no answer (the same command asks again)"))
-            if (number := counts.get(name, 0))
-        ]  # fmt: skip
-        notes += [f"{counts.get('input_tokens', 0):,} tokens read, {counts.get('output_tokens', 0):,} written"]
+        notes = [*warnings_of(counts), f"{counts.get('input_tokens', 0):,} tokens read, "
+                 f"{counts.get('output_tokens', 0):,} written"]  # fmt: skip
         lines.append(f"{NAMES[condition]}: {'; '.join(notes)}.")
     return [*lines, ""]
 
 
-def _parts(report: dict[str, Any], kind: str) -> list[str]:
-    """Return accuracy by group or subject, conditions side by side."""
-    conditions = report["conditions"]
-    names = sorted({name for entry in conditions.values() for name in entry[kind]})
-    if len(names) < 2:
-        return []
+def warnings_of(counts: Mapping[str, int]) -> list[str]:
+    """Return what makes one condition's figures less than they seem."""
+    return [f"{counts[name]:,} {words}" for name, words in WARNINGS.items() if counts.get(name)]
+
+
+def part_rows(entries: Sequence[Mapping[str, Any]], kind: str) -> list[Part]:
+    """Return the accuracy of every group or subject by condition; nothing where there are fewer than two.
+
+    Args:
+        entries: figures of the conditions (`accuracy.describe`).
+        kind: groups or subjects.
+    """
+    names = sorted({name for entry in entries for name in entry[kind]})
     rows = []
-    for name in names:
-        entries = [entry[kind].get(name) for entry in conditions.values()]
-        count = max(entry["questions"] for entry in entries if entry)
-        rows.append([name, f"{count:,}", *(_points(entry["accuracy"]) if entry else "" for entry in entries)])
+    for name in names if len(names) > 1 else []:
+        found = [entry[kind].get(name) for entry in entries]
+        questions = max(part["questions"] for part in found if part)
+        rows.append(Part(name, questions, [part["accuracy"] if part else None for part in found]))
+    return rows
+
+
+def _parts(report: dict[str, Any], kind: str) -> list[str]:
+    """Return the table of accuracy by group or subject, conditions side by side."""
+    conditions = report["conditions"]
+    rows = [
+        [part.name, f"{part.questions:,}", *("" if share is None else _points(share) for share in part.shares)]
+        for part in part_rows(list(conditions.values()), kind)
+    ]
+    if not rows:
+        return []
     return [*table([kind.removesuffix("s"), "questions", *(NAMES[name] for name in conditions)], rows), ""]
 
 

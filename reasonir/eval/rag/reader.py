@@ -16,9 +16,7 @@ from reasonir.eval.context import Context, open_context
 from reasonir.eval.rag.answers import read_answer
 from reasonir.eval.rag.rag_config import PromptForm, RagConfig
 from reasonir.eval.rag.records import Question, Reading
-from reasonir.eval.rerank_cost import read_size
 from reasonir.generator import Completion, Message, Request, open_generator
-from reasonir.generator.config import Engine
 from reasonir.prompting import Prompt, draw_number
 from reasonir.runs import Progress
 
@@ -78,9 +76,7 @@ class Reader:
     @classmethod
     def open(cls, config: RagConfig, prompt: Prompt, folder: Path) -> "Reader":
         """Measure the room for prompts; the engine itself starts with the first question."""
-        generator = config.generator
-        limit = read_size(generator.model).context_tokens if generator.engine is Engine.vllm else None
-        room = open_context(generator, config.context_tokens, config.answer_tokens(), config.tokenizer, limit)
+        room = open_context(config.generator, config.context_tokens, config.answer_tokens(), config.tokenizer)
         return cls(config, prompt, room, folder)
 
     def ask(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> list[Answer]:

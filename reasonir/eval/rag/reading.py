@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir import distributed
-from reasonir.eval.rag.accuracy import CLOSED, GOLD, RETRIEVED, hit_rates, judge
+from reasonir.eval.rag.accuracy import hit_rates, judge
 from reasonir.eval.rag.answers import read_answer
 from reasonir.eval.rag.questions import read_choices, read_gpqa, read_mmlu
 from reasonir.eval.rag.rag_config import (
@@ -28,15 +28,25 @@ from reasonir.eval.rag.rag_config import (
 )
 from reasonir.eval.rag.rag_table import render
 from reasonir.eval.rag.reader import VARIABLES, Answer, Reader, count_answers
-from reasonir.eval.rag.records import Question
+from reasonir.eval.rag.records import (
+    ACCURACY_FILE,
+    ANSWERS_FILE,
+    CLOSED,
+    GOLD,
+    PASSAGES_FILE,
+    QUESTIONS_FILE,
+    RETRIEVED,
+    RETRIEVED_FILE,
+    Question,
+    with_options,
+)
 from reasonir.eval.rag.store import Store, open_store
 from reasonir.eval.sharding import give_back_gpu
 from reasonir.generator.plain import without_thoughts
 from reasonir.prompting import Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
-from reasonir.runs import RunFolder, write_json
+from reasonir.runs import MANIFEST_FILE, RunFolder, write_json
 from reasonir.schema import UserError, read_jsonl, write_jsonl
 
-ACCURACY_FILE = "accuracy.json"
 DEEPEST = 10
 """Passages that are ranked at least, for the hit rates."""
 
@@ -69,7 +79,7 @@ def answer_questions(config: RagConfig) -> None:
     report |= {"title": title_of(config), "retrieval": retrieval, "counts": count_answers(answers)}
     write_files(folder.path, questions, answers, texts, report)
     counts = {"questions": len(questions), **report["counts"], **(store.counts if store else {})}
-    folder.finish(inputs=inputs_of(config), counts=counts, seconds=seconds, prompts=describe_prompts([prompt]))
+    folder.finish(inputs=inputs_of(config, store), counts=counts, seconds=seconds, prompts=describe_prompts([prompt]))
     print(f"\n{render(report, details=False)}\nresults: {folder.path}")
 
 
@@ -119,7 +129,7 @@ def search_texts(config: RagConfig, questions: Sequence[Question], thoughts: Seq
     """Return what is searched with for each question: itself, its options too, or the reader's reasoning."""
     if config.queries == QUESTION:
         return {question.id: question.text for question in questions}
-    texts = {question.id: with_options(question) for question in questions}
+    texts = {question.id: with_options(question.text, question.options) for question in questions}
     if config.queries == WITH_OPTIONS:
         return texts
     known = {question.id: question for question in questions}
@@ -128,12 +138,6 @@ def search_texts(config: RagConfig, questions: Sequence[Question], thoughts: Seq
     if empty:
         print(f"{empty} questions are searched with themselves: their closed-book answers hold no reasoning")
     return {name: reasoning[name] or texts[name] for name in texts}
-
-
-def with_options(question: Question) -> str:
-    """Return a question with its options, as one text."""
-    options = (f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True))
-    return "\n".join([question.text, *options])
 
 
 def without_answer(text: str, question: Question) -> str:
@@ -162,7 +166,7 @@ def retrieve(
          "hits": [{"id": hit, "score": run[name][hit]} for hit in hits]}
         for name, hits in ranked.items()
     ]  # fmt: skip
-    write_jsonl(folder / "retrieved.jsonl", rows)
+    write_jsonl(folder / RETRIEVED_FILE, rows)
     given = {RETRIEVED: {name: hits[: config.top] for name, hits in ranked.items()}}
     if lost:
         print(f"{lost} questions name gold that the datastore does not hold; they have no hit rate")
@@ -199,15 +203,19 @@ def write_files(
 ) -> None:
     """Write questions, passages, answers and figures."""
     rows = ({name: getattr(question, name) for name in Question.__slots__} for question in questions)
-    write_jsonl(folder / "questions.jsonl", list(rows))
-    write_jsonl(folder / "passages.jsonl", [{"id": name, "content": texts[name]} for name in sorted(texts)])
-    write_jsonl(folder / "answers.jsonl", [answer.row() for answer in answers])
+    write_jsonl(folder / QUESTIONS_FILE, list(rows))
+    write_jsonl(folder / PASSAGES_FILE, [{"id": name, "content": texts[name]} for name in sorted(texts)])
+    write_jsonl(folder / ANSWERS_FILE, [answer.row() for answer in answers])
     write_json(folder / ACCURACY_FILE, report)
     (folder / "results.md").write_text(render(report, details=True), encoding="utf-8")
 
 
-def inputs_of(config: RagConfig) -> list[str]:
-    """Return the local files of the questions and rewritten queries, and the datastore's own."""
+def inputs_of(config: RagConfig, store: Store | None) -> list[Path]:
+    """Return the local files of questions, rewritten queries and passages; an encoded folder's manifest stands for it.
+
+    The manifest holds the checksums of embeddings and passages, which would take minutes to hash again.
+    """
     named = [getattr(config.data, "dir", None), getattr(config.data, "file", None)]  # type: ignore[attr-defined]
-    named += [config.datastore, config.queries if config.queries.endswith((".jsonl", ".jsonl.gz")) else None]
-    return [name for name in named if name is not None and Path(name).exists()]
+    named += [config.queries if config.queries.endswith((".jsonl", ".jsonl.gz")) else None]
+    named += [config.datastore if store is None or store.encoded is None else store.encoded.folder / MANIFEST_FILE]
+    return [Path(name) for name in named if name is not None and Path(name).exists()]

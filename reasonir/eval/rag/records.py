@@ -1,7 +1,13 @@
 """What the parts of the RAG stage hand each other. Reads and writes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+ACCURACY_FILE = "accuracy.json"
+QUESTIONS_FILE, ANSWERS_FILE = "questions.jsonl", "answers.jsonl"
+RETRIEVED_FILE, PASSAGES_FILE = "retrieved.jsonl", "passages.jsonl"
+CLOSED, RETRIEVED, GOLD = "closed_book", "retrieved", "gold_passages"
+"""What the reader has in front of it."""
 LETTERS = "ABCDEFGHIJ"
 """Names of options, in the order shown; a question has at most ten."""
 
@@ -28,6 +34,11 @@ class Question:
     def letters(self) -> str:
         """The letters of its options."""
         return LETTERS[: len(self.options)]
+
+
+def with_options(text: str, options: Sequence[str]) -> str:
+    """Return a question with its options, lettered, as one text."""
+    return "\n".join([text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Invariant: of an encoded folder only ids, embeddings and the wanted texts are ev
 folder to `datastore.py`, `reasonir-eval encode` and `index.py`.
 """
 
-import json
 import re
 from collections.abc import Collection as Group
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from reasonir.corpora import Collection, Document, Query, read_documents, stream_documents
 from reasonir.eval.config import Retriever, Side
@@ -22,12 +20,10 @@ from reasonir.eval.encode import EMBEDDINGS_FILE, IDS_FILE
 from reasonir.eval.rag.index import find_index, search_index
 from reasonir.eval.rag.index_files import Encoded, open_encoded
 from reasonir.eval.rag.rag_config import RagConfig
-from reasonir.eval.ranking import Sought, rank
+from reasonir.eval.ranking import Sought, open_encoder, rank
 from reasonir.eval.results import Run
 from reasonir.eval.search import as_run, exact_top_k
-from reasonir.eval.sharding import EncodingSettings, own_device
-from reasonir.model.encoder import Encoder
-from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
+from reasonir.eval.sharding import EncodingSettings
 from reasonir.schema import UserError
 
 CHUNK = re.compile(r"_\d+$")
@@ -103,7 +99,7 @@ class Store:
         """Return the passages of each gold id: the one of that id, and the chunks of a document or section of it."""
         wanted = set(golds)
         found: dict[str, list[str]] = {}
-        for name in self.ids:
+        for name in self.ids if wanted else ():
             for key in {name, CHUNK.sub("", name)} & wanted:
                 found.setdefault(key, []).append(name)
         return found
@@ -122,12 +118,11 @@ def open_store(config: RagConfig) -> Store | None:
     if not (folder / EMBEDDINGS_FILE).exists() and not (folder / IDS_FILE).exists():
         return _in_memory(config.datastore)
     encoded = open_encoded(folder, Side.document.value)
-    source = str(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["input"])
-    _check_unchanged(folder, source)
+    _check_unchanged(encoded)
     if config.retriever is not Retriever.dense:
-        return _in_memory(source)
+        return _in_memory(encoded.source)
     ids = (folder / IDS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-    return Store(ids, None, source, encoded)
+    return Store(ids, None, encoded.source, encoded)
 
 
 def _in_memory(source: str) -> Store:
@@ -135,18 +130,11 @@ def _in_memory(source: str) -> Store:
     return Store(list(texts), texts, source)
 
 
-def _check_unchanged(folder: Path, source: str) -> None:
+def _check_unchanged(encoded: Encoded) -> None:
     """Compare sizes: a file of ten million passages takes minutes to hash."""
-    for stored in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["inputs"]:
+    for stored in encoded.inputs:
         file = Path(stored["path"])
         if not file.is_file():
-            raise UserError(f"datastore={folder}: the passages {file} that it was encoded from are not there")
+            raise UserError(f"datastore={encoded.folder}: the passages {file} that it was encoded from are not there")
         if file.stat().st_size != stored["bytes"]:
-            raise UserError(f"datastore={folder}: {file} has changed since; encode it again ({source})")
-
-
-def open_encoder(config: RagConfig) -> Encoder | None:
-    """Return the encoder; None for BM25."""
-    if config.retriever not in (Retriever.dense, Retriever.hybrid):
-        return None
-    return Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
+            raise UserError(f"datastore={encoded.folder}: {file} has changed since; encode it again")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reasonir.eval.context import Context, largest_share
+from reasonir.eval.context import Context, largest_share, longest_input
 from reasonir.eval.rerank import above_the_rest, choose_prompt, default_weights, interpolate
 from reasonir.eval.rerank_answers import expected_score, read_grades, read_permutation, read_score
 from reasonir.eval.rerank_candidates import Candidates
@@ -207,7 +207,8 @@ def test_flops_by_hand(tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
     model.config.save_pretrained(tmp_path)
     layer = 8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 12 + 2 * 8
-    assert read_size(str(tmp_path)) == ModelSize(2 * 30 * 8 + 2 * layer + 8, 2, 8, 77)
+    assert read_size(str(tmp_path)) == ModelSize(2 * 30 * 8 + 2 * layer + 8, 2, 8)
+    assert longest_input(str(tmp_path)) == 77
     assert read_size(str(tmp_path / "nothing")) == ModelSize()
 
 
