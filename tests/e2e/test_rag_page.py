@@ -286,6 +286,7 @@ def test_several_samples_move_by_their_share(browser: Any, folders: dict[str, Pa
     ]
     right = sum(row["correct"] for row in given)
     assert f"{right} of 3 right" in item.locator(".marks span").nth(1).inner_text()
+    item.locator(".columns").wait_for()
     samples = item.locator(".columns > div").nth(1).locator("details")
     assert samples.count() == 3
     for row, text in zip(given, samples.locator("summary").all_inner_texts(), strict=True):
@@ -310,6 +311,7 @@ def test_pages_of_less(browser: Any, folders: dict[str, Path]) -> None:
     offered = [name for name in ("pair", "gold", "group", "show") if opened.page.locator(f"#{name}").is_visible()]
     assert offered == ["group", "show"] and "gained" in opened.page.inner_text("#status")
     opened.page.locator("#list summary").first.click()
+    opened.page.locator(".columns").wait_for()
     assert opened.page.locator(".hits tbody tr").count() == 10
     opened.close()
 

@@ -66,10 +66,12 @@ def test_1384_queries_open_within_two_seconds(browser: Any, pages: dict[str, Pat
     [("one", 1280, "light"), ("one", 390, "dark"), ("two", 1280, "dark"), ("two", 390, "light")],
 )
 def test_axe_finds_nothing(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
+    from playwright.sync_api import expect
+
     visit = Visit(browser, pages[name], width, scheme)
     for place in (".options summary", "#list > li:first-child summary"):
         visit.page.locator(place).first.click()
-    assert visit.page.locator(".hits tbody tr").count() == (10 if name == "one" else 20)
+    expect(visit.page.locator(".hits tbody tr")).to_have_count(10 if name == "one" else 20)
     assert visit.violations() == []
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, (
         "the page itself never scrolls sideways"
@@ -121,8 +123,11 @@ def test_keyboard_search_filter_sort_and_pages(browser: Any, pages: dict[str, Pa
 
 
 def test_rank_moves_have_words(browser: Any, pages: dict[str, Path]) -> None:
+    from playwright.sync_api import expect
+
     visit = Visit(browser, pages["two"])
     visit.page.locator("#list summary").first.click()
+    expect(visit.page.locator(".hits")).to_have_count(2)
     seen = set()
     for side, table in enumerate(visit.page.locator(".hits").all()):
         for row in table.locator("tbody tr").all():

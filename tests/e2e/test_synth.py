@@ -145,9 +145,14 @@ def test_torn_lines_are_cut_off(tmp_path: Path, corpus: Path) -> None:
 def test_a_polite_stop_leaves_a_folder_to_go_on_with(
     tmp_path: Path, corpus: Path, number: signal.Signals, status: int
 ) -> None:
-    with ScriptedServer(synth_answers.picky, latency=0.2) as server:
+    def as_in_a_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are born deaf to it
+
+    with ScriptedServer(synth_answers.picky, latency=0.05) as server:
         line = command("hq", tmp_path / "out", server.url, f"corpus={corpus}", "generator.max_concurrency=4")
-        with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+        ) as process:
             data = tmp_path / "out" / "data.jsonl"
             deadline = time.monotonic() + 60
             while not (data.exists() and data.stat().st_size) and time.monotonic() < deadline:
