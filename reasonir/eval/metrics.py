@@ -93,7 +93,9 @@ def trec_ranking(scores: Mapping[str, float]) -> list[str]:
 
 def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     """Return a query's hits without the excluded documents, scores as the float that pytrec_eval asks for."""
-    kept = dict(zip(scores, map(float, scores.values()), strict=True))
+    kept = dict(scores)
+    if set(map(type, kept.values())) - {float}:
+        kept = dict(zip(kept, map(float, kept.values()), strict=True))
     for document in excluded:
         kept.pop(document, None)
     return kept

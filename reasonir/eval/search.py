@@ -171,7 +171,7 @@ def flatten(excluded: Sequence[Collection[int] | np.ndarray]) -> tuple[np.ndarra
         for rows in excluded
     ]
     documents = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
-    order = np.argsort(documents, kind="stable")
+    order = np.argsort(documents)
     return documents[order], queries[order]
 
 
