@@ -39,6 +39,7 @@ class Ranks:
         self._since = math.inf
         self._closed = threading.Event()
         self._store: Any = None
+        self._watchdog: threading.Thread | None = None
         if self.world > 1:
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
             # torchrun's store outlives a restart of the ranks; what they said before must not be heard.
@@ -48,7 +49,8 @@ class Ranks:
             limit = timedelta(seconds=2 * timeout_seconds + 60)
             store = dist.PrefixStore("group", self._store)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=limit)
-            threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+            self._watchdog = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+            self._watchdog.start()
 
     @property
     def leads(self) -> bool:
@@ -93,9 +95,15 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the group; the watchdog ends."""
-        self._closed.set()
+        self.stop_watching()
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    def stop_watching(self) -> None:
+        """Wait for the watchdog's end: inside the store at the interpreter's end, it would abort the process."""
+        self._closed.set()
+        if self._watchdog is not None:
+            self._watchdog.join(SECONDS_FOR_THE_CAUSE)
 
     def _watch(self) -> None:
         """End this process when it stays in one phase for too long."""
@@ -147,6 +155,8 @@ def open_ranks(timeout_seconds: float) -> Iterator[Ranks]:
     except SystemExit:
         ranks.close()
         raise
+    finally:
+        ranks.stop_watching()
     ranks.close()
 
 
