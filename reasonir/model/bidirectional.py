@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reasonir.model.attention import PACKED_ATTENTION, Segments, register
+from reasonir.model.fused import fuse
 from reasonir.schema import UserError
 
 PROBE_TOKENS = (11, 7, 11)
@@ -85,11 +86,12 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None) -> Any:
 
 
 def prepare_trunk(model: Any, name: str) -> Any:
-    """Freeze what pooling never uses, and run the leak probe."""
+    """Freeze what pooling never uses, fuse what can be, and run the leak probe."""
     if getattr(model, "pooler", None) is not None:
         model.pooler.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
+    fuse(model)
     probe_leakage(model, name)
     return model
 

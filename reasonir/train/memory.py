@@ -24,7 +24,8 @@ ACTIVATION_BYTES = {
     (False, "autocast"): (16, 4, 4, 4),
     (False, "bf16"): (8, 4, 4, 2),
 }
-"""What autograd keeps of a layer for one token; measured with transformers 5.23 (a test measures again)."""
+"""What autograd keeps of a layer for one token with transformers 5.23's modules (a test measures again). On a CPU in
+float32, the norms of `model/fused.py` keep 8 bytes a hidden channel less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from reasonir.model.adapters import add_adapters
 from reasonir.model.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.bidirectional import forward_packed
 from reasonir.model.encoder import Encoder, token_budget_chunks
+from reasonir.model.fused import fuse
 from reasonir.schema import UserError
 from reasonir.settings import find_configs
 from reasonir.train.config import Engine, LoraConfig, ModelConfig, TrainConfig
@@ -306,6 +307,21 @@ def test_activations_are_what_autograd_is_seen_to_keep(kind, arithmetic, checkpo
     copies = 2 * 3 * shape.layer_matrix_parameters if arithmetic == "autocast" and not checkpointing else 0
     assert measured(128) - 128 * slope == pytest.approx(copies, abs=1024)
     assert planned(256) - 256 * (planned(256) - planned(128)) / 128 == copies
+
+
+def test_fused_norms_keep_eight_bytes_a_channel_and_layer_less() -> None:
+    trunk = small_trunk("llama", torch.float32)
+
+    def measured() -> int:
+        counter = _SavedBytes(list(trunk.parameters()))
+        with counter.hooks:
+            forward_packed(trunk, torch.arange(128) % 100, Segments.of([128]))
+        return counter.total
+
+    plain, layers = measured(), trunk.config.num_hidden_layers
+    assert fuse(trunk) == 2 * layers + 1
+    saved = (plain - measured()) / 128 / trunk.config.hidden_size
+    assert saved == pytest.approx(8 * layers + 4, abs=0.5)
 
 
 def test_gradcache_makes_as_many_passes_as_planned():
