@@ -10,7 +10,8 @@ tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
 Every variant computes the same step on the same weights and batch; loss and gradient are compared before anything is
 timed. Variants take turns (A B C A B C ...), the medians count. One JSON line per mix and variant; peak memory is that
 of a process of its own that runs one step. gemm_share: the time of the forward pass's linear products alone, at their
-own shapes, times how many such passes the step makes (a backward pass counts as two), over the time of the step.
+own shapes, times how many such passes the step makes (a backward pass counts as two), over the time of the step; it
+takes its turn like the variants. All of them run in a process that keeps freed memory, as the training command does.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from reasonir.model.pooling import pool
 from reasonir.model.tiny import build_tiny
 from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine
+from reasonir.train.free_memory import keep_freed_memory
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
 from reasonir.train.loss import info_nce
 from reasonir.train.ranks import Ranks
@@ -259,6 +261,8 @@ def peak_gib(arguments: argparse.Namespace, mix: str, variant: str, peer: dict[s
 def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
     encoder = load(arguments.model)
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
     step = step_of(arguments.peak, encoder, plan, arguments.precision)
     if isinstance(step, Peer):
@@ -294,6 +298,8 @@ def main() -> None:
         report_peak(arguments)
         return
     encoder = load(arguments.model)
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     for mix in arguments.mixes:
         plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
         ways = {name: step_of(name, encoder, plan, arguments.precision) for name in VARIANTS}
@@ -302,11 +308,13 @@ def main() -> None:
         peer = ways["sentence_transformers"]
         assert isinstance(peer, Peer)
         peer.tune(encoder)
-        gemm = gemm_seconds(encoder, tokens, arguments.precision == "bf16")
         times: dict[str, list[float]] = {name: [] for name in ways}
+        gemms = []
         for _ in range(arguments.repeats):
+            gemms.append(gemm_seconds(encoder, tokens, arguments.precision == "bf16"))
             for name, step in ways.items():
                 times[name].append(seconds_of(step, encoder))
+        gemm = statistics.median(gemms)
         rates = {name: tokens / statistics.median(values) for name, values in times.items()}
         for name, rate in rates.items():
             line = {

@@ -1,15 +1,20 @@
-"""Throughput and memory of the generators, one JSON line each.
+"""Throughput and memory of synthesis, one JSON line each.
 
-    python scripts/bench_generator.py endpoint --documents 20000
-    python scripts/bench_generator.py vllm --model FOLDER --documents 512
+    python scripts/bench_synth.py hq --documents 20000
+    python scripts/bench_synth.py endpoint --documents 20000
+    python scripts/bench_synth.py vllm --model FOLDER --documents 512
 
-endpoint: a server process answers after 0.2 s; 32 requests in flight allow 160 answers a second. vllm: tokens per
-second of our generator over those of a bare `LLM.chat` call on the same prompts.
+hq: `reasonir-synth recipe=hq` from a corpus to data.jsonl, start-up included, against a server process that answers
+after 0.2 s; 32 requests in flight allow 160 a second. endpoint: the generator alone against such a server. vllm: tokens
+per second of our generator over those of a bare `LLM.chat` call on the same prompts, each in processes of its own.
 """
 
 import argparse
 import json
+import os
+import random
 import resource
+import string
 import subprocess
 import sys
 import tempfile
@@ -61,6 +66,49 @@ def bench_endpoint(documents: int, latency: float, concurrency: int, words: int)
                 _run_endpoint(generator, requests(documents, words), documents, concurrency / latency)
         finally:
             server.terminate()
+
+
+def words_answer(body: dict[str, Any], earlier: int = 0) -> str:
+    """The server's answer in `hq`: 60 words a field, different for every prompt."""
+    from tests.e2e.synth_answers import name_of, prose
+
+    fields = body["response_format"]["json_schema"]["schema"]["properties"]
+    return json.dumps({field: prose(name_of(body) + field, 60) for field in fields})
+
+
+def bench_hq(documents: int, latency: float, concurrency: int, words: int) -> None:
+    """The whole command; without the report (it comes after the last answer) and the language gate (made-up words)."""
+    draw = random.Random(0)
+    vocabulary = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(3, 9))) for _ in range(5_000)]
+    server_command = [sys.executable, "-m", "tests.servers", "--latency", str(latency)]
+    server_command += ["--answer", "scripts.bench_synth:words_answer"]
+    with tempfile.TemporaryDirectory() as place:
+        corpus, output = Path(place) / "corpus.jsonl", Path(place) / "output"
+        with corpus.open("w", encoding="utf-8") as file:
+            for number in range(documents):
+                text = " ".join(draw.choices(vocabulary, k=words))
+                file.write(json.dumps({"id": f"d{number}", "content": text}) + "\n")
+        with subprocess.Popen(server_command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            command = [sys.executable, "-m", "reasonir.synth", "recipe=hq", f"corpus={corpus}", f"output_dir={output}"]
+            command += ["generator.model=m", f"generator.base_url={url}", "report=false", "gates.language=false"]
+            command += [f"generator.max_concurrency={concurrency}"]
+            try:
+                started = time.monotonic()
+                process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+                _, status, used = os.wait4(process.pid, 0)
+                seconds = time.monotonic() - started
+            finally:
+                server.terminate()
+        assert status == 0, f"reasonir-synth ended with status {status}"
+        accepted = sum(1 for _ in (output / "data.jsonl").open(encoding="utf-8"))
+    row = {"bench": "hq", "documents": documents, "accepted": accepted, "seconds": round(seconds, 1)}
+    row |= {"documents_per_second": round(documents / seconds, 1)}
+    row |= {"share_of_limit": round(documents / seconds * latency / concurrency, 3)}
+    row |= {"peak_mib": round(used.ru_maxrss / 1024, 1), "cpu_ms_per_document": round(
+        1000 * (used.ru_utime + used.ru_stime) / documents, 2)}  # fmt: skip
+    print(json.dumps(row), flush=True)
 
 
 def _run_endpoint(generator: object, asked: Iterator[Request], documents: int, limit: float) -> None:
@@ -117,15 +165,18 @@ def vllm_ours(model: str, asked: list[Request]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=("endpoint", "vllm", "vllm-bare", "vllm-ours"))
+    parser.add_argument("engine", choices=("hq", "endpoint", "vllm", "vllm-bare", "vllm-ours"))
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--words", type=int, default=400)
+    parser.add_argument("--words", type=int, default=0, help="of a document; default 120 for hq, else 400")
     parser.add_argument("--model", default="")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     given = parser.parse_args()
-    if given.engine == "endpoint":
+    given.words = given.words or (120 if given.engine == "hq" else 400)
+    if given.engine == "hq":
+        bench_hq(given.documents, given.latency, given.concurrency, given.words)
+    elif given.engine == "endpoint":
         bench_endpoint(given.documents, given.latency, given.concurrency, given.words)
     elif given.engine.startswith("vllm-"):
         asked = list(requests(given.documents + 8, given.words, given.max_new_tokens))
