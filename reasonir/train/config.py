@@ -225,9 +225,9 @@ class TrainConfig:
     """Hard negatives drawn from each row's list (fewer where the row has fewer). Paper: 1."""
     chunk_tokens: int = MISSING
     """Tokens of one forward pass; bounds activation memory, changes no result."""
-    graph_memory_gib: float = MISSING
-    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. 0 keeps none; zero3 and fsdp2
-    keep none in any case."""
+    graph_memory_gib: float | None = MISSING
+    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. null: 80 % (GPU), half (CPU)
+    of what is free after a step on the largest texts. 0 keeps none; zero3 and fsdp2 keep none in any case."""
     gradient_checkpointing: bool = MISSING
     """Keep only the layers' inputs of a chunk and compute each layer again in the backward pass: less memory a token,
     one more forward pass. Buys nothing as long as a chunk's activations fit."""
@@ -262,11 +262,14 @@ class TrainConfig:
                     "learning_rate", "epochs", "keep_checkpoints")  # fmt: skip
         for name in positive:
             require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "must be positive and finite")
-        at_least_zero = ("negatives_per_query", "graph_memory_gib", "warmup_steps", "weight_decay",
+        at_least_zero = ("negatives_per_query", "warmup_steps", "weight_decay",
                          "max_gradient_norm", "save_every_steps", "seed")  # fmt: skip
         for name in at_least_zero:
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, value, "must be finite and not negative")
+        if self.graph_memory_gib is not None:
+            fits = 0 <= self.graph_memory_gib < float("inf")
+            require(fits, "graph_memory_gib", self.graph_memory_gib, "must be finite and not negative, or null")
         if self.embedding_learning_rate is not None:
             rate = self.embedding_learning_rate
             require(0 < rate < float("inf"), "embedding_learning_rate", rate, "must be positive and finite")

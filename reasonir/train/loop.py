@@ -28,6 +28,7 @@ from reasonir.train import checkpoint
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data import BatchPlan, prefetch
 from reasonir.train.engine import Engine, open_engine
+from reasonir.train.free_memory import device_memory_gib, graph_allowance, keep_freed_memory
 from reasonir.train.optim import build_adamw, set_learning_rate
 from reasonir.train.plan import plan_run
 from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
@@ -61,6 +62,8 @@ def train(config: TrainConfig) -> None:
 def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:
     """Hand the model to the engine, try the largest texts, and take up the optimizer of the checkpoint."""
     ranks.phase("starting the engine")
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     work.state = ranks.gather(work.state)[0]  # `auto` precision is a measurement: rank 0's counts
     embedding_rate = config.embedding_learning_rate or config.learning_rate
 
@@ -91,6 +94,8 @@ def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine,
     )
     if work.state.step < work.total_steps:
         try_largest_texts(config, ranks, engine, compute)
+        if config.graph_memory_gib is None and not engine.lockstep:
+            allow_graphs(ranks, compute)
         if work.resumed_from is not None:
             checkpoint.load_optimizer(work.resumed_from, engine)
     if work.resumed_from is not None:
@@ -107,21 +112,13 @@ def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
         for store in batches.stores
     ]
     sources += report_rows(config.data, batches.stores)
-    print(plan_run(config, ranks.world, batches.rows, sources, device_memory_gib(ranks)))
+    print(plan_run(config, ranks.world, batches.rows, sources, device_memory_gib(ranks.device)))
     print(
         f"{ranks.world} x {ranks.device.type}, engine {config.parallel.engine}, "
         f"precision {state.precision} ({work.precision_reason})"
     )
     if state.step:
         print(f"continuing after step {state.step}")
-
-
-def device_memory_gib(ranks: Ranks) -> float:
-    """Return what one rank may fill: its GPU's memory, or its share of this machine's."""
-    if ranks.device.type == "cuda":
-        return torch.cuda.get_device_properties(ranks.device).total_memory / 2**30
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / on_this_machine
 
 
 def try_largest_texts(config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep) -> None:
@@ -151,6 +148,14 @@ def try_largest_texts(config: TrainConfig, ranks: Ranks, engine: Engine, compute
         print(f"largest texts fit: a chunk of {plan_tokens(plan, ranks.world)} tokens, peak memory {peak:.2f} GiB")
 
 
+def allow_graphs(ranks: Ranks, compute: TrainingStep) -> None:
+    """Let kept graphs fill what is free now; bytes a token were measured on the largest texts."""
+    compute.budget.limit_bytes = graph_allowance(ranks.device)
+    if ranks.leads:
+        kib = (compute.budget.bytes_per_token or 0.0) / 1024
+        print(f"kept graphs may fill {compute.budget.limit_bytes / 2**30:.2f} GiB, {kib:,.1f} KiB a token measured")
+
+
 def plan_tokens(plan: BatchPlan, world: int) -> int:
     """Return the tokens a rank has of a batch."""
     return sum(len(ids) for ids in (*plan.query_ids, *plan.document_ids)) // world
@@ -164,6 +169,8 @@ def out_of_memory(config: TrainConfig) -> str:
         remedies.append(f"lower chunk_tokens (now {config.chunk_tokens}; a single text needs {longest})")
     if config.graph_memory_gib:
         remedies.append(f"lower graph_memory_gib (now {config.graph_memory_gib:g})")
+    if config.graph_memory_gib is None:
+        remedies.append("set graph_memory_gib=0")
     if not config.gradient_checkpointing:
         remedies.append("set gradient_checkpointing=true (one more forward pass)")
     remedies.append("shard with parallel=zero3 or fsdp2, or train adapters with lora=lora")

@@ -44,7 +44,7 @@ class TrainingStep:
         *,
         chunk_tokens: int,
         temperature: float,
-        graph_memory_gib: float,
+        graph_memory_gib: float | None,
         precision: str,
         wire: torch.dtype = torch.float32,
         attention_share: float = 0.0,
@@ -53,6 +53,7 @@ class TrainingStep:
 
         Args:
             chunk_tokens: of one forward pass.
+            graph_memory_gib: None keeps a single graph, to measure it, until `budget.limit_bytes` is set.
             precision: "fp32" or "bf16" (autocast).
             wire: format of embeddings and their gradients between ranks.
             attention_share: weight of the quadratic part of a text's cost, for balance (`attention_share_of`).
@@ -64,7 +65,8 @@ class TrainingStep:
         self.wire = wire
         self.attention_share = attention_share
         # A kept graph is one forward pass less, which sharded engines would have to agree on.
-        self.budget = GraphBudget(0 if engine.lockstep else int(graph_memory_gib * 2**30))
+        allowed = 1 if graph_memory_gib is None else int(graph_memory_gib * 2**30)
+        self.budget = GraphBudget(0 if engine.lockstep else allowed)
 
     def deal(self, plan: BatchPlan) -> Deal:
         """Deal the batch's texts to ranks, evenly by cost."""
