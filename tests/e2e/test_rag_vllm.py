@@ -64,5 +64,6 @@ def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, tiny:
     assert list(report["conditions"]) == ["closed_book", "retrieved", "gold_passages"]
     answers = [row for _, row in read_jsonl(tmp_path / "out" / "answers.jsonl")]
     assert all(len(row["passages"]) == 3 for row in answers if row["condition"] == "retrieved")
+    assert {row["finish"] for row in answers} == {"stop"}, "a letter is a whole answer"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["search"].endswith("index")

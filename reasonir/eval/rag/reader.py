@@ -143,7 +143,8 @@ class Reader:
             correct=letter == question.answer,
             passages=asked.passages,
             dropped=asked.dropped,
-            finish=completion.finish,
+            # One token is the whole of such an answer, not what a limit left of it.
+            finish="stop" if by_letter and completion.finish == "length" else completion.finish,
             error=completion.error,
             input_tokens=completion.input_tokens,
             output_tokens=completion.output_tokens,
