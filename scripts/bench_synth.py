@@ -6,7 +6,7 @@
 
 hq: `reasonir-synth recipe=hq` from a corpus to data.jsonl, start-up included, against a server process that answers
 after 0.2 s; 32 requests in flight allow 160 a second. endpoint: the generator alone against such a server. vllm: tokens
-per second of our generator over those of a bare `LLM.chat` call on the same prompts, each in processes of its own.
+per second of our generator over those of a bare `LLM.chat` call on the same prompts, in turns; median of rounds.
 """
 
 import argparse
@@ -14,12 +14,13 @@ import json
 import os
 import random
 import resource
+import statistics
 import string
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def configured(**values: object) -> GeneratorConfig:
     return GeneratorConfig(**content, engine=engine, structured=structured)
 
 
-def requests(count: int, words: int, max_new_tokens: int = 64) -> Iterator[Request]:
-    for number in range(count):
+def requests(count: int, words: int, max_new_tokens: int = 64, first: int = 0) -> Iterator[Request]:
+    for number in range(first, first + count):
         text = f"Document {number}: {TEXT[: 6 * words]}"
         yield Request(id=str(number), messages=(Message("user", text),), temperature=0.7,
                       max_new_tokens=max_new_tokens)  # fmt: skip
@@ -124,20 +125,43 @@ def _run_endpoint(generator: object, asked: Iterator[Request], documents: int, l
     print(json.dumps(row), flush=True)
 
 
-def bench_vllm(model: str, documents: int, words: int, max_new_tokens: int) -> None:
-    """Each way in processes of its own, in turns, with the same prompts and lengths, after a warm-up."""
+def bench_vllm(model: str, documents: int, words: int, max_new_tokens: int, rounds: int) -> None:
+    """Both ways in processes of their own that stay; they answer in turns, the same new prompts a round."""
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
-    for way in ("bare", "ours", "ours", "bare"):
+    processes = {}
+    for way in rates:
         command = [sys.executable, __file__, f"vllm-{way}", "--model", model, "--documents", str(documents)]
         command += ["--words", str(words), "--max-new-tokens", str(max_new_tokens)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rates[way].append(float(next(line[5:] for line in done.stdout.splitlines() if line.startswith("rate "))))
-    ours, bare = (max(rates[way]) for way in ("ours", "bare"))
-    row = {"bench": "vllm", "documents": documents, "tokens_per_second": rates["ours"]}
-    print(json.dumps({**row, "bare_tokens_per_second": rates["bare"], "ratio_of_best": round(ours / bare, 3)}))
+        pipe = subprocess.PIPE
+        processes[way] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    try:
+        for number in range(rounds + 1):
+            for way, process in processes.items():
+                assert process.stdin is not None and process.stdout is not None
+                print(number, file=process.stdin, flush=True)
+                rate = next(float(line[5:]) for line in process.stdout if line.startswith("rate "))
+                rates[way] += [rate] if number else []  # the first is the warm-up
+    finally:
+        for process in processes.values():
+            process.communicate()
+    row: dict[str, Any] = {"bench": "vllm", "documents": documents, "rounds": rounds}
+    for way, values in rates.items():
+        row |= {f"{way}_tokens_per_second": [round(value) for value in values]}
+    ratios = [ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)]
+    print(json.dumps({**row, "median_ratio": round(statistics.median(ratios), 3)}), flush=True)
 
 
-def vllm_bare(model: str, asked: list[Request]) -> float:
+def answer_rounds(answer: Callable[[list[Request]], int], documents: int, words: int, max_new_tokens: int) -> None:
+    """Print tokens a second of each round whose number is read."""
+    for line in sys.stdin:
+        first = int(line) * documents
+        asked = list(requests(documents, words, max_new_tokens, first))
+        started = time.monotonic()
+        tokens = answer(asked)
+        print("rate", tokens / (time.monotonic() - started), flush=True)
+
+
+def vllm_bare(model: str, documents: int, words: int, max_new_tokens: int) -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=model, enforce_eager=True, disable_log_stats=True)
@@ -147,20 +171,18 @@ def vllm_bare(model: str, asked: list[Request]) -> float:
         sampling = [SamplingParams(temperature=0.7, max_tokens=r.max_new_tokens) for r in some]
         return sum(len(o.outputs[0].token_ids) for o in llm.chat(conversations, sampling, use_tqdm=False))
 
-    answer(asked[:8])
-    started = time.monotonic()
-    return answer(asked[8:]) / (time.monotonic() - started)
+    answer_rounds(answer, documents, words, max_new_tokens)
 
 
-def vllm_ours(model: str, asked: list[Request]) -> float:
+def vllm_ours(model: str, documents: int, words: int, max_new_tokens: int) -> None:
     config = configured(engine="vllm", model=model, enforce_eager=True, max_concurrency=1024)
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(open_generator(config, Path(folder) / "completions.jsonl")) as generator,
     ):
-        list(generator.complete(asked[:8]))
-        started = time.monotonic()
-        return sum(c.output_tokens for c in generator.complete(asked[8:])) / (time.monotonic() - started)
+        answer_rounds(
+            lambda some: sum(c.output_tokens for c in generator.complete(some)), documents, words, max_new_tokens
+        )
 
 
 def main() -> None:
@@ -172,6 +194,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=0, help="of a document; default 120 for hq, else 400")
     parser.add_argument("--model", default="")
     parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="of vllm, in turns")
     given = parser.parse_args()
     given.words = given.words or (120 if given.engine == "hq" else 400)
     if given.engine == "hq":
@@ -179,10 +202,10 @@ def main() -> None:
     elif given.engine == "endpoint":
         bench_endpoint(given.documents, given.latency, given.concurrency, given.words)
     elif given.engine.startswith("vllm-"):
-        asked = list(requests(given.documents + 8, given.words, given.max_new_tokens))
-        print("rate", (vllm_bare if given.engine == "vllm-bare" else vllm_ours)(given.model, asked))
+        way = vllm_bare if given.engine == "vllm-bare" else vllm_ours
+        way(given.model, given.documents, given.words, given.max_new_tokens)
     else:
-        bench_vllm(given.model, given.documents, given.words, given.max_new_tokens)
+        bench_vllm(given.model, given.documents, given.words, given.max_new_tokens, given.rounds)
 
 
 if __name__ == "__main__":
