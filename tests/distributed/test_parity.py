@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from reasonir.train.ranks import Ranks
 from tests.distributed.launch import launch
-from tests.distributed.parity_worker import CASES, build_encoder
+from tests.distributed.parity_worker import CASES, build_encoder, run_case
 
 ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 TUNINGS = ("full", "lora")
@@ -52,6 +53,17 @@ def test_the_reference_moves_every_weight_and_clips(reference: Found, tuning: st
         assert min(float((moved[name] - start[name]).abs().max()) for name in start) > 1e-5
         norms = reference[f"{tuning}-{case}-adamw"][CURVE][1::2]
         assert len(norms) == 5 and norms.min() > 0.05, "nothing was clipped"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_the_reference_is_within_rounding_of_float64(reference: Found, tuning: str, case: str) -> None:
+    """What one process cannot answer in float32, ranks cannot agree on either; it also holds the reference itself."""
+    exact = run_case("single", case, tuning == "lora", "adamw", Ranks(60.0), torch.float64)
+    found = reference[f"{tuning}-{case}-adamw"]
+    names = [name for name in exact if name != CURVE]
+    assert max(float((found[name] - exact[name]).abs().max()) for name in names) <= TOLERANCE / 3
+    assert torch.allclose(found[CURVE], exact[CURVE], rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
