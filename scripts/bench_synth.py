@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +54,23 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def bench_endpoint(documents: int, latency: float, concurrency: int, words: int) -> None:
-    command = [sys.executable, "-m", "tests.servers", "--latency", str(latency)]
-    with (
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        assert server.stdout is not None
+@contextmanager
+def server(latency: float, *more: str) -> Iterator[str]:
+    """Start a server process that takes `latency` seconds a request; yield its address."""
+    command = [sys.executable, "-m", "tests.servers", "--latency", str(latency), *more]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
-            config = configured(base_url=server.stdout.readline().strip(), model="m", max_concurrency=concurrency)
-            with closing(open_generator(config, Path(folder) / "completions.jsonl")) as generator:
-                _run_endpoint(generator, requests(documents, words), documents, concurrency / latency)
+            yield process.stdout.readline().strip()
         finally:
-            server.terminate()
+            process.terminate()
+
+
+def bench_endpoint(documents: int, latency: float, concurrency: int, words: int) -> None:
+    with server(latency) as url, tempfile.TemporaryDirectory() as folder:
+        config = configured(base_url=url, model="m", max_concurrency=concurrency)
+        with closing(open_generator(config, Path(folder) / "completions.jsonl")) as generator:
+            _run_endpoint(generator, requests(documents, words), documents, concurrency / latency)
 
 
 def words_answer(body: dict[str, Any], earlier: int = 0) -> str:
@@ -81,27 +85,20 @@ def bench_hq(documents: int, latency: float, concurrency: int, words: int) -> No
     """The whole command; without the report (it comes after the last answer) and the language gate (made-up words)."""
     draw = random.Random(0)
     vocabulary = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(3, 9))) for _ in range(5_000)]
-    server_command = [sys.executable, "-m", "tests.servers", "--latency", str(latency)]
-    server_command += ["--answer", "scripts.bench_synth:words_answer"]
     with tempfile.TemporaryDirectory() as place:
         corpus, output = Path(place) / "corpus.jsonl", Path(place) / "output"
         with corpus.open("w", encoding="utf-8") as file:
             for number in range(documents):
                 text = " ".join(draw.choices(vocabulary, k=words))
                 file.write(json.dumps({"id": f"d{number}", "content": text}) + "\n")
-        with subprocess.Popen(server_command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            url = server.stdout.readline().strip()
+        with server(latency, "--answer", "scripts.bench_synth:words_answer") as url:
             command = [sys.executable, "-m", "reasonir.synth", "recipe=hq", f"corpus={corpus}", f"output_dir={output}"]
             command += ["generator.model=m", f"generator.base_url={url}", "report=false", "gates.language=false"]
             command += [f"generator.max_concurrency={concurrency}"]
-            try:
-                started = time.monotonic()
-                process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-                _, status, used = os.wait4(process.pid, 0)
-                seconds = time.monotonic() - started
-            finally:
-                server.terminate()
+            started = time.monotonic()
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - started
         assert status == 0, f"reasonir-synth ended with status {status}"
         accepted = sum(1 for _ in (output / "data.jsonl").open(encoding="utf-8"))
     row = {"bench": "hq", "documents": documents, "accepted": accepted, "seconds": round(seconds, 1)}

@@ -231,11 +231,13 @@ def check_equal(encoder: Encoder, ways: dict[str, Callable[[], float]], toleranc
 
 
 def load(model: str) -> Encoder:
-    """The built-in tiny Llama, or a folder."""
+    """The built-in tiny Llama, or a folder; a process on a CPU keeps what it frees, as in training."""
     encoder = build_tiny([f"{i} {i * i}" for i in range(3000)]) if model == "tiny" else Encoder.from_pretrained(model)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     return encoder.train()
 
 
@@ -261,8 +263,6 @@ def peak_gib(arguments: argparse.Namespace, mix: str, variant: str, peer: dict[s
 def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
     encoder = load(arguments.model)
-    if encoder.device.type == "cpu":
-        keep_freed_memory()
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
     step = step_of(arguments.peak, encoder, plan, arguments.precision)
     if isinstance(step, Peer):
@@ -298,8 +298,6 @@ def main() -> None:
         report_peak(arguments)
         return
     encoder = load(arguments.model)
-    if encoder.device.type == "cpu":
-        keep_freed_memory()
     for mix in arguments.mixes:
         plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
         ways = {name: step_of(name, encoder, plan, arguments.precision) for name in VARIANTS}

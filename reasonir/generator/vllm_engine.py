@@ -84,7 +84,7 @@ class VllmGenerator(ConcurrentGenerator):
         return Completion(
             id=request.id,
             text=best.text,
-            finish=best.finish_reason,
+            finish="stop" if request.choices else best.finish_reason,  # the limit of one token is our own
             input_tokens=len(prompt["prompt_token_ids"]),
             output_tokens=len(best.token_ids),
             logprobs=self._logprobs(request, best.logprobs),

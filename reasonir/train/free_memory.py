@@ -10,10 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
-GRAPH_SHARE = {"cuda": 0.8, "cpu": 0.5}
-"""Of the free memory; on a CPU others use it too."""
+from reasonir.train.memory import GIB, GRAPH_SHARE
+
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-GIB = 2**30
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4
 
 

@@ -11,6 +11,8 @@ from reasonir.train.config import Engine
 from reasonir.train.sizes import BatchFigures, ModelShape
 
 GIB = 2**30
+GRAPH_SHARE = {"cuda": 0.8, "cpu": 0.5}
+"""Of the memory that a step without kept graphs leaves free, what kept graphs may fill; on a CPU others use it too."""
 SHARDED = (Engine.zero3, Engine.fsdp2)
 ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""

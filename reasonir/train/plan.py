@@ -11,11 +11,8 @@ from dataclasses import dataclass, replace
 
 from reasonir.settings import Precision
 from reasonir.train.config import Engine, GatherPrecision, TrainConfig
-from reasonir.train.memory import GIB, SHARDED, MemoryFigures, MemorySetting, plan_memory, suggest_savings
+from reasonir.train.memory import GIB, GRAPH_SHARE, SHARDED, MemoryFigures, MemorySetting, plan_memory, suggest_savings
 from reasonir.train.sizes import BatchFigures, ModelShape, plan_batch, read_shape
-
-PLANNED_GRAPH_SHARE = 0.5
-"""Of the memory that a step without kept graphs leaves free; the run itself measures (`free_memory.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +102,9 @@ def plan_figures(
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
     )  # fmt: skip
-    if config.graph_memory_gib is None:
+    if config.graph_memory_gib is None:  # the run itself measures; here the smaller share
         free = device_memory_gib - plan_memory(setting).device_gib
-        setting = replace(setting, graph_memory_gib=max(0.0, PLANNED_GRAPH_SHARE * free))
+        setting = replace(setting, graph_memory_gib=max(0.0, GRAPH_SHARE["cpu"] * free))
     lowered = engine is Engine.fsdp2 and config.precision is not Precision.fp32  # its policy gathers bfloat16
     traffic = plan_traffic(
         shape, batch, engine=engine, wire_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,

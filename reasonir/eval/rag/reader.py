@@ -143,8 +143,7 @@ class Reader:
             correct=letter == question.answer,
             passages=asked.passages,
             dropped=asked.dropped,
-            # One token is the whole of such an answer, not what a limit left of it.
-            finish="stop" if by_letter and completion.finish == "length" else completion.finish,
+            finish=completion.finish,
             error=completion.error,
             input_tokens=completion.input_tokens,
             output_tokens=completion.output_tokens,
