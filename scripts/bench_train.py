@@ -1,6 +1,9 @@
 """Measure a training step beside what others do, on three mixes of text lengths.
 
-    python scripts/bench_train.py [--model tiny|FOLDER] [--mixes public hq vl] [--repeats 5] [--precision fp32]
+    python scripts/bench_train.py [--model tiny|llama_1b|llama_8b|FOLDER] [--mixes public hq vl] [--repeats 5]
+                                  [--precision fp32|bf16] [--lora-rank 16] [--variants packed padded ...]
+
+llama_1b and llama_8b: the shapes of Llama 3.2 and 3.1, random weights; scripts/bench_cuda.sh runs them on one GPU.
 
 padded: GradCache over 8 rows, queries and documents each padded to their batch's longest, as the collators of Tevatron
 and GritLM do. published: the same with layer checkpointing, as the released ReasonIR trains. trimmed: chunks padded to
@@ -12,6 +15,11 @@ timed. Variants take turns (A B C A B C ...), the medians count. One JSON line p
 of a process of its own that runs one step. gemm_share: the time of the forward pass's linear products alone, at their
 own shapes, times how many such passes the step makes (a backward pass counts as two), over the time of the step; it
 takes its turn like the variants. All of them run in a process that keeps freed memory, as the training command does.
+
+On CUDA, with a GPU whose dense bfloat16 peak is known: mfu = operations that the step's mathematics needs, over seconds
+and peak; hfu = the same with the forward passes that are repeated (GradCache, layer checkpointing). Needed of a token:
+2 P forward (P: entries of the linear layers), 4 P backward (2 P where they are frozen), and 4 L D a layer for attention
+over its text's L tokens forward, twice that backward; D: heads times channels.
 """
 
 import argparse
@@ -29,11 +37,15 @@ import numpy as np
 import torch
 
 from reasonir.model import Encoder
+from reasonir.model.adapters import add_adapters
+from reasonir.model.attention import PACKED_ATTENTION, register
+from reasonir.model.bidirectional import prepare_trunk
 from reasonir.model.pooling import pool
-from reasonir.model.tiny import build_tiny
+from reasonir.model.tiny import build_tiny, build_tokenizer
+from reasonir.templates import Template, TemplateStyle
 from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine
-from reasonir.train.free_memory import keep_freed_memory
+from reasonir.train.free_memory import graph_allowance, keep_freed_memory
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
 from reasonir.train.loss import info_nce
 from reasonir.train.ranks import Ranks
@@ -50,8 +62,18 @@ PADDED_ROWS = 8
 CHUNK_TOKENS = 4_096
 TEMPERATURE = 0.02
 VARIANTS = ("published", "padded", "trimmed", "sentence_transformers", "packed", "packed_kept_graphs")
+COMPARED = ("padded", "trimmed", "sentence_transformers", "published")
 PASSES = {"published": 5, "padded": 4, "trimmed": 4, "sentence_transformers": 4, "packed": 4, "packed_kept_graphs": 3}
 """Linear products of a step over those of one forward pass: forward 1, backward 2, replay 1, layer checkpointing 1."""
+LLAMAS = {  # hidden size, intermediate size, layers, heads, key-value heads
+    "llama_1b": (2_048, 8_192, 16, 32, 8),
+    "llama_8b": (4_096, 14_336, 32, 32, 8),
+}
+LLAMA_VOCABULARY = 128_256
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 products a second by the vendor's data sheets (SXM)."""
+REPEATED_FORWARDS = {"published": 2, "packed_kept_graphs": 0}
+"""Forward passes of a step that its mathematics does not need; 1 where not named."""
 PEER_ROWS, PEER_TOKENS = (4, 8, 16, 32), (2_048, 4_096, 8_192)
 
 
@@ -211,6 +233,9 @@ def step_of(variant: str, encoder: Encoder, plan: BatchPlan, precision: str) -> 
         engine, ranks, chunk_tokens=CHUNK_TOKENS, temperature=TEMPERATURE,
         graph_memory_gib=0.0 if variant == "packed" else 8.0, precision=precision,
     )  # fmt: skip
+    if variant == "packed_kept_graphs" and encoder.device.type == "cuda":
+        step(plan)  # as training does: graphs fill what a step leaves free
+        step.budget.limit_bytes = graph_allowance(encoder.device)
     return lambda: step(plan).loss_nats
 
 
@@ -222,23 +247,70 @@ def check_equal(encoder: Encoder, ways: dict[str, Callable[[], float]], toleranc
         losses[name] = step()
         parts = [p.grad.flatten() for p in encoder.parameters() if p.grad is not None]
         gradients[name] = torch.cat(parts)
-    reference = gradients["trimmed"]
+    first = next(iter(ways))
+    reference = gradients[first]
     assert reference.norm() > 0
     for name, gradient in gradients.items():
         off = float((gradient - reference).norm() / reference.norm())
-        assert off < tolerance, f"{name}: gradient differs by {off:.2g}"
-        assert abs(losses[name] - losses["trimmed"]) < tolerance * max(1.0, losses[name]), name
+        assert off < tolerance, f"{name}: gradient differs by {off:.2g} from {first}'s"
+        assert abs(losses[name] - losses[first]) < tolerance * max(1.0, losses[name]), name
 
 
-def load(model: str) -> Encoder:
-    """The built-in tiny Llama, or a folder; a process on a CPU keeps what it frees, as in training."""
-    encoder = build_tiny([f"{i} {i * i}" for i in range(3000)]) if model == "tiny" else Encoder.from_pretrained(model)
+def load(model: str, lora_rank: int = 0) -> Encoder:
+    """The built-in tiny Llama, a random one of a known shape, or a folder; a CPU process keeps what it frees."""
+    if model == "tiny":
+        encoder = build_tiny([f"{i} {i * i}" for i in range(3000)])
+    elif model in LLAMAS:
+        encoder = random_llama(*LLAMAS[model], torch.float32 if lora_rank == 0 else torch.bfloat16)
+    else:
+        encoder = Encoder.from_pretrained(model)
+    if lora_rank:
+        add_adapters(
+            encoder, rank=lora_rank, alpha=2.0 * lora_rank, dropout=0.0, targets=["all-linear"], dora=False, seed=0
+        )
+        for name, weight in encoder.named_parameters():
+            if "lora_B" in name:  # zero at the start, where lora_A would get no gradient to compare
+                torch.nn.init.normal_(weight, std=0.02)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     if encoder.device.type == "cpu":
         keep_freed_memory()
     return encoder.train()
+
+
+def random_llama(
+    hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int, dtype: torch.dtype
+) -> Encoder:
+    """A Llama of this shape with random weights, on CUDA where there is one; frozen weights may be bfloat16."""
+    from transformers import AutoModel, LlamaConfig
+
+    register()
+    tokenizer = build_tokenizer([str(i) for i in range(300)], 300)
+    config = LlamaConfig(
+        vocab_size=LLAMA_VOCABULARY, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=key_value_heads, max_position_embeddings=8_192,
+    )  # fmt: skip
+    config.is_causal = False
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        trunk = AutoModel.from_config(config, attn_implementation=PACKED_ATTENTION, dtype=dtype)
+    prepare_trunk(trunk, "a random Llama")
+    return Encoder(trunk, tokenizer, Template(tokenizer, TemplateStyle.reasonir))
+
+
+def operations(encoder: Encoder, plan: BatchPlan) -> tuple[float, float]:
+    """Return the operations of one forward pass over the batch, and of what its step needs (see the top)."""
+    lengths = np.array([len(row) for row in (*plan.query_ids, *plan.document_ids)], dtype=float)
+    linear = [m for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
+    entries = sum(m.weight.numel() for m in linear)
+    trained = sum(m.weight.numel() for m in linear if m.weight.requires_grad)
+    config = encoder.trunk.config
+    channels = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * channels
+    attention = 4.0 * width * config.num_hidden_layers * float((lengths**2).sum())
+    products = 2.0 * entries * lengths.sum()
+    return products + attention, 2 * products + 2.0 * trained * lengths.sum() + 3 * attention
 
 
 def seconds_of(step: Callable[[], float], encoder: Encoder) -> float:
@@ -256,13 +328,13 @@ def seconds_of(step: Callable[[], float], encoder: Encoder) -> float:
 def peak_gib(arguments: argparse.Namespace, mix: str, variant: str, peer: dict[str, int]) -> float:
     """Run one step in a process of its own and return what it needed beyond the loaded model, GiB."""
     command = [sys.executable, __file__, "--peak", variant, "--mixes", mix, "--model", arguments.model]
-    command += ["--precision", arguments.precision, "--peer", json.dumps(peer)]
+    command += ["--precision", arguments.precision, "--peer", json.dumps(peer), "--lora-rank", str(arguments.lora_rank)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
-    encoder = load(arguments.model)
+    encoder = load(arguments.model, arguments.lora_rank)
     plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
     step = step_of(arguments.peak, encoder, plan, arguments.precision)
     if isinstance(step, Peer):
@@ -290,47 +362,68 @@ def main() -> None:
     parser.add_argument("--mixes", nargs="+", default=list(MIXES), choices=list(MIXES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank only (0: all weights)")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--peer", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if arguments.lora_rank and "sentence_transformers" in arguments.variants:
+        parser.error("--lora-rank: sentence_transformers trains all weights here; name the other --variants")
     if arguments.peak:
         report_peak(arguments)
         return
-    encoder = load(arguments.model)
+    encoder = load(arguments.model, arguments.lora_rank)
     for mix in arguments.mixes:
-        plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
-        ways = {name: step_of(name, encoder, plan, arguments.precision) for name in VARIANTS}
-        check_equal(encoder, ways, 1e-4 if arguments.precision == "fp32" else 5e-2)
-        tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
-        peer = ways["sentence_transformers"]
-        assert isinstance(peer, Peer)
+        measure(arguments, encoder, mix)
+
+
+def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
+    """Check and time one mix, and print a line for every variant."""
+    plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
+    low = arguments.precision == "bf16"
+    ways = {name: step_of(name, encoder, plan, arguments.precision) for name in arguments.variants}
+    check_equal(encoder, ways, 5e-2 if low else 1e-4)
+    tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
+    peer = ways.get("sentence_transformers")
+    if isinstance(peer, Peer):
         peer.tune(encoder)
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        gemms = []
-        for _ in range(arguments.repeats):
-            gemms.append(gemm_seconds(encoder, tokens, arguments.precision == "bf16"))
-            for name, step in ways.items():
-                times[name].append(seconds_of(step, encoder))
-        gemm = statistics.median(gemms)
-        rates = {name: tokens / statistics.median(values) for name, values in times.items()}
-        for name, rate in rates.items():
-            line = {
-                "mix": mix,
-                "variant": name,
-                "real_tokens_per_second": round(rate),
-                "times_padded": round(rate / rates["padded"], 2),
-                "times_trimmed": round(rate / rates["trimmed"], 2),
-                "times_peer": round(rate / rates["sentence_transformers"], 2),
-                "times_published": round(rate / rates["published"], 2),
-                "gemm_share": round(PASSES[name] * gemm * rate / tokens, 3),
-                "peak_gib": round(peak_gib(arguments, mix, name, peer.best), 3),
-                "real_tokens": tokens,
-                "precision": arguments.precision,
-                **({"mini_batch": peer.best} if name == "sentence_transformers" else {}),
-                "device": torch.cuda.get_device_name() if encoder.device.type == "cuda" else "cpu",
-            }
-            print(json.dumps(line), flush=True)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    gemms = []
+    for _ in range(arguments.repeats):
+        gemms.append(gemm_seconds(encoder, tokens, low))
+        for name, step in ways.items():
+            times[name].append(seconds_of(step, encoder))
+    gemm = statistics.median(gemms)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, seconds in medians.items():
+        best = peer.best if isinstance(peer, Peer) else {}
+        line = {
+            "model": arguments.model,
+            "mix": mix,
+            "variant": name,
+            "real_tokens_per_second": round(tokens / seconds),
+            **{f"times_{other}": round(medians[other] / seconds, 2) for other in COMPARED if other in medians},
+            **({} if arguments.lora_rank else {"gemm_share": round(PASSES[name] * gemm / seconds, 3)}),
+            **utilisation(encoder, plan, name, seconds),
+            "peak_gib": round(peak_gib(arguments, mix, name, best), 3),
+            "real_tokens": tokens,
+            "precision": arguments.precision,
+            **({"mini_batch": best} if name == "sentence_transformers" else {}),
+            "device": torch.cuda.get_device_name() if encoder.device.type == "cuda" else "cpu",
+        }
+        print(json.dumps(line), flush=True)
+
+
+def utilisation(encoder: Encoder, plan: BatchPlan, variant: str, seconds: float) -> dict[str, float]:
+    """Return mfu and hfu (see the top); nothing without a GPU whose peak is known."""
+    name = torch.cuda.get_device_name() if encoder.device.type == "cuda" else ""
+    peak = next((flops for known, flops in PEAK_FLOPS.items() if known in name), None)
+    if peak is None:
+        return {}
+    forward, needed = operations(encoder, plan)
+    done = needed + REPEATED_FORWARDS.get(variant, 1) * forward
+    return {"mfu": round(needed / seconds / peak, 3), "hfu": round(done / seconds / peak, 3)}
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from reasonir.ahead import ahead
 from reasonir.distributed import local_rank, rank, world_size
 from reasonir.model.encoder import Encoder
 from reasonir.runs import Progress
@@ -94,13 +95,11 @@ class ShardedEncoding:
         if rank() == 0 and left < whole:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")
         progress = Progress(f"encode {self.label}", whole, "texts", done=whole - left) if rank() == 0 else None
-        for number in missing:
-            rows, truncated = self._encode(blocks[number], progress)
-            content = io.BytesIO()
-            np.savez(content, rows=rows, truncated=truncated)
-            scratch = self._file(number).with_suffix(f".{os.getpid()}.partial")
-            scratch.write_bytes(content.getbuffer())
-            os.replace(scratch, self._file(number))
+        encoded = zip(missing, self._encode([blocks[number] for number in missing], progress), strict=True)
+        for _ in ahead(
+            lambda item: self._write(item[0], *item[1]), encoded
+        ):  # one is written while the next is encoded
+            pass
         if progress is not None:
             progress.close()
 
@@ -125,7 +124,7 @@ class ShardedEncoding:
         with scratch.open("wb") as stream:
             stream.write(header.getvalue())
             for number, block in enumerate(blocks):
-                rows, truncated = self._read(number, block) or self._encode(block, None)
+                rows, truncated = self._read(number, block) or next(self._encode([block], None))
                 stream.write(rows.data)
                 digest.update(rows.data)
                 cut += truncated
@@ -146,19 +145,30 @@ class ShardedEncoding:
     def _file(self, number: int) -> Path:
         return self.folder / f"block-{number:06d}.npz"
 
-    def _encode(self, block: tuple[int, int], progress: Progress | None) -> tuple[np.ndarray, int]:
-        settings, start = self.settings, block[0]
-        rows = self.encoder.encode(
-            self.texts[slice(*block)], settings.instruction, settings.max_tokens, self.chunk_tokens,
-            settings.precision, None if progress is None else progress.update,
-        ).astype(settings.dtype, copy=False)  # fmt: skip
-        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(broken):
-            raise UserError(
-                f"{self.label}: the model gives NaN or infinity for text {start + int(broken[0]) + 1} "
-                f"({len(broken)} texts of a block of {len(rows)}); is the model whole? precision=fp32 may help"
-            )
-        return rows, self.encoder.truncated_texts
+    def _encode(self, blocks: Sequence[tuple[int, int]], progress: Progress | None) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield the rows of each block and how many of its texts were cut."""
+        settings = self.settings
+        pairs = ([(settings.instruction, text) for text in self.texts[slice(*block)]] for block in blocks)
+        encoded = self.encoder.encode_blocks(
+            pairs, settings.max_tokens, self.chunk_tokens, settings.precision,
+            None if progress is None else progress.update,
+        )  # fmt: skip
+        for (start, _), (rows, truncated) in zip(blocks, encoded, strict=True):
+            rows = rows.astype(settings.dtype, copy=False)
+            broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(broken):
+                raise UserError(
+                    f"{self.label}: the model gives NaN or infinity for text {start + int(broken[0]) + 1} "
+                    f"({len(broken)} texts of a block of {len(rows)}); is the model whole? precision=fp32 may help"
+                )
+            yield rows, truncated
+
+    def _write(self, number: int, rows: np.ndarray, truncated: int) -> None:
+        content = io.BytesIO()
+        np.savez(content, rows=rows, truncated=truncated)
+        scratch = self._file(number).with_suffix(f".{os.getpid()}.partial")
+        scratch.write_bytes(content.getbuffer())
+        os.replace(scratch, self._file(number))
 
     def _read(self, number: int, block: tuple[int, int]) -> tuple[np.ndarray, int] | None:
         """Return a block's rows and how many of its texts were cut; None where the file is not as it was written."""

@@ -6,13 +6,15 @@ depend on how texts were packed. Leaves loading and saving to `checkpoint.py`, t
 Letters: B texts, T tokens of a packed stream, D embedding dimension, N texts of a call.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from reasonir.ahead import ahead
 from reasonir.model.attention import Segments
 from reasonir.model.bidirectional import forward_packed
 from reasonir.model.pooling import pool
@@ -139,7 +141,6 @@ class Encoder(torch.nn.Module):
         positions = self.max_positions or getattr(self.trunk.config, "max_position_embeddings", None) or LONGEST_INPUT
         return min(self.declared_max_tokens or LONGEST_INPUT, positions)
 
-    @torch.no_grad()
     def encode(
         self,
         texts: Sequence[str],
@@ -163,23 +164,46 @@ class Encoder(torch.nn.Module):
         """
         instructions = [instruction] * len(texts) if isinstance(instruction, str) else list(instruction)
         pairs = list(zip(instructions, texts, strict=True))
+        blocks = (pairs[start : start + TEXTS_PER_BLOCK] for start in range(0, len(pairs), TEXTS_PER_BLOCK))
         output = np.empty((len(texts), self.dimension), dtype=np.float32)
+        done = self.truncated_texts = 0
+        for rows, truncated in self.encode_blocks(blocks, max_tokens, chunk_tokens, precision, progress):
+            output[done : done + len(rows)] = rows
+            done += len(rows)
+            self.truncated_texts += truncated
+        return output
+
+    @torch.no_grad()
+    def encode_blocks(
+        self,
+        blocks: Iterable[Sequence[tuple[str, str]]],
+        max_tokens: int,
+        chunk_tokens: int | None = None,
+        precision: str = "fp32",
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Embed blocks of (instruction, text) pairs; the next block is tokenised while one is embedded.
+
+        Args:
+            max_tokens, chunk_tokens, precision, progress: as in `encode`.
+        Yields:
+            A block's rows as `encode` returns them, and how many of its texts were cut.
+        """
         limit = min(max_tokens, self.max_positions or max_tokens)
         budget = chunk_tokens or DEFAULT_CHUNK_TOKENS.get(self.device.type, 16_384)
         trained = self.training
         self.eval()
-        self.truncated_texts = 0
         try:
-            for start in range(0, len(pairs), TEXTS_PER_BLOCK):
-                block = self.template.encode(pairs[start : start + TEXTS_PER_BLOCK], limit)
-                self.truncated_texts += sum(text.truncated for text in block)
-                for indices, embeddings in self._embed_block(block, budget, precision):
-                    output[start + indices] = embeddings
-                    if progress is not None:
-                        progress(len(indices))
+            with closing(ahead(lambda block: self.template.encode(block, limit), blocks)) as tokenised:
+                for texts in tokenised:
+                    rows = np.empty((len(texts), self.dimension), dtype=np.float32)
+                    for indices, embeddings in self._embed_block(texts, budget, precision):
+                        rows[indices] = embeddings
+                        if progress is not None:
+                            progress(len(indices))
+                    yield rows, sum(text.truncated for text in texts)
         finally:
             self.train(trained)
-        return output
 
     def _embed_block(
         self, block: list[TokenizedText], budget: int, precision: str

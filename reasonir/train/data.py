@@ -7,9 +7,6 @@ Letters: B queries of a global batch, N distinct documents of it.
 """
 
 import hashlib
-import queue
-import threading
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,41 +221,3 @@ def known_answers(
             ignore[i, columns.get(text_hash, [])] = True
     ignore[np.arange(len(rows)), positive_index] = False
     return ignore
-
-
-def prefetch(batches: MixedBatches, start: int, stop: int, depth: int = 2) -> Generator[BatchPlan, None, None]:
-    """Yield the batches of steps start .. stop - 1 in order, made up to `depth` ahead in one thread.
-
-    An error of the thread is raised here; closing the generator ends the thread.
-    """
-    ready: queue.Queue[BatchPlan | BaseException] = queue.Queue(maxsize=max(depth, 1))
-    closed = threading.Event()
-
-    def put(item: BatchPlan | BaseException) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for step in range(start, stop):
-                if not put(batches.batch(step)):
-                    return
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, daemon=True, name="batches")
-    thread.start()
-    try:
-        for _ in range(start, stop):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()
-        thread.join()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reasonir.ahead import ahead
 from reasonir.distributed import world_size
 from reasonir.model.adapters import merge_adapters, save_adapters
 from reasonir.model.checkpoint import save_encoder
@@ -26,7 +27,7 @@ from reasonir.runs import MetricsLog, Progress, peak_memory_gib
 from reasonir.schema import RunStopped, UserError
 from reasonir.train import checkpoint
 from reasonir.train.config import GatherPrecision, TrainConfig
-from reasonir.train.data import BatchPlan, prefetch
+from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine, open_engine
 from reasonir.train.free_memory import device_memory_gib, graph_allowance, keep_freed_memory
 from reasonir.train.optim import build_adamw, set_learning_rate
@@ -37,6 +38,7 @@ from reasonir.train.sources import describe_sources, input_paths, published_tota
 from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
 SECONDS_OF_ONE_REQUEST = 2.0
+BATCHES_AHEAD = 2
 
 
 def train(config: TrainConfig) -> None:
@@ -184,7 +186,7 @@ def run_steps(
     state, total = work.state, work.total_steps
     log = StepLog(config, ranks, state, total)
     writer = checkpoint.CheckpointWriter(Path(config.output_dir) / "checkpoints", ranks, config.keep_checkpoints)
-    plans = prefetch(work.batches, state.step, total)
+    plans = ahead(work.batches.batch, range(state.step, total), BATCHES_AHEAD)
     with stop_requests() as asked, closing(log), closing(plans):
         for plan in plans:
             row, stopping = optimizer_step(config, ranks, engine, compute, plan, asked)

@@ -1,4 +1,4 @@
-"""`reasonir-eval` with blocks of three texts, on one rank of which the n-th block kills the process (SIGKILL).
+"""`reasonir-eval` with blocks of three texts; one rank is killed (SIGKILL) before its n-th block is written.
 
     python -m tests.distributed.evaluation_worker RANK BLOCK MARKER task [options]
 
@@ -19,17 +19,17 @@ sharding.BLOCK_TEXTS = 3
 
 def main() -> None:
     struck_rank, struck_block, marker = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    plain, done = sharding.ShardedEncoding._encode, []
+    plain, done = sharding.ShardedEncoding._write, []
 
     def fragile(self: sharding.ShardedEncoding, *args: Any) -> Any:
         done.append(1)
         if rank() == struck_rank and len(done) == struck_block and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        print(f"rank {rank()} encodes a block", flush=True)
+        print(f"rank {rank()} has encoded a block", flush=True)
         return plain(self, *args)
 
-    sharding.ShardedEncoding._encode = fragile  # type: ignore[method-assign]
+    sharding.ShardedEncoding._write = fragile  # type: ignore[method-assign]
     cli.main(sys.argv[4:])
 
 

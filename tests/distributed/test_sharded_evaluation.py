@@ -54,7 +54,7 @@ def ranked(folder: Path) -> dict[str, bytes]:
 
 
 def blocks_by_rank(output: str) -> Counter[str]:
-    return Counter(re.findall(r"rank (\d) encodes a block", output))
+    return Counter(re.findall(r"rank (\d) has encoded a block", output))
 
 
 @pytest.fixture(scope="module")

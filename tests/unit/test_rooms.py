@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
-FLOOR = {"schema", "settings", "distributed"}
+FLOOR = {"schema", "settings", "distributed", "ahead"}
 SECOND = {
     "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
     "prompting", "rewritten",

@@ -1,7 +1,6 @@
 """The order of batches as invariances, known answers against a slow reference, and the token cache."""
 
 import sys
-import threading
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -10,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from reasonir.ahead import ahead
 from reasonir.schema import Ambiguous, UserError, write_jsonl
-from reasonir.train.data import BatchPlan, MixedBatches, prefetch
+from reasonir.train.data import BatchPlan, MixedBatches
 from reasonir.train.token_cache import TokenStore, open_token_store
 
 
@@ -78,11 +78,11 @@ def contents(plan: BatchPlan) -> tuple:
 def test_the_order_is_the_same_for_any_prefetching_and_for_jumps(stores: list[TokenStore]) -> None:
     expected = [contents(mix(stores).batch(step)) for step in range(40)]
     assert len(set(expected)) == 40
-    for depth in (0, 1, 4):
-        assert [contents(plan) for plan in prefetch(mix(stores), 0, 40, depth)] == expected
+    for depth in (1, 4):
+        assert [contents(plan) for plan in ahead(mix(stores).batch, range(40), depth)] == expected
     jumping = mix(stores)
     assert [contents(jumping.batch(step)) for step in reversed(range(40))] == expected[::-1]
-    assert [contents(plan) for plan in prefetch(mix(stores), 33, 40)] == expected[33:]
+    assert [contents(plan) for plan in ahead(mix(stores).batch, range(33, 40))] == expected[33:]
     assert contents(mix(stores).batch(39)) == expected[39]
 
 
@@ -266,25 +266,6 @@ def test_positives_and_negatives_take_turns_over_epochs(tmp_path: Path) -> None:
 def test_rows_give_at_most_the_negatives_they_have(negatives: int, documents: int, tmp_path: Path) -> None:
     store = open_store(tmp_path, [{"query": "q", "pos": ["p"], "neg": ["a", "b", "c"]}])
     assert len(mix([store], queries=1, negatives=negatives).batch(0).document_ids) == documents
-
-
-def test_prefetch_passes_errors_on_and_ends_its_thread(stores: list[TokenStore]) -> None:
-    class Failing:
-        def batch(self, step: int) -> int:
-            if step == 3:
-                raise UserError("row broke")
-            return step
-
-    before = threading.active_count()
-    plans = prefetch(Failing(), 0, 9)
-    assert [next(plans) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(UserError, match="row broke"):
-        next(plans)
-    plans = prefetch(mix(stores), 0, 1_000, depth=4)
-    next(plans)
-    assert threading.active_count() == before + 1
-    plans.close()
-    assert threading.active_count() == before
 
 
 def test_a_store_holds_each_text_once_and_its_rows(tmp_path: Path) -> None:
