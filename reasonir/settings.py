@@ -36,11 +36,19 @@ class Precision(StrEnum):
 
 
 class TemplateChoice(StrEnum):
-    """Text form of the model's input; auto takes what the model folder says, else goes by the kind of model."""
+    """How texts become embeddings (form of the input, attention, pooling): a preset of `reasonir.model.presets`.
+
+    auto takes what the model folder or a known hub id says, else reasonir for decoders and plain for encoders.
+    """
 
     auto = "auto"
     reasonir = "reasonir"
+    gritlm = "gritlm"
+    e5_mistral = "e5_mistral"
+    qwen3 = "qwen3"
     plain = "plain"
+    bge = "bge"
+    e5 = "e5"
 
 
 def require(holds: bool, field: str, value: Any, rule: str) -> None:

@@ -10,6 +10,9 @@ Styles:
     plain     the tokenizer's special tokens around "instruction text", as sentence-transformers feeds BERT-like
               encoders. Without an instruction every token is pooled, [CLS] and [SEP] included; with one, [CLS]
               and the instruction are left out (`include_prompt=False` there).
+    e5_mistral  the tokenizer's special tokens around "Instruct: instruction\\nQuery: text"; a text without an
+              instruction stands bare. arXiv 2401.00368.
+    qwen3     the same without the space after "Query:". arXiv 2506.05176.
 """
 
 import hashlib
@@ -28,6 +31,17 @@ class TemplateStyle(StrEnum):
 
     reasonir = "reasonir"
     plain = "plain"
+    e5_mistral = "e5_mistral"
+    qwen3 = "qwen3"
+
+
+_AROUND_INSTRUCTION = {
+    TemplateStyle.reasonir: ("<|user|>\n", "\n<|embed|>\n"),
+    TemplateStyle.plain: ("", " "),
+    TemplateStyle.e5_mistral: ("Instruct: ", "\nQuery: "),
+    TemplateStyle.qwen3: ("Instruct: ", "\nQuery:"),
+}
+"""What stands before and after an instruction; the text follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +56,53 @@ class TokenizedText:
 def prompt(style: TemplateStyle, instruction: str) -> str:
     """Return the string that stands before the text (without BOS or [CLS])."""
     instruction = instruction.strip()
-    if style is TemplateStyle.plain:
-        return f"{instruction} " if instruction else ""
-    return f"<|user|>\n{instruction}\n<|embed|>\n" if instruction else "<|embed|>\n"
+    before, after = _AROUND_INSTRUCTION[style]
+    if instruction:
+        return f"{before}{instruction}{after}"
+    return "<|embed|>\n" if style is TemplateStyle.reasonir else ""
+
+
+def instruction_of(style: TemplateStyle, written: str) -> str | None:
+    """Return the instruction for which `prompt` gives this string; None where there is none."""
+    if written == prompt(style, ""):
+        return ""
+    before, after = _AROUND_INSTRUCTION[style]
+    instruction = written.removeprefix(before).removesuffix(after)
+    return instruction if prompt(style, instruction) == written else None
 
 
 class Template:
-    """A tokenizer and a style; turns (instruction, text) pairs into token ids."""
+    """A tokenizer and a style; turns (instruction, text) pairs into token ids.
 
-    def __init__(self, tokenizer: Any, style: TemplateStyle) -> None:
-        from tokenizers import Tokenizer
+    Args:
+        document_prompt: stands before texts without an instruction, in place of what the style puts there.
+        pools_prompt: pooling takes in what stands before the text too; every `prefix_tokens` is then 0.
+    """
 
-        if not getattr(tokenizer, "is_fast", False):
-            raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first")
-        # A copy of its own: a tokenizer.json may carry truncation and padding (all-MiniLM's does, at 128).
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
+    def __init__(
+        self, tokenizer: Any, style: TemplateStyle, *, document_prompt: str = "", pools_prompt: bool = False
+    ) -> None:
+        self._backend = whole_text_backend(tokenizer)
         self.style = style
+        self.document_prompt = document_prompt
+        self.pools_prompt = pools_prompt
         self._head: list[int]
         self._tail: list[int]
         if style is TemplateStyle.reasonir:
             bos = tokenizer.bos_token_id
             self._head, self._tail = ([bos] if bos is not None else []), []
         else:
-            self._head, self._tail = _special_tokens(self._backend)
+            self._head, self._tail = special_tokens(self._backend)
         description = f"{self._backend.to_str()}|{style}|{self._head}|{self._tail}|1"
+        if document_prompt or pools_prompt:
+            description += f"|{document_prompt!r}|{pools_prompt}"
         self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
+
+    def prompt(self, instruction: str) -> str:
+        """Return the string that stands before a text with this instruction, "" for documents."""
+        return (
+            prompt(self.style, instruction) if instruction.strip() else self.document_prompt or prompt(self.style, "")
+        )
 
     def encode(self, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[TokenizedText]:
         """Tokenise (instruction, text) pairs to at most `max_tokens` ids each, cutting the text's end.
@@ -78,7 +112,7 @@ class Template:
         Raises:
             UserError: an instruction leaves no room for a single token of text.
         """
-        prompts = [prompt(self.style, instruction) for instruction, _ in pairs]
+        prompts = [self.prompt(instruction) for instruction, _ in pairs]
         strings = [before + text for before, (_, text) in zip(prompts, pairs, strict=True)]
         encodings = self._backend.encode_batch(strings, add_special_tokens=False)
         return [
@@ -89,7 +123,7 @@ class Template:
     def _assemble(self, encoding: Any, prompt_chars: int, chars: int, max_tokens: int) -> TokenizedText:
         ids: list[int] = encoding.ids
         prompt_tokens = _first_token_from(encoding, prompt_chars, chars) if prompt_chars else 0
-        prefix = len(self._head) + prompt_tokens if prompt_chars else 0
+        prefix = len(self._head) + prompt_tokens if prompt_chars and not self.pools_prompt else 0
         room = max_tokens - len(self._head) - len(self._tail)
         if prompt_tokens >= room and (prompt_tokens > room or len(ids) > prompt_tokens):
             raise UserError(
@@ -110,8 +144,27 @@ def _first_token_from(encoding: Any, start: int, end: int) -> int:
     return len(encoding.ids)
 
 
-def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer puts before and after a single text."""
+def whole_text_backend(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer's `tokenizers` object that neither cuts nor pads.
+
+    A tokenizer.json may carry truncation and padding (all-MiniLM's does, at 128).
+    """
+    from tokenizers import Tokenizer
+
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def special_tokens(backend: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after a single text.
+
+    Args:
+        backend: from `whole_text_backend`.
+    """
     bare = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a", add_special_tokens=True).ids
     for start in range(len(full) - len(bare) + 1):

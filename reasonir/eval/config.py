@@ -43,7 +43,8 @@ class ModelConfig:
     path: str | None = MISSING
     """Hub id or folder of the encoder (dense retrieval only)."""
     template: TemplateChoice = MISSING
-    """Text form; auto takes what the folder says, else reasonir for decoders and plain for encoders."""
+    """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
+    decoders and plain for encoders."""
 
 
 @dataclass(kw_only=True, slots=True)

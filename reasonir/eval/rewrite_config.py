@@ -77,7 +77,7 @@ class ScalingConfig:
     instruction: str = MISSING
     """bright, none, or a text in which {task} stands for the task's name; as for `bright`."""
     template: TemplateChoice = MISSING
-    """Text form of the encoders' input; auto takes what a folder says, else goes by the kind of model."""
+    """A preset of the encoders: text form, attention and pooling; auto takes what a folder says."""
     query_max_tokens: int | None = MISSING
     """Tokens of a query's input; null is what a model declares."""
     document_max_tokens: int | None = MISSING

@@ -24,7 +24,7 @@ ALL_LINEAR = "all-linear"
 ADAPTER = "default"
 """PEFT's name for the only adapter of a model."""
 POOLER = "pooler"
-"""BERT's head over its first token. Mean pooling never runs it; an adapter there would never get a gradient."""
+"""BERT's head over its first token. No pooling here runs it; an adapter there would never get a gradient."""
 
 
 def add_adapters(
@@ -83,7 +83,7 @@ def add_adapters(
 
 
 def linear_layers(trunk: Any) -> list[str]:
-    """Return the full names of the linear layers that mean-pooled embeddings depend on, in the trunk's order."""
+    """Return the full names of the linear layers that embeddings depend on, in the trunk's order."""
     named = trunk.named_modules()
     return [n for n, module in named if isinstance(module, torch.nn.Linear) and POOLER not in n.split(".")]
 

@@ -51,10 +51,12 @@ def packed_attention(
     segments: Segments | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each segment, in both directions; transformers' attention signature.
+    """Attend within each segment; transformers' attention signature.
 
+    In both directions, unless the model's configuration says `is_causal: true`: then no token sees a later one.
     A sliding window reaches `config.sliding_window` tokens to either side, inclusive, as transformers' own
-    bidirectional masks do (its flash kernels use one less for decoders).
+    bidirectional masks do (its flash kernels use one less for decoders); a causal one holds `sliding_window` tokens,
+    the token itself among them.
 
     Args:
         query: (1, H, T, C); key, value: (1, G, T, C).
@@ -68,19 +70,23 @@ def packed_attention(
         raise ValueError(f"{type(module).__name__} does not hand packed segments to its attention function")
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise ValueError(f"{type(module).__name__} uses attention sinks or position biases, which cannot be packed")
-    window = _window(module, sliding_window)
+    causal = bool(getattr(getattr(module, "config", None), "is_causal", False))
+    window = _window(module, sliding_window, causal)
     query_THC, key_TGC, value_TGC = (x[0].transpose(0, 1) for x in (query, key, value))
     on_kernel = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
     if on_kernel and dropout == 0.0 and softcap is None:
-        output = _variable_length_kernel(query_THC, key_TGC, value_TGC, segments, scaling, window)
+        output = _variable_length_kernel(query_THC, key_TGC, value_TGC, segments, scaling, window, causal)
     else:
-        output = _per_run(query_THC, key_TGC, value_TGC, segments, scaling, window, dropout, softcap)
+        output = _per_run(query_THC, key_TGC, value_TGC, segments, scaling, window, causal, dropout, softcap)
     return output.unsqueeze(0), None
 
 
-def _window(module: torch.nn.Module, sliding_window: int | None) -> int | None:
+def _window(module: torch.nn.Module, sliding_window: int | None, causal: bool) -> int | None:
+    """Return how many tokens a window reaches back (and ahead, unless causal), beyond the token itself."""
     if sliding_window is None:
         return None
+    if causal:
+        return sliding_window - 1
     return getattr(getattr(module, "config", None), "sliding_window", None) or sliding_window - 1
 
 
@@ -91,10 +97,12 @@ def _variable_length_kernel(
     segments: Segments,
     scaling: float | None,
     window: int | None,
+    causal: bool,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(segments.lengths)
+    reach = -1 if window is None else window
     output = varlen_attn(
         query_THC.contiguous(),
         key_TGC.contiguous(),
@@ -104,7 +112,7 @@ def _variable_length_kernel(
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, -1) if window is None else (window, window),
+        window_size=(reach, 0 if causal else reach),
         enable_gqa=query_THC.shape[1] != key_TGC.shape[1],
     )
     assert isinstance(output, torch.Tensor), "no auxiliary output was asked for"
@@ -118,6 +126,7 @@ def _per_run(
     segments: Segments,
     scaling: float | None,
     window: int | None,
+    causal: bool,
     dropout: float,
     softcap: float | None,
 ) -> torch.Tensor:
@@ -128,10 +137,18 @@ def _per_run(
     pieces = zip(runs, query_THC.split(sizes), key_TGC.split(sizes), value_TGC.split(sizes), strict=True)
     for (count, length), query, key, value in pieces:
         q, k, v = (x.reshape(count, length, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
-        mask = None if window is None or length <= window + 1 else _band(length, window, query.device)
+        narrow = window is not None and length > window + 1
+        mask = _mask(length, window, causal, query.device) if narrow or (causal and softcap is not None) else None
         if softcap is None:
             out = scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=causal and mask is None,
+                scale=scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
             )
         else:
             out = _soft_capped(q, k, v, mask, scaling, dropout, softcap)
@@ -139,9 +156,12 @@ def _per_run(
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+def _mask(length: int, window: int | None, causal: bool, device: torch.device) -> torch.Tensor:
+    """Return which of L keys each of L queries sees: bool (L, L)."""
     position = torch.arange(length, device=device)
-    return (position[:, None] - position[None, :]).abs() <= window
+    back = position[:, None] - position[None, :]
+    reach = length if window is None else window
+    return (back >= 0) & (back <= reach) if causal else back.abs() <= reach
 
 
 def _soft_capped(

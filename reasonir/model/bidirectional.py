@@ -1,9 +1,11 @@
-"""Loads any transformers decoder or encoder as a bidirectional trunk, and proves that it is one.
+"""Loads any transformers decoder or encoder as a trunk with the attention asked for, and proves that it has it.
 
-Invariant: a trunk that leaves this room attends in both directions on padded and on packed input and never across
-packed neighbours; anything else is an error that names the model and its attention.
+Invariant: a trunk that leaves this room attends in both directions (or, asked to be causal, to earlier tokens only) on
+padded and on packed input alike, and never across packed neighbours; anything else is an error that names the model
+and its attention.
 """
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,13 @@ from reasonir.model.fused import fuse
 from reasonir.schema import UserError
 
 PROBE_TOKENS = (11, 7, 11)
+
+
+class Attention(StrEnum):
+    """Which tokens of its text a token sees: all, or itself and those before it."""
+
+    bidirectional = "bidirectional"
+    causal = "causal"
 
 
 def is_decoder(config: Any) -> bool:
@@ -28,10 +37,10 @@ def is_decoder(config: Any) -> bool:
 
 
 def load_config(path: str) -> Any:
-    """Read a model's configuration without remote code and ask for attention in both directions.
+    """Read a model's configuration as it stands, without remote code.
 
-    `is_causal` has to stand on the configuration before the model is built: set on modules only, SDPA stays
-    silently causal for padded batches (transformers 5.23).
+    Raises:
+        UserError: no such folder, not a model, or an encoder-decoder.
     """
     from transformers import AutoConfig
 
@@ -43,11 +52,24 @@ def load_config(path: str) -> Any:
         raise UserError(f"model.path={path}: cannot be read as a model: {_first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model.path={path}: {config.model_type} is an encoder-decoder; use a decoder or an encoder")
+    return config
+
+
+def ask_for_attention(config: Any, attention: Attention) -> None:
+    """Write the attention of a decoder into its configuration, and take out what asks for remote code.
+
+    `is_causal` has to stand on the configuration before the model is built: set on modules only, SDPA stays
+    silently causal for padded batches (transformers 5.23). Encoders have no such switch: the probe judges them.
+    """
     if is_decoder(config):
-        config.is_causal = False
+        config.is_causal = attention is Attention.causal
     if hasattr(config, "auto_map"):
         del config.auto_map
-    return config
+
+
+def attention_of(config: Any) -> Attention:
+    """Return the attention of a trunk that was loaded or built here."""
+    return Attention.causal if getattr(config, "is_causal", False) else Attention.bidirectional
 
 
 def _looks_local(path: str) -> bool:
@@ -58,8 +80,8 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def load_trunk(path: str, config: Any, dtype: torch.dtype | None) -> Any:
-    """Load the weights under `path` into a bidirectional trunk with packed attention.
+def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Attention) -> Any:
+    """Load the weights under `path` into a trunk with packed attention of this kind.
 
     Raises:
         UserError: unreadable folder, or weights that do not cover the trunk (transformers would only warn and
@@ -67,6 +89,7 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None) -> Any:
     """
     from transformers import AutoModel
 
+    ask_for_attention(config, attention)
     register()
     try:
         model, report = AutoModel.from_pretrained(
@@ -82,17 +105,17 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None) -> Any:
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:
         raise UserError(f"model.path={path}: {len(missing)} weights are missing, such as {missing[0]}")
-    return prepare_trunk(model, path)
+    return prepare_trunk(model, path, attention)
 
 
-def prepare_trunk(model: Any, name: str) -> Any:
+def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidirectional) -> Any:
     """Freeze what pooling never uses, fuse what can be, and run the leak probe."""
     if getattr(model, "pooler", None) is not None:
         model.pooler.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
     fuse(model)
-    probe_leakage(model, name)
+    probe_leakage(model, name, attention)
     return model
 
 
@@ -119,12 +142,12 @@ def _first_position(model: Any) -> int:
 
 
 @torch.no_grad()
-def probe_leakage(model: Any, name: str) -> None:
-    """Check on random tokens that the last token of a text moves its first position, and no neighbour's.
+def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidirectional) -> None:
+    """Check on random tokens how far the last token of a text reaches: to its first position, and to no neighbour's.
 
     Three texts run packed with our attention and right-padded with transformers' own; then the last token of the
-    middle text changes. Asked of both: the middle text's first state moves. Asked of packed: the neighbours do
-    not move at all beyond rounding, and packed equals padded.
+    middle text changes. Asked of both: the middle text's first state moves, or, of a causal model, no state before the
+    last moves. Asked of packed: the neighbours do not move at all beyond rounding, and packed equals padded.
 
     Raises:
         UserError: naming the model, its attention and what was found.
@@ -146,8 +169,10 @@ def probe_leakage(model: Any, name: str) -> None:
     if neighbours > tolerance:
         raise UserError(f"{where}: packed neighbours mix (moved by {neighbours:.3g}); it cannot be trained packed")
     for kind, before, after in (("packed", packed, packed_after), ("padded", padded, padded_after)):
-        if _distance(before[1][0], after[1][0]) <= scale * 1e-7:
+        if attention is Attention.bidirectional and _distance(before[1][0], after[1][0]) <= scale * 1e-7:
             raise UserError(f"{where}: {kind} input is still causal: the last token does not reach the first")
+        if attention is Attention.causal and _distance(before[1][:-1], after[1][:-1]) > scale * 1e-6:
+            raise UserError(f"{where}: {kind} input is not causal: the last token reaches those before it")
     apart = max(_distance(a, b) for a, b in zip(packed, padded, strict=True))
     if apart > tolerance:
         raise UserError(f"{where}: packed and padded states differ by {apart:.3g} (allowed {tolerance:.3g})")

@@ -1,10 +1,11 @@
 """Model folders: loading any supported layout, writing one that everybody loads.
 
 Invariant: a folder appears complete or not at all (written beside, then renamed), and says by itself how its
-texts are formed (`reasonir.json`), that it attends in both directions (`config.json`: `is_causal: false`) and how
-sentence-transformers pools it.
+texts are formed and pooled (`reasonir.json`), whether it attends in both directions (`config.json`: `is_causal`) and
+how sentence-transformers pools it.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,11 +15,13 @@ from typing import Any
 
 import torch
 
-from reasonir.model.bidirectional import is_decoder, load_config, load_trunk
+from reasonir.model.bidirectional import load_config, load_trunk
+from reasonir.model.layouts import CARD_FILE, MODULES_FILE, PROMPTS_FILE, card_of, choose_preset, read_json
+from reasonir.model.pooling import Pooling
+from reasonir.model.presets import PRESETS, Preset
 from reasonir.schema import UserError
-from reasonir.templates import Template, TemplateStyle, prompt
+from reasonir.templates import Template, TemplateStyle, special_tokens, whole_text_backend
 
-CARD_FILE = "reasonir.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 
@@ -35,13 +38,28 @@ def load_encoder(path: str, *, dtype: torch.dtype | None, device: str | None, te
     if dtype is None and device == "cpu":
         dtype = torch.float32
     path = str(Path(path).expanduser()) if path.startswith("~") else path
-    check_sentence_transformers_layout(Path(path))
     config = load_config(path)
+    preset = choose_preset(path, config, template)
+    tokenizer, form = load_template(path, preset)
+    trunk = load_trunk(path, config, dtype, preset.attention).to(device)
+    return Encoder(
+        trunk,
+        tokenizer,
+        form,
+        fingerprint(path, trunk, preset),
+        declared_max_tokens(path),
+        pooling=preset.pooling,
+        query_instruction=preset.query_instruction,
+    )
+
+
+def load_template(path: str, preset: Preset) -> tuple[Any, Template]:
+    """Load the tokenizer of a model folder or hub id, and form texts with it as the preset says."""
     tokenizer = load_tokenizer(path)
-    trunk = load_trunk(path, config, dtype).to(device)
-    style = choose_style(path, trunk.config, template)
-    declared = declared_max_tokens(Path(path))
-    return Encoder(trunk, tokenizer, Template(tokenizer, style), fingerprint(path, trunk), declared)
+    if preset.end_token:
+        append_end_token(path, tokenizer)
+    prompts, pooled = preset.document_prompt, preset.pools_prompt
+    return tokenizer, Template(tokenizer, preset.style, document_prompt=prompts, pools_prompt=pooled)
 
 
 def load_tokenizer(path: str) -> Any:
@@ -57,59 +75,53 @@ def load_tokenizer(path: str) -> Any:
         raise UserError(f"model.path={path}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def choose_style(path: str, config: Any, template: str) -> TemplateStyle:
-    """Return the text form: as asked, else as the folder says, else by the kind of model."""
-    if template != "auto":
-        return TemplateStyle(template)
-    card = Path(path) / CARD_FILE
-    if card.is_file():
-        return TemplateStyle(json.loads(card.read_text(encoding="utf-8"))["template"])
-    return TemplateStyle.reasonir if is_decoder(config) else TemplateStyle.plain
+def append_end_token(path: str, tokenizer: Any) -> None:
+    """Make a tokenizer end every text in EOS, here and in the folders it is saved to, unless it ends texts by itself.
 
-
-def check_sentence_transformers_layout(folder: Path) -> None:
-    """Refuse a sentence-transformers folder whose modules are not transformer, mean pooling, normalisation."""
-    modules = folder / "modules.json"
-    if not modules.is_file():
+    Raises:
+        UserError: it has no EOS, or begins texts in a way that its library cannot write together with an end.
+    """
+    head, tail = special_tokens(whole_text_backend(tokenizer))
+    if tail:
         return
-    for module in json.loads(modules.read_text(encoding="utf-8")):
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise UserError(f"model.path={folder}: module {kind} of modules.json is not supported")
-        if kind == "Pooling":
-            pooling = json.loads((folder / module["path"] / "config.json").read_text(encoding="utf-8"))
-            modes = {name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True}
-            mode = pooling.get("pooling_mode", "mean")
-            if modes - {"pooling_mode_mean_tokens"} or mode not in ("mean", ["mean"]):
-                raise UserError(f"model.path={folder}: pooling {sorted(modes) or mode} is not supported, only mean")
+    if tokenizer.eos_token_id is None or head not in ([], [tokenizer.bos_token_id]):
+        raise UserError(f"model.path={path}: the tokenizer cannot be made to end texts in EOS; give it an eos_token")
+    tokenizer.add_bos_token = bool(head)
+    tokenizer.add_eos_token = True
+    for name in ("add_bos_token", "add_eos_token"):  # what a saved folder says of them overrules its tokenizer.json
+        if name in tokenizer.init_kwargs:
+            tokenizer.init_kwargs[name] = getattr(tokenizer, name)
 
 
-def declared_max_tokens(folder: Path) -> int | None:
+def declared_max_tokens(path: str) -> int | None:
     """Return the input length that a sentence-transformers folder was made for, if it is one."""
-    file = folder / "sentence_bert_config.json"
-    if not file.is_file():
-        return None
-    return json.loads(file.read_text(encoding="utf-8")).get("max_seq_length")
+    return (read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length")
 
 
-def fingerprint(path: str, trunk: Any) -> str:
-    """Return a name for the weights by content: file hashes of a folder, the commit of a hub id."""
+def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
+    """Return a name for what turns texts into embeddings: weights by content, and every other pooling or attention.
+
+    Weights: file hashes of a folder, the commit of a hub id. They stand alone for masked means of bidirectional states;
+    what else a preset asks for is hashed behind them. The template has a fingerprint of its own as well.
+    """
+    asked = dataclasses.replace(preset, style=TemplateStyle.plain, query_instruction="", end_token=False)
+    suffix = "" if asked == PRESETS["plain"] else f"-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
     folder = Path(path)
     if not folder.is_dir():
-        return f"{path}@{getattr(trunk.config, '_commit_hash', None)}"
+        return f"{path}@{getattr(trunk.config, '_commit_hash', None)}{suffix}"
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
             with file.open("rb") as stream:
                 digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return f"{digest.hexdigest()}{suffix}"
 
 
-def save_encoder(encoder: Any, path: str, *, query_instruction: str = "", max_tokens: int = 2048) -> None:
+def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = None, max_tokens: int = 2048) -> None:
     """Write the encoder as a model folder, replacing an older one of the same name.
 
     Args:
-        query_instruction: becomes sentence-transformers' "query" prompt.
+        query_instruction: becomes sentence-transformers' "query" prompt; default the encoder's own.
         max_tokens: becomes sentence-transformers' `max_seq_length`.
     """
     from transformers.utils import logging
@@ -121,10 +133,12 @@ def save_encoder(encoder: Any, path: str, *, query_instruction: str = "", max_to
     scratch.mkdir(parents=True)
     encoder.trunk.save_pretrained(scratch)
     encoder.tokenizer.save_pretrained(scratch)
-    style = encoder.template.style
-    _write_json(scratch / CARD_FILE, {"format": 1, "template": str(style), "query_instruction": query_instruction})
+    preset = encoder.preset
+    if query_instruction is not None:
+        preset = dataclasses.replace(preset, query_instruction=query_instruction)
+    _write_json(scratch / CARD_FILE, card_of(preset))
     limit = min(max_tokens, encoder.max_positions or max_tokens)
-    _write_sentence_transformers(scratch, encoder, query_instruction, limit)
+    _write_sentence_transformers(scratch, encoder, preset, limit)
     replace_folder(scratch, target)
 
 
@@ -140,25 +154,27 @@ def replace_folder(scratch: Path, target: Path) -> None:
         os.replace(scratch, target)
 
 
-def _write_sentence_transformers(folder: Path, encoder: Any, query_instruction: str, max_tokens: int) -> None:
-    style, tokenizer = encoder.template.style, encoder.tokenizer
+def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max_tokens: int) -> None:
+    template, tokenizer = encoder.template, encoder.tokenizer
     begin = ""
-    if style is TemplateStyle.reasonir and tokenizer.bos_token_id is not None:
+    if preset.style is TemplateStyle.reasonir and tokenizer.bos_token_id is not None:
         adds_bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
         begin = "" if adds_bos else tokenizer.bos_token
-    prompts = {side: begin + prompt(style, text) for side, text in (("query", query_instruction), ("document", ""))}
+    sides = {"query": preset.query_instruction, "document": ""}
+    prompts = {side: begin + template.prompt(instruction) for side, instruction in sides.items()}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(SENTENCE_TRANSFORMERS_MODULES)
     ]
-    _write_json(folder / "modules.json", modules)
+    _write_json(folder / MODULES_FILE, modules)
     pooling = {
         "word_embedding_dimension": encoder.dimension,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
+        "pooling_mode_cls_token": preset.pooling is Pooling.cls,
+        "pooling_mode_mean_tokens": preset.pooling is Pooling.mean,
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
-        "include_prompt": False,
+        "pooling_mode_lasttoken": preset.pooling is Pooling.last,
+        "include_prompt": preset.pools_prompt or preset.pooling is not Pooling.mean,
     }
     _write_json(folder / "1_Pooling" / "config.json", pooling)
     _write_json(folder / "2_Normalize" / "config.json", {})
@@ -168,7 +184,7 @@ def _write_sentence_transformers(folder: Path, encoder: Any, query_instruction: 
         "default_prompt_name": "document" if prompts["document"] else None,
         "similarity_fn_name": "cosine",
     }
-    _write_json(folder / "config_sentence_transformers.json", settings)
+    _write_json(folder / PROMPTS_FILE, settings)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -16,8 +16,9 @@ import torch
 
 from reasonir.ahead import ahead
 from reasonir.model.attention import Segments
-from reasonir.model.bidirectional import forward_packed
-from reasonir.model.pooling import pool
+from reasonir.model.bidirectional import attention_of, forward_packed
+from reasonir.model.pooling import Pooling, pool
+from reasonir.model.presets import Preset
 from reasonir.templates import Template, TokenizedText
 
 TEXTS_PER_BLOCK = 16_384
@@ -69,7 +70,7 @@ def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) 
 
 
 class Encoder(torch.nn.Module):
-    """A bidirectional trunk of transformers, its text template, instruction-masked mean pooling."""
+    """A trunk of transformers, its text template and its pooling (see `reasonir.model.presets`)."""
 
     def __init__(
         self,
@@ -78,8 +79,13 @@ class Encoder(torch.nn.Module):
         template: Template,
         fingerprint: str = "",
         declared_max_tokens: int | None = None,
+        *,
+        pooling: Pooling = Pooling.mean,
+        query_instruction: str = "",
     ) -> None:
         super().__init__()
+        self.pooling = pooling
+        self.query_instruction = query_instruction
         self.declared_max_tokens = declared_max_tokens
         self.trunk = trunk
         self.tokenizer = tokenizer
@@ -92,13 +98,14 @@ class Encoder(torch.nn.Module):
     def from_pretrained(
         cls, path: str, *, dtype: torch.dtype | None = None, device: str | None = None, template: str = "auto"
     ) -> "Encoder":
-        """Load a folder or hub id: bidirectional where the checkpoint is a decoder, without remote code.
+        """Load a folder or hub id, without remote code; a decoder is bidirectional unless its preset is causal.
 
         Args:
             path: a transformers, sentence-transformers or reasonir model folder, or a hub id.
             dtype: of the weights; default float32 on a CPU, the checkpoint's own on CUDA.
             device: default "cuda" where there is one.
-            template: "auto" (what the folder says; else reasonir for decoders, plain for encoders) or a style.
+            template: "auto" (what the folder or a known hub id says; else reasonir for decoders, plain for encoders) or
+                the name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge, e5.
         Raises:
             UserError: unreadable folder, missing weights or tokenizer, or a failed leak probe.
         """
@@ -111,6 +118,18 @@ class Encoder(torch.nn.Module):
         from reasonir.model.checkpoint import save_encoder
 
         save_encoder(self, path)
+
+    @property
+    def preset(self) -> Preset:
+        """How this encoder writes, attends and pools; what a saved folder says of it."""
+        return Preset(
+            self.template.style,
+            self.pooling,
+            attention_of(self.trunk.config),
+            query_instruction=self.query_instruction,
+            document_prompt=self.template.document_prompt,
+            pools_prompt=self.template.pools_prompt,
+        )
 
     @property
     def dimension(self) -> int:
@@ -133,7 +152,7 @@ class Encoder(torch.nn.Module):
     def forward(self, texts: PackedTexts) -> torch.Tensor:
         """Embed packed texts: float32 (B, D), rows of length 1."""
         hidden_TD = forward_packed(self.trunk, texts.token_ids, texts.segments)
-        return pool(hidden_TD, texts.lengths, texts.prefix_tokens)
+        return pool(hidden_TD, texts.lengths, texts.prefix_tokens, self.pooling)
 
     @property
     def default_max_tokens(self) -> int:

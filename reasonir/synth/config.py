@@ -99,7 +99,8 @@ class MinerModelConfig:
     path: str | None = MISSING
     """Hub id or folder."""
     template: TemplateChoice = MISSING
-    """Text form; auto takes what the folder says, else reasonir for decoders and plain for encoders."""
+    """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
+    decoders and plain for encoders."""
 
 
 @dataclass(kw_only=True, slots=True)

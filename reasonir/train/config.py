@@ -44,7 +44,8 @@ class ModelConfig:
     """Hub id or folder: any decoder or encoder that transformers loads. null builds a new Llama of the sizes below,
     its tokenizer learned from the training files."""
     template: TemplateChoice = MISSING
-    """Text form; auto takes what the folder says, else reasonir for decoders and plain for encoders."""
+    """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
+    decoders and plain for encoders."""
     dropout: float | None = MISSING
     """Probability for all of the model's dropouts, 0 to 1; null keeps the checkpoint's own."""
     vocabulary_size: int = MISSING

@@ -10,7 +10,7 @@ import pytest
 from reasonir.model import Encoder
 from reasonir.model.checkpoint import save_encoder
 from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import INSTRUCTION, SENTENCES, write_rows
+from tests.texts import INSTRUCTION, SENTENCES, training_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # sentence-transformers warns of its own renamed modules
 
@@ -79,15 +79,22 @@ def test_a_plain_transformers_model_of_our_folder_gives_the_same_states(tiny, tm
         assert np.abs(ours - torch.nn.functional.normalize(mean, dim=0).numpy()).max() < 1e-5
 
 
-def test_other_pooling_is_refused_by_name(minilm, tmp_path):
-    import shutil
+def test_training_from_a_sentence_transformers_folder_ends_in_one(minilm, tmp_path):
+    from reasonir.train.cli import main
 
-    from reasonir.schema import UserError
-
-    shutil.copytree(minilm, tmp_path / "model")
-    (tmp_path / "model" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
-    with pytest.raises(UserError, match="pooling"):
-        Encoder.from_pretrained(str(tmp_path / "model"))
+    rows = write_rows(tmp_path / "rows.jsonl", training_rows(4))
+    small = ["global_batch_queries=4", "query_max_tokens=32", "document_max_tokens=32", "max_steps=2"]
+    options = ["model=folder", f"model.path={minilm}", f"data.files=[{rows}]", f"output_dir={tmp_path}/run"]
+    with pytest.raises(SystemExit) as done:
+        main([*options, *small, "learning_rate=1e-4", "warmup_steps=0", "tracking=none", "precision=fp32"])
+    assert done.value.code == 0
+    encoder, theirs = Encoder.from_pretrained(f"{tmp_path}/run/model"), sentence_transformer(tmp_path / "run" / "model")
+    documents = encoder.encode(SENTENCES[:4])
+    assert np.abs(documents - Encoder.from_pretrained(str(minilm)).encode(SENTENCES[:4])).max() > 1e-4
+    assert np.abs(documents - theirs.encode(SENTENCES[:4])).max() < 1e-5
+    assert encoder.query_instruction == INSTRUCTION and encoder.template.pools_prompt
+    queries = encoder.encode(SENTENCES[:4], INSTRUCTION)
+    assert np.abs(queries - theirs.encode(SENTENCES[:4], prompt_name="query")).max() < 1e-5
 
 
 def beir_folder(target: Path, documents: int, queries: int) -> Path:

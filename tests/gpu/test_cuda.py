@@ -11,15 +11,16 @@ from tests.texts import INSTRUCTION, SENTENCES
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 6])
-def test_the_kernel_equals_float64_forward_and_backward(window):
+def test_the_kernel_equals_float64_forward_and_backward(window, causal):
     lengths, heads, groups, channels = [17, 3, 64, 64, 1, 30], 4, 2, 32
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, n, sum(lengths), channels) for n in (heads, groups, groups)]
     exact = [torch.randn(s, generator=draw, dtype=torch.float64).requires_grad_() for s in shapes]
     rough = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in exact]
     module = torch.nn.Module()
-    module.config = type("Config", (), {"sliding_window": window})()
+    module.config = type("Config", (), {"sliding_window": window, "is_causal": causal})()
     outputs = []
     for inputs, device in ((exact, "cpu"), (rough, "cuda")):
         segments = Segments.of(lengths, device)

@@ -38,7 +38,7 @@ HEAVY = {
     "deepspeed": {"train/engine.py"},
     "accelerate": {"train/engine.py"},
     "peft": {"model/adapters.py"},
-    "vllm": {"generator/vllm_engine.py"},
+    "vllm": {"generator/vllm_engine.py", "model/serving.py"},
     "openai": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "tenacity": {"generator/client.py", "generator/endpoint.py", "generator/batch.py"},
     "hydra": {"settings.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reasonir.model.tiny import BOS, build_tokenizer
 from reasonir.schema import UserError
-from reasonir.templates import Template, TemplateStyle, prompt
+from reasonir.templates import Template, TemplateStyle, instruction_of, prompt
 from tests.shared import SHARED_DATA, requires_shared_data
 from tests.texts import INSTRUCTION, SENTENCES
 
@@ -77,8 +77,33 @@ def test_stored_truncation_and_padding_do_not_apply(tokenizer):
 def test_the_fingerprint_tells_styles_and_tokenizers_apart(tokenizer):
     other = build_tokenizer(SENTENCES, 500)
     prints = {Template(t, style).fingerprint for t in (tokenizer, other) for style in TemplateStyle}
-    assert len(prints) == 4
+    assert len(prints) == 2 * len(TemplateStyle)
+    pooled, prompted = (
+        Template(tokenizer, TemplateStyle.plain, pools_prompt=True),
+        Template(tokenizer, TemplateStyle.plain, document_prompt="passage: "),
+    )
+    assert len({*prints, pooled.fingerprint, prompted.fingerprint}) == len(prints) + 2
     assert Template(tokenizer, TemplateStyle.plain).fingerprint in prints
+
+
+@pytest.mark.parametrize("style", TemplateStyle)
+def test_an_instruction_is_read_back_from_what_was_written(style):
+    for instruction in ("", INSTRUCTION):
+        assert instruction_of(style, prompt(style, instruction)) == instruction
+    written = [prompt(other, INSTRUCTION) for other in TemplateStyle]
+    read = [instruction_of(style, text) == INSTRUCTION for text in written]
+    assert read == [other is style for other in TemplateStyle]
+    assert instruction_of(style, "query:") is None
+
+
+def test_a_prompt_that_is_pooled_is_no_prefix_and_documents_have_their_own(tokenizer):
+    template = Template(tokenizer, TemplateStyle.plain, document_prompt="passage: ", pools_prompt=True)
+    query, document = template.encode([("query:", "Water."), ("", "Water.")], 100)
+    assert query.prefix_tokens == document.prefix_tokens == 0
+    assert tokenizer.decode(query.ids[1:]) == "query: Water."
+    assert tokenizer.decode(document.ids[1:]) == "passage: Water."
+    masked = Template(tokenizer, TemplateStyle.plain, document_prompt="passage: ").encode([("", "Water.")], 100)[0]
+    assert masked.prefix_tokens == len(masked.ids) - len(tokenizer("Water.", add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.shared_data

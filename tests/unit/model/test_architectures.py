@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertTokeni
 
 from reasonir.model import Encoder
 from reasonir.model.attention import Segments
-from reasonir.model.bidirectional import forward_packed, probe_leakage
+from reasonir.model.bidirectional import Attention, forward_packed, probe_leakage
 from reasonir.model.tiny import build_tokenizer
 from reasonir.schema import UserError
 from tests.texts import INSTRUCTION, SENTENCES
@@ -83,6 +83,19 @@ def test_a_stock_folder_embeds_packed_as_padded_and_survives_saving(tmp_path, ki
     assert np.array_equal(together, again.encode(SENTENCES, INSTRUCTION, max_tokens=120))
     if kind in DECODERS:
         assert json.loads((tmp_path / "saved" / "config.json").read_text())["is_causal"] is False
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_causal_preset_keeps_a_stock_decoder_causal_packed_as_padded(tmp_path, kind):
+    write_decoder(tmp_path, kind)
+    encoder = Encoder.from_pretrained(str(tmp_path), template="qwen3")
+    assert encoder.preset.attention is Attention.causal
+    assert_padded_agrees(encoder)
+    tokens = torch.arange(10, 50)
+    with torch.no_grad():
+        whole = forward_packed(encoder.trunk, tokens, Segments.of([40]))
+        half = forward_packed(encoder.trunk, tokens[:20], Segments.of([20]))
+    assert (whole[:20] - half).abs().max() < 2e-5
 
 
 def assert_padded_agrees(encoder):

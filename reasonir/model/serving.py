@@ -1,0 +1,109 @@
+"""Embeddings out of hidden states that a vLLM engine or server computes, pooled as `Encoder` pools them.
+
+vLLM's own mean takes in every token; ReasonIR's and GritLM's leaves out everything before the text. So the engine is
+asked for the states of all tokens (its task token_embed), and template and pooling are ours. Invariant: the same tokens
+go in and the same states are pooled as in `Encoder.encode`. Leaves starting and stopping the engine to its owner.
+"""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from reasonir.model.bidirectional import load_config
+from reasonir.model.checkpoint import load_template
+from reasonir.model.layouts import choose_preset
+from reasonir.model.pooling import pool
+from reasonir.schema import UserError
+
+TokenStates = Callable[[list[list[int]]], list[np.ndarray]]
+"""Token ids of some texts in, the last layer's states of every token out: float32 (L, D) each, not normalised."""
+
+TEXTS_PER_REQUEST = 32
+"""Bounds what an answer holds: 32 texts of 2,048 tokens and 4,096 channels are 1 GiB in float32."""
+
+
+class ServedEncoder:
+    """An encoder whose forward pass runs elsewhere; needs the model folder's small files, not its weights."""
+
+    def __init__(self, path: str, states: TokenStates, template: str = "auto") -> None:
+        """Read the configuration and tokenizer of a model folder or hub id.
+
+        Args:
+            states: of the same model, from `engine_states` or `server_states`.
+            template: as `Encoder.from_pretrained` takes it.
+        """
+        config = load_config(path)
+        preset = choose_preset(path, config, template)
+        _, self.template = load_template(path, preset)
+        self.pooling = preset.pooling
+        self.dimension = int(config.hidden_size)
+        self._states = states
+
+    def encode(self, texts: Sequence[str], instruction: str = "", max_tokens: int = 2048) -> np.ndarray:
+        """Embed texts as `Encoder.encode` does, in input order: float32 (N, D), rows of length 1."""
+        output = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for start in range(0, len(texts), TEXTS_PER_REQUEST):
+            pairs = [(instruction, text) for text in texts[start : start + TEXTS_PER_REQUEST]]
+            tokenized = self.template.encode(pairs, max_tokens)
+            states = self._states([text.ids.tolist() for text in tokenized])
+            lengths = [len(text.ids) for text in tokenized]
+            if [rows.shape for rows in states] != [(length, self.dimension) for length in lengths]:
+                raise UserError("the engine gives other states than one a token; start it with task token_embed")
+            output[start : start + len(pairs)] = pool(
+                torch.from_numpy(np.concatenate(states)),
+                torch.tensor(lengths),
+                torch.tensor([text.prefix_tokens for text in tokenized]),
+                self.pooling,
+            ).numpy()
+        return output
+
+
+def engine_states(engine: Any) -> TokenStates:
+    """Ask a `vllm.LLM(model, runner="pooling", pooler_config=PoolerConfig(task="token_embed"))`."""
+    from vllm import PoolingParams
+
+    def compute(ids: list[list[int]]) -> list[np.ndarray]:
+        answers = engine.encode(
+            [{"prompt_token_ids": row} for row in ids],
+            pooling_params=PoolingParams(use_activation=False),  # its activation would scale every state to length 1
+            pooling_task="token_embed",
+            use_tqdm=False,
+        )
+        return [answer.outputs.data.float().cpu().numpy() for answer in answers]
+
+    return compute
+
+
+def server_states(base_url: str, model: str, *, api_key: str = "", timeout_seconds: float = 600.0) -> TokenStates:
+    """Ask `vllm serve MODEL --runner pooling --pooler-config '{"task": "token_embed"}'` over HTTP.
+
+    Args:
+        base_url: without a path, such as http://127.0.0.1:8000.
+        model: the served name: what stood after `vllm serve`, or --served-model-name.
+    Raises:
+        UserError: from the function returned, where the server cannot be reached or refuses.
+    """
+    url = f"{base_url.rstrip('/')}/pooling"
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    asked = {"model": model, "task": "token_embed", "use_activation": False, "encoding_format": "base64"}
+
+    def compute(ids: list[list[int]]) -> list[np.ndarray]:
+        body = json.dumps({**asked, "input": ids}).encode()
+        request = urllib.request.Request(url, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
+                rows = json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise UserError(f"{url}: refused ({error.code}): {error.read(500).decode(errors='replace')}") from error
+        except OSError as error:
+            raise UserError(f"{url}: cannot be reached: {error}") from error
+        flat = [np.frombuffer(base64.b64decode(row["data"]), dtype="<f4") for row in rows]
+        return [states.reshape(len(row), -1) for states, row in zip(flat, ids, strict=True)]
+
+    return compute

