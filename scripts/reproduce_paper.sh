@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The steps of reproduce.sh at the paper's scale; sourced by it. Sizes and models are those of arXiv 2504.20595.
 set -euo pipefail
+: "${root:?this file is a part: run scripts/reproduce.sh scale=paper}"
 
 bright=(data.hub=xlangai/BRIGHT)
 base=$out/train/vl_hq/model

@@ -2,6 +2,7 @@
 # The steps of reproduce.sh on a CPU; sourced by it. The corpus and the benchmark are one task of the built-in world, the
 # generator is scripts/tiny_server.py (rules, no model), the retriever a Llama of half a million parameters.
 set -euo pipefail
+: "${root:?this file is a part: run scripts/reproduce.sh scale=tiny}"
 
 export REASONIR_CACHE=$out/cache HF_HUB_OFFLINE=1 OPENAI_API_KEY=unused TOKENIZERS_PARALLELISM=false
 task=office_cases
