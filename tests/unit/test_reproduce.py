@@ -19,7 +19,7 @@ def reproduce(folder: Path, *arguments: str, **environment: str) -> subprocess.C
     kept = {name: value for name, value in os.environ.items() if name not in OWN}
     command = [str(SCRIPTS / "reproduce.sh"), *arguments]
     whole = {**kept, "PYTHON": sys.executable, **environment}
-    return subprocess.run(command, cwd=folder, env=whole, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, env=whole, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize(
