@@ -60,7 +60,7 @@ stopped=''
 leave() {
     local status=$?
     trap - EXIT
-    [[ -z $server ]] || kill "$server" 2>/dev/null || true
+    [[ -z $server ]] || { kill "$server" && wait "$server"; } 2>/dev/null || true
     if ! $plan && [[ -d $out ]]; then
         ((status == 0)) || stopped=${stopped:-stopped by a signal; the same command goes on}
         "$PYTHON" "$root/scripts/reproduce_table.py" check "$scale" "$out" "$(IFS=,; echo "${chosen[*]}")" "$stopped" ||
