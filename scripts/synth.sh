@@ -4,8 +4,9 @@
 #   CORPUS=bright/biology MODEL=gpt-4.1 CHAINS=hq LIMIT=1000 scripts/synth.sh generator.max_concurrency=64
 # Environment: CORPUS (BRIGHT or BEIR folder, or JSONL of id and content), MODEL, GENERATOR (openai; openai_batch, vllm),
 # BASE_URL (the server; unset is OpenAI's), OUTPUT_DIR (outputs/synth), CHAINS ("hq vl"; also eq), PAIRS (1000 rows of
-# vl), LIMIT (documents; default all), PROMPTS (folder of edited prompts), JUDGE (false), FILTER (options of the filter,
-# such as "classifier=HuggingFaceFW/fineweb-edu-classifier min_score=2"; FILTER=off leaves it out), PYTHON (python).
+# vl), VL (more options of vl, such as "query_words=[100,400]"), LIMIT (documents; default all), PROMPTS (folder of edited
+# prompts), JUDGE (false), FILTER (options of the filter, such as "classifier=HuggingFaceFW/fineweb-edu-classifier
+# min_score=2"; FILTER=off leaves it out), PYTHON (python).
 # Arguments are overrides of every step that asks the generator. Run it again and it goes on where it stopped.
 set -euo pipefail
 
@@ -16,6 +17,7 @@ GENERATOR=${GENERATOR:-openai}
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/synth}
 CHAINS=${CHAINS:-hq vl}
 FILTER=${FILTER:-}
+read -r -a varied <<<"${VL:-}"
 
 shared=("generator=$GENERATOR" "generator.model=$MODEL")
 [[ -z ${BASE_URL:-} ]] || shared+=("generator.base_url=$BASE_URL")
@@ -36,7 +38,7 @@ fi
 
 for chain in $CHAINS; do
     options=("corpus=$documents" "${shared[@]}" "${judge[@]}")
-    [[ $chain != vl ]] || options+=("pairs=${PAIRS:-1000}")
+    [[ $chain != vl ]] || options+=("pairs=${PAIRS:-1000}" "${varied[@]}")
     [[ $chain == vl || -z ${LIMIT:-} ]] || options+=("limit=$LIMIT")
     synth "$chain" "$OUTPUT_DIR/$chain" "${options[@]}" "$@"
     synth negatives "$OUTPUT_DIR/${chain}_negatives" "rows=$OUTPUT_DIR/$chain/data.jsonl" "${shared[@]}" "${judge[@]}" "$@"
