@@ -128,7 +128,7 @@ def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> t
         Hidden states (T, D) of the last layer.
     """
     lengths = torch.tensor(segments.lengths, device=token_ids.device)
-    starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+    starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=len(token_ids))
     positions = torch.arange(len(token_ids), device=token_ids.device) - starts + _first_position(model)
     output = model(input_ids=token_ids[None], position_ids=positions[None], segments=segments)
     return output.last_hidden_state[0]

@@ -227,9 +227,15 @@ class Encoder(torch.nn.Module):
     def _embed_block(
         self, block: list[TokenizedText], budget: int, precision: str
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices, embeddings) of chunks, each fetched once the next is under way: a GPU never waits for it."""
+        under_way: tuple[np.ndarray, torch.Tensor] | None = None
         for indices in token_budget_chunks([len(text.ids) for text in block], budget):
             chosen = [block[i] for i in indices]
             packed = PackedTexts.of([t.ids for t in chosen], [t.prefix_tokens for t in chosen], self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                embeddings = self(packed)
-            yield indices, embeddings.float().cpu().numpy()
+                embeddings = self(packed).float()
+            if under_way is not None:
+                yield under_way[0], under_way[1].cpu().numpy()
+            under_way = indices, embeddings
+        if under_way is not None:
+            yield under_way[0], under_way[1].cpu().numpy()

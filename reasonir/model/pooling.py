@@ -39,8 +39,9 @@ def pool(
         return torch.nn.functional.normalize(chosen_BD, dim=-1)
     prefix_tokens = torch.minimum(prefix_tokens, lengths - 1)
     starts = ends - lengths
-    first_T = torch.repeat_interleave(starts + prefix_tokens, lengths)
-    pooled_T = torch.arange(hidden_TD.shape[0], device=hidden_TD.device) >= first_T
-    sums_BD = torch.segment_reduce(hidden_TD * pooled_T.unsqueeze(1), "sum", lengths=lengths, axis=0)
+    tokens = hidden_TD.shape[0]  # said, not summed: a GPU would be waited for
+    first_T = torch.repeat_interleave(starts + prefix_tokens, lengths, output_size=tokens)
+    pooled_T = torch.arange(tokens, device=hidden_TD.device) >= first_T
+    sums_BD = torch.segment_reduce(hidden_TD * pooled_T.unsqueeze(1), "sum", lengths=lengths, axis=0, unsafe=True)
     means_BD = sums_BD / (lengths - prefix_tokens).unsqueeze(1)
     return torch.nn.functional.normalize(means_BD, dim=-1)
