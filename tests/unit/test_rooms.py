@@ -36,6 +36,7 @@ SAME_TIER = {
 HEAVY = {
     "pytrec_eval": {"eval/metrics.py"},
     "wandb": {"runs.py"},
+    "huggingface_hub": {"train/push.py", "train/sizes.py"},
     "deepspeed": {"train/engine.py"},
     "accelerate": {"train/engine.py"},
     "peft": {"model/adapters.py"},
