@@ -17,9 +17,9 @@ from reasonir.schema import UserError
 
 def write_measurements(config: CardConfig) -> None:
     """Replace the card's evaluation table, its statement on contamination, or both."""
-    card = Path(config.model) / CARD_FILE
+    card = Path(config.model.path) / CARD_FILE
     if not card.is_file():
-        raise UserError(f"{card}: no such file; model=FOLDER is one that training wrote")
+        raise UserError(f"{card}: no such file; model.path=FOLDER is one that training wrote")
     bodies = {}
     if config.results:
         bodies[EVALUATION] = describe_results(config)
@@ -37,14 +37,14 @@ def describe_results(config: CardConfig) -> str:
     Raises:
         UserError: a folder that is no finished evaluation, one of other weights, or one without the metric.
     """
-    weights = fingerprint(config.model, None)
+    weights = fingerprint(config.model.path, None)
     rows, columns = [], dict.fromkeys(["average"])
     for folder in map(Path, config.results):
         tasks = {name: task.mean for name, task in read_results(folder).items()}
         measured = read_json(folder / MANIFEST_FILE).get("model_fingerprint")
         if measured != weights:
             raise UserError(
-                f"results={folder} were not measured with the weights of model={config.model}; leave it out"
+                f"results={folder} were not measured with the weights of model.path={config.model.path}; leave it out"
             )
         if any(config.metric not in mean for mean in tasks.values()):
             raise UserError(

@@ -8,11 +8,18 @@ from reasonir.schema import UserError
 
 
 @dataclass(kw_only=True, slots=True)
+class CardModelConfig:
+    """The model whose card it is."""
+
+    path: str = MISSING
+    """Folder of a model that reasonir trained; its README.md is rewritten."""
+
+
+@dataclass(kw_only=True, slots=True)
 class CardConfig:
     """Write what was measured of a trained model into its card: scores, overlap with the training data."""
 
-    model: str = MISSING
-    """Folder of a model that reasonir trained; its README.md is rewritten."""
+    model: CardModelConfig = MISSING
     results: list[str] = MISSING
     """Folders of results of this very model (bright, beir), one a row of the card's table."""
     metric: str = MISSING

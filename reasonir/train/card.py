@@ -51,12 +51,12 @@ def write_card(folder: Path, config: TrainConfig, work: Work, state: TrainingSta
         "settings": describe_settings(config),
         "evaluation": section(EVALUATION, "Not measured yet. To measure it and write the table here:\n\n" + command(
             "reasonir-eval bright data.hub=xlangai/BRIGHT model.path=MODEL output_dir=RESULTS",
-            "reasonir-eval card model=MODEL results=[RESULTS]",
+            "reasonir-eval card model.path=MODEL results=[RESULTS]",
         )),
         "contamination": section(CONTAMINATION, "Not measured: whether texts of an evaluation stand in the training "
         "data is not known. To count them and write the statement here:\n\n" + command(
             f"reasonir-eval contamination {rows_option(config)} data.hub=xlangai/BRIGHT output_dir=OVERLAP",
-            "reasonir-eval card model=MODEL contamination=OVERLAP",
+            "reasonir-eval card model.path=MODEL contamination=OVERLAP",
         )),
     }  # fmt: skip
     front_matter = {
@@ -111,7 +111,7 @@ def overlaps(config: TrainConfig) -> list[str]:
         if evaluations:
             lines.append(
                 f"Rows of {place_name(source.name)} name documents of {' and '.join(evaluations)} by id: seed "
-                "documents and positives are the evaluation's own documents, so its corpus was seen in training."
+                "documents and positives are the evaluation's own documents; training has seen parts of its corpus."
             )
     return lines
 
@@ -141,7 +141,8 @@ def describe_run(config: TrainConfig, state: TrainingState, parameters: int) -> 
 
 def describe_settings(config: TrainConfig) -> str:
     """Return the table of hyper-parameters."""
-    return table(["option", "value"], [[f"`{name}`", getattr(config, name)] for name in SETTINGS])
+    values = {name: getattr(config, name) for name in SETTINGS}
+    return table(["option", "value"], [[f"`{name}`", value] for name, value in values.items() if value is not None])
 
 
 def rows_option(config: TrainConfig) -> str:

@@ -114,7 +114,7 @@ def test_scores_and_overlap_are_written_into_it_afterwards(model, options, tmp_p
         f"output_dir={overlap}")  # fmt: skip
     before = (model / "README.md").read_text()
     for _ in range(2):
-        run(evaluate, "card", f"model={model}", f"results=[{results}]", f"contamination={overlap}")
+        run(evaluate, "card", f"model.path={model}", f"results=[{results}]", f"contamination={overlap}")
         text = (model / "README.md").read_text()
     ndcg = json.loads((results / "results.json").read_text())["average"]["ndcg_at_10"]
     assert text.count(f"| {100 * ndcg:.1f} | {100 * ndcg:.1f} |") == 1
@@ -132,11 +132,11 @@ def test_scores_and_overlap_are_written_into_it_afterwards(model, options, tmp_p
     bm25 = tmp_path / "bm25"
     run(evaluate, "bright", f"data.dir={tasks}", "retriever=bm25", f"output_dir={bm25}")
     for wrong, said in (
-        ([f"model={model}", f"results=[{bm25}]"], "were not measured with the weights"),
-        ([f"model={other}", f"contamination={overlap}"], "README.md: no such file"),
-        ([f"model={model}", f"contamination={other}"], "contamination.json: no such file"),
-        ([f"model={model}"], "nothing to write"),
-        ([f"model={model}", f"results=[{results}]", "metric=ndcg"], "metric=ndcg is not in results="),
+        ([f"model.path={model}", f"results=[{bm25}]"], "were not measured with the weights"),
+        ([f"model.path={other}", f"contamination={overlap}"], "README.md: no such file"),
+        ([f"model.path={model}", f"contamination={other}"], "contamination.json: no such file"),
+        ([f"model.path={model}"], "nothing to write"),
+        ([f"model.path={model}", f"results=[{results}]", "metric=ndcg"], "metric=ndcg is not in results="),
     ):
         with pytest.raises(SystemExit) as done:
             evaluate(["card", *wrong])
