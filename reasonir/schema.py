@@ -4,6 +4,7 @@ Invariant: what these functions return is whole and well-typed; anything else is
 and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
 """
 
+import csv
 import gzip
 import hashlib
 import json
@@ -15,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasonir.row_formats import detect_format
+
 NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
 """How the datasets library says it; the second offline, where it knows only what its cache holds."""
+LONGEST_CELL = 2**31 - 1
+"""Characters of a cell of a table; the csv module refuses those over 131,072 otherwise."""
 MAX_WEIGHT = 1e30
 """Weights are stored as float32."""
 
@@ -136,13 +141,38 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], zipped: bool) ->
 
 
 def read_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line or row number from 1, object) of .jsonl, .jsonl.gz, .parquet or hub:owner/name[:config[:split]]."""
+    """Yield (line or row number from 1, object) of .jsonl, .jsonl.gz, .parquet or hub:owner/name[:config[:split]].
+
+    A .csv or .tsv file has a line of column names first, and every value is a text.
+    """
     if source.startswith("hub:"):
         yield from _read_hub(source)
+    elif source.endswith((".csv", ".tsv")):
+        yield from _read_table(source)
     elif source.endswith(".parquet"):
         yield from _read_parquet(source)
     else:
         yield from read_jsonl(source)
+
+
+def _read_table(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not Path(source).is_file():
+        raise UserError(f"{source}: no such file")
+    csv.field_size_limit(LONGEST_CELL)
+    line, found = 1, False
+    with Path(source).open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t" if source.endswith(".tsv") else ",", strict=True)
+        try:
+            for row in rows:
+                line, begins = rows.line_num, line + 1  # a quoted cell may hold line ends
+                if None in row or None in row.values():
+                    raise UserError(f"{source}:{begins}: the line has another number of cells than the column names")
+                found = True
+                yield begins, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read after line {line}: {error}") from error
+    if not found:
+        raise UserError(f"{source}: the file is empty (its first line holds the column names)")
 
 
 def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -222,15 +252,48 @@ def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
         return None
 
 
+@dataclass(slots=True)
+class RowsReport:
+    """What reading a source finds out. format: its name, "" for this project's own. unusable: rows without a positive
+    in a format that has such rows."""
+
+    format: str = ""
+    unusable: int = 0
+
+
+def read_training_rows(source: str, report: RowsReport | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, row) of a source of training rows, in this project's form whatever tool it was written for.
+
+    Args:
+        report: filled while the rows are read.
+    Raises:
+        UserError: a row that is not written as the first one is.
+    """
+    form, report = None, report or RowsReport()
+    for line, row in read_rows(source):
+        form = form or detect_format(row)
+        report.format = form.name
+        try:
+            translated = form.translate(row)
+        except ValueError as error:
+            raise UserError(f"{source}:{line}: {error} (the first row is in the format of {form.name})") from error
+        if translated is None:
+            report.unusable += 1
+        else:
+            yield line, translated
+
+
 def read_training_examples(
     source: str,
     documents: Lookup | None = None,
     instruction: str = "",
     min_positive_words: int = 0,
     on_left_out: Callable[[TrainingExample], None] | None = None,
+    report: RowsReport | None = None,
 ) -> Iterator[TrainingExample]:
     """Yield the training rows of a source; extra fields of a row are ignored.
 
+    Rows in the format of another tool (`row_formats.py`) are read as what they say here.
     A `pos` or `neg` entry is a text, an [instruction, text] pair, or, where `documents` is given, a document id in
     either place. With `documents`, every `pos` must be an id; a `neg` may also be a text: whatever holds white space
     (ReasonIR's HQ rows pair document ids with written negatives). `positive` and `negative` are other names of the two
@@ -240,10 +303,11 @@ def read_training_examples(
         instruction: for queries that bring none.
         min_positive_words: rows whose every positive has fewer words are not yielded.
         on_left_out: called with each row that is not yielded.
+        report: filled while the rows are read.
     Raises:
         UserError: naming source and line.
     """
-    for line, row in read_rows(source):
+    for line, row in read_training_rows(source, report):
         where = f"{source}:{line}"
         query = _instructed(row.get("query"), f"{where}: `query`")
         if not query.text.strip():

@@ -7,6 +7,7 @@ from typing import Any
 
 from reasonir.eval import config as options
 from reasonir.eval import judgement_config as judgement
+from reasonir.eval.card_config import CardConfig
 from reasonir.eval.fusion_config import FuseConfig
 from reasonir.eval.rag import rag_config as rag
 from reasonir.eval.rag.datastore_config import DatastoreConfig, IndexConfig
@@ -28,6 +29,7 @@ TASKS: dict[str, tuple[type, str]] = {
     "datastore": (DatastoreConfig, "rag.datastore.build_datastore"),
     "index": (IndexConfig, "rag.index.build_index"),
     "compare": (judgement.CompareConfig, "compare.compare_results"),
+    "card": (CardConfig, "card.write_measurements"),
     "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
     "report": (ReportConfig, "report.write_report"),
     "rewrite": (RewritingConfig, "rewrite.rewrite_queries"),

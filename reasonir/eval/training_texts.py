@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.eval.ngrams import HashedTexts, TextHasher
-from reasonir.schema import OTHER_NAMES, Lookup, TrainingExample, read_rows, read_training_examples
+from reasonir.schema import OTHER_NAMES, Lookup, TrainingExample, read_training_examples, read_training_rows
 
 ROW_SIDES = ("query", "positive", "negative")
 """Sides of a row; their numbers are their places."""
@@ -55,7 +55,7 @@ def stream_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher) -
     """
     for source in sources:
         held: list[tuple[dict[str, Any], TrainingExample]] = []
-        pairs = zip(read_rows(source), read_training_examples(source, lookup), strict=True)
+        pairs = zip(read_training_rows(source), read_training_examples(source, lookup), strict=True)
         for (_, row), example in pairs:
             held.append((row, example))
             if len(held) == BATCH_ROWS:

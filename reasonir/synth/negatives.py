@@ -23,7 +23,7 @@ from reasonir.corpora import Collection, list_bright_tasks, read_beir, read_brig
 from reasonir.lexical import BM25Index, analyse, tie_ranks
 from reasonir.model import Encoder
 from reasonir.runs import Progress, RunFolder
-from reasonir.schema import InstructedText, UserError, read_rows, read_training_examples, write_jsonl
+from reasonir.schema import InstructedText, UserError, read_training_examples, read_training_rows, write_jsonl
 from reasonir.synth.config import MAY_DIFFER, MineConfig, Miner, PositiveForm
 from reasonir.synth.duplicates import one_spelling, overlap, shingles
 
@@ -137,7 +137,7 @@ def open_sources(config: MineConfig) -> Iterator[Source]:
 def _open_rows(config: MineConfig) -> Source:
     documents = read_documents(str(config.corpus))
     source = str(config.rows)
-    _, first = next(read_rows(source))
+    _, first = next(read_training_rows(source))
     entries = first.get("pos", first.get("positive")) or [""]
     entry = entries if isinstance(entries, str) else entries[0]
     name = entry if isinstance(entry, str) else entry[-1] if isinstance(entry, (list, tuple)) and entry else None
@@ -148,7 +148,7 @@ def _open_rows(config: MineConfig) -> Source:
     def rows() -> Iterator[Mining]:
         # The same file twice: once as it is, once as training reads it.
         examples = read_training_examples(source, documents if ids_form else None)
-        for (_, row), example in zip(read_rows(source), examples, strict=True):
+        for (_, row), example in zip(read_training_rows(source), examples, strict=True):
             yield Mining(
                 row=row,
                 id=example.id,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.corpora import Document, read_lookup, stream_documents
-from reasonir.schema import InstructedText, Lookup, UserError, read_rows, read_training_examples
+from reasonir.schema import InstructedText, Lookup, UserError, read_rows, read_training_examples, read_training_rows
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
         UserError: a row that training would refuse, by file and line.
     """
     documents: Lookup | None = None if corpus is None else read_lookup(corpus)
-    rows = zip(read_rows(path), read_training_examples(path, documents), strict=True)
+    rows = zip(read_training_rows(path), read_training_examples(path, documents), strict=True)
     for position, ((_, fields), example) in enumerate(rows):
         yield Item(example.id, position, Row(fields, example.query, example.positives, example.negatives))
 

@@ -1,5 +1,6 @@
 """The options of training: names, types, units, invariants. Values stand in `configs/`. Imports no torch."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -43,6 +44,8 @@ class ModelConfig:
     path: str | None = MISSING
     """Hub id or folder: any decoder or encoder that transformers loads. null builds a new Llama of the sizes below,
     its tokenizer learned from the training files."""
+    licence: str | None = MISSING
+    """Licence of the trained model for its card, as the hub calls it (apache-2.0); null declares none."""
     template: TemplateChoice = MISSING
     """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
     decoders and plain for encoders."""
@@ -93,6 +96,8 @@ class SourceConfig:
     """Rows whose every positive has fewer words (separated by white space) are left out and counted; 0 keeps all."""
     weight: float | None = None
     """Share of the global batches, as in data.weights; every source has one, or none has."""
+    licence: str | None = None
+    """Licence of the data, for the model's card; null is not given."""
 
     def validate_as(self, name: str) -> None:
         """Refuse, under the source's name, a missing path and values outside their range."""
@@ -256,6 +261,10 @@ class TrainConfig:
     """Newest checkpoints that stay."""
     tracking: Tracking = MISSING
     """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
+    tracking_group: str | None = MISSING
+    """wandb's group of the run; null is the name of the folder that output_dir lies in."""
+    push_to_hub: str | None = MISSING
+    """owner/name: upload the finished model there, private where it is new; token from HF_TOKEN or `hf auth login`."""
 
     def validate(self) -> None:
         """Refuse values outside their range, by name."""
@@ -278,6 +287,9 @@ class TrainConfig:
             require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
         if self.planned_ranks is not None:
             require(self.planned_ranks > 0, "planned_ranks", self.planned_ranks, "must be positive, or null")
+        if self.push_to_hub is not None:
+            named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub) is not None
+            require(named, "push_to_hub", self.push_to_hub, "must be owner/name")
         self.validate_packages()
         self.validate_ranks()
 

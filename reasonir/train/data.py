@@ -186,6 +186,7 @@ class MixedBatches:
                     "path": store.path,
                     "rows": store.rows,
                     "rows_left_out": store.left_out,
+                    "rows_unusable": store.unusable,
                     "batches": batches,
                     "rows_drawn": drawn,
                     "epochs": round(drawn / store.rows, 4),

@@ -26,6 +26,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.runs import MetricsLog, Progress, peak_memory_gib
 from reasonir.schema import RunStopped, UserError
 from reasonir.train import checkpoint
+from reasonir.train.card import write_card
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine, open_engine
@@ -33,8 +34,9 @@ from reasonir.train.free_memory import device_memory_gib, graph_allowance, keep_
 from reasonir.train.optim import build_adamw, set_learning_rate
 from reasonir.train.plan import plan_run
 from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
+from reasonir.train.push import push
 from reasonir.train.ranks import Ranks, open_ranks
-from reasonir.train.sources import describe_sources, input_paths, published_total, report_rows
+from reasonir.train.sources import describe_format, describe_sources, input_paths, published_total, report_rows
 from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
 SECONDS_OF_ONE_REQUEST = 2.0
@@ -110,7 +112,7 @@ def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
     batches, state = work.batches, work.state
     sources = [
         f"source {store.path}: {store.rows:,} rows, {store.tokens / 1e6:.2f} M tokens, "
-        f"{store.truncated_queries} queries and {store.truncated_documents} documents cut"
+        f"{store.truncated_queries} queries and {store.truncated_documents} documents cut{describe_format(store)}"
         for store in batches.stores
     ]
     sources += report_rows(config.data, batches.stores)
@@ -199,6 +201,8 @@ def run_steps(
                 writer.save(engine, state)
             if stopping and state.step < total:
                 break
+        if state.step == total:
+            log.summarise(work)
         ranks.phase("finishing the checkpoint", limited=False)
         writer.wait()
         ranks.barrier()
@@ -226,6 +230,11 @@ class StepLog:
             self._metrics.append(row)
             rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
             self._progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
+
+    def summarise(self, work: Work) -> None:
+        """Track what the finished run used of every source."""
+        if self._open:
+            self._metrics.summarise(work.batches.epoch_report(work.total_steps))
 
     def close(self) -> None:
         """Close both."""
@@ -285,7 +294,10 @@ def describe_failure(plan: BatchPlan, loss: float, norm: float, results: list[St
 
 
 def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.TrainingState) -> None:
-    """Write the finished model and the manifest. Sharded weights are read back from the checkpoint, on the CPU."""
+    """Write the finished model with its card, then the manifest; push the model where asked.
+
+    Sharded weights are read back from the checkpoint, on the CPU.
+    """
     assert work.run is not None
     folder = Path(config.output_dir)
     encoder = work.encoder
@@ -303,6 +315,7 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
         if config.lora.merge:
             merge_adapters(encoder)
     save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest_input(config))
+    write_card(folder / "model", config, work, state, encoder)
     work.run.finish(
         inputs=input_paths(config.data),
         counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
@@ -313,6 +326,8 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
         engine=str(config.parallel.engine),
     )
     print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {folder / 'model'}")
+    if config.push_to_hub is not None:
+        push(folder / "model", config.push_to_hub)
 
 
 @contextmanager

@@ -26,8 +26,8 @@ from reasonir.train.sources import Documents, mixing_weights, open_sources, read
 
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
-    "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir", "dry_run", "planned_ranks",
-    "lora.merge",
+    "tracking_group", "push_to_hub", "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir",
+    "dry_run", "planned_ranks", "lora.merge", "model.licence",
 )  # fmt: skip
 GROUPS_THAT_MAY_CHANGE = ("parallel.",)
 """Checkpoints belong to no engine and no number of ranks."""

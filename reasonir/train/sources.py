@@ -25,6 +25,7 @@ class Source:
 
     name: its key in data.sources, or the path of a plain file. documents: corpora its ids are looked up in, () for
     none. published_rows: None where nothing was published. weight: its share of batches, None in proportion to rows.
+    licence: as given, for the model's card.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     published_rows: int | None
     min_positive_words: int
     weight: float | None
+    licence: str | None = None
 
 
 def list_sources(data: DataConfig) -> list[Source]:
@@ -43,7 +45,9 @@ def list_sources(data: DataConfig) -> list[Source]:
     for name, source in data.sources.items():
         documents = shared if source.documents is None else tuple(source.documents)
         words = source.min_positive_words
-        sources.append(Source(name, source.path, source.instruction, documents, source.rows, words, source.weight))
+        sources.append(
+            Source(name, source.path, source.instruction, documents, source.rows, words, source.weight, source.licence)
+        )
     if data.weights is None:
         return sources
     return [replace(source, weight=weight) for source, weight in zip(sources, data.weights, strict=True)]
@@ -146,6 +150,12 @@ def report_rows(data: DataConfig, stores: list[TokenStore]) -> list[str]:
         together = Source("all named sources", "", "", (), data.published_rows, 0, None)
         lines.append(compare_rows(together, sum(store.rows + store.left_out for _, store in named), 0))
     return [line for line in lines if line is not None]
+
+
+def describe_format(store: TokenStore) -> str:
+    """Say in which tool's format a source is written, and what of it cannot be trained on; "" for our own."""
+    unusable = f", {store.unusable:,} pairs with a label under 0.5 left out" if store.unusable else ""
+    return f"; read as rows of {store.format}{unusable}" if store.format else ""
 
 
 def published_total(data: DataConfig) -> int | None:

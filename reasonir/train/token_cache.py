@@ -18,10 +18,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reasonir.schema import InstructedText, Lookup, TrainingExample, UserError, read_rows, read_training_examples
+from reasonir.schema import (
+    InstructedText,
+    Lookup,
+    RowsReport,
+    TrainingExample,
+    UserError,
+    read_rows,
+    read_training_examples,
+)
 
 ROWS_PER_BATCH = 1_000
-FORMAT = 3
+FORMAT = 4
 ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
@@ -78,6 +86,16 @@ class TokenStore:
         """Rows of the file that the filter of short positives left out."""
         return int(self.meta["left_out"])
 
+    @property
+    def unusable(self) -> int:
+        """Rows of the file without a positive, in a format of another tool that has such rows."""
+        return int(self.meta["unusable"])
+
+    @property
+    def format(self) -> str:
+        """Format of the file's rows, "" for this project's own."""
+        return str(self.meta["format"])
+
     def text_ids(self, text: int) -> np.ndarray:
         """Return a text's token ids, int32 (L,)."""
         offsets = self.arrays["offsets"]
@@ -117,7 +135,9 @@ def open_token_store(
     folder = cache_dir / "tokens" / key
     if not _is_whole(folder):
         growing = _Growing()
-        examples = read_training_examples(path, documents, instruction, min_positive_words, growing.leave_out)
+        examples = read_training_examples(
+            path, documents, instruction, min_positive_words, growing.leave_out, growing.report
+        )
         limits = {"query": query_max_tokens, "document": document_max_tokens}
         _build(path, growing, examples, template, limits, folder, on_progress)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -175,6 +195,7 @@ class _Growing:
     truncated: dict[str, int] = field(default_factory=lambda: {"query": 0, "document": 0})
     query_instructions: set[str] = field(default_factory=set)
     left_out: int = 0
+    report: RowsReport = field(default_factory=RowsReport)
 
     def leave_out(self, example: TrainingExample) -> None:
         """Count a row that the filter holds back."""
@@ -201,6 +222,8 @@ def _build(
                 if on_progress is not None:
                     on_progress(len(batch))
         if not growing.row_query:
+            if growing.report.unusable and not growing.left_out:
+                raise UserError(f"{path}: none of the {growing.report.unusable} pairs has a label of 0.5 or more")
             raise UserError(f"{path}: min_positive_words leaves out all {growing.left_out} rows; lower it")
         _write_arrays(growing, scratch)
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,6 +293,8 @@ def _write_arrays(growing: _Growing, folder: Path) -> None:
     meta = {
         "rows": len(growing.row_query),
         "left_out": growing.left_out,
+        "unusable": growing.report.unusable,
+        "format": growing.report.format,
         "distinct_texts": len(growing.known),
         "tokens": growing.offsets[-1],
         "truncated": growing.truncated,

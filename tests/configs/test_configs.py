@@ -123,7 +123,7 @@ def test_help_shows_what_a_named_source_has(capsys: pytest.CaptureFixture[str]) 
         train_cli.main(["--help"])
     page = capsys.readouterr().out
     rows = settings.option_rows(SourceConfig, "data.sources.NAME.")
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert all(f"  {name}  ({kind})" in page and document.split()[0] in page for name, kind, document in rows)
     assert "data.sources  (dict[str, SourceConfig])" in page
 

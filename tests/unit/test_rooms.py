@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 
-FLOOR = {"schema", "settings", "distributed", "ahead"}
+FLOOR = {"row_formats", "schema", "settings", "distributed", "ahead"}
 SECOND = {
     "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
     "prompting", "rewritten",
@@ -19,6 +19,7 @@ ROOMS = FLOOR | SECOND | MODEL | STAGES
 
 # Imports between rooms of one tier. Everything else goes down only.
 SAME_TIER = {
+    ("schema", "row_formats"),
     ("settings", "schema"),
     ("settings", "distributed"),
     ("distributed", "schema"),
@@ -35,6 +36,7 @@ SAME_TIER = {
 HEAVY = {
     "pytrec_eval": {"eval/metrics.py"},
     "wandb": {"runs.py"},
+    "huggingface_hub": {"train/push.py", "train/sizes.py"},
     "deepspeed": {"train/engine.py"},
     "accelerate": {"train/engine.py"},
     "peft": {"model/adapters.py"},

@@ -56,20 +56,18 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     assert rows[2]["loss"] == 0.5
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_wandb_offline_continues_under_one_id(tmp_path, monkeypatch):
+def test_a_run_that_wandb_refuses_is_logged_without_it(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    options = Options(output_dir=str(tmp_path))
-    for step in (1, 2):
-        log = MetricsLog(tmp_path, options, first_step=step - 1, tracking="wandb")
-        log.append({"step": step, "train/loss_nats": 0.5})
-        log.close()
-    identifier = (tmp_path / "wandb_id.txt").read_text()
-    stored = list((tmp_path / "wandb").glob(f"offline-run-*-{identifier}"))
-    assert stored
-    assert len(list((tmp_path / "metrics.jsonl").read_text().splitlines())) == 2
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    log = MetricsLog(tmp_path, Options(output_dir=str(tmp_path)), first_step=0, tracking="wandb")
+    log.append({"step": 1, "train/loss_nats": 0.5})
+    log.summarise([])
+    log.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tracking=wandb ends here, metrics.jsonl goes on: No API key configured")
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss_nats": 0.5}
 
 
 def test_progress_is_silent_off_a_terminal_and_speaks_once_a_minute(capsys, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from reasonir.ahead import ahead
 from reasonir.schema import Ambiguous, UserError, write_jsonl
 from reasonir.train.data import BatchPlan, MixedBatches
+from reasonir.train.sources import describe_format
 from reasonir.train.token_cache import TokenStore, open_token_store
 
 
@@ -366,6 +367,18 @@ def test_a_store_counts_the_rows_it_leaves_out(tmp_path: Path) -> None:
     assert (again.key, again.left_out) == (store.key, 6)
     assert mix([store]).epoch_report(0)[0]["rows_left_out"] == 6
     assert open_store(tmp_path, rows).left_out == 0
+
+
+def test_a_store_tells_the_format_of_its_rows_and_counts_the_pairs_that_are_no_positives(tmp_path: Path) -> None:
+    pairs = [{"sentence1": f"q{i}", "sentence2": f"p{i}", "label": i % 2} for i in range(5)]
+    for store in (open_store(tmp_path, pairs), open_store(tmp_path, pairs)):
+        assert (store.rows, store.left_out, store.unusable) == (2, 0, 3)
+        said = "; read as rows of sentence-transformers pairs, 3 pairs with a label under 0.5 left out"
+        assert describe_format(store) == said
+        assert mix([store]).epoch_report(0)[0]["rows_unusable"] == 3
+    assert describe_format(open_store(tmp_path, plain_rows("a", 3))) == ""
+    with pytest.raises(UserError, match=r"rows\.jsonl: none of the 3 pairs has a label of 0\.5 or more"):
+        open_store(tmp_path, [pair for pair in pairs if not pair["label"]])
 
 
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path: Path) -> None:

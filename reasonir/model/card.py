@@ -1,0 +1,142 @@
+"""The card of a model folder (README.md): front matter for the hub, how it was trained, what was measured, how to load.
+
+Invariant: a card says only what it was given; what nobody measured it says was not measured, with the command that
+would. Its measured sections stand between comments of their own, so that they can be replaced later. Leaves the facts
+to `train/card.py` and the measurements to `eval/card.py`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonir.schema import UserError
+
+CARD_FILE = "README.md"
+EVALUATION, CONTAMINATION = "evaluation", "contamination"
+
+CARD = """\
+---
+{{ front_matter }}---
+
+# {{ title }}
+
+A bi-encoder for retrieval, trained by reasonir {{ version }} {{ origin }}.
+It attends in both directions, pools by the mean over the text's own tokens and gives {{ dimension }} dimensions;
+compare embeddings by their dot product, they have length 1. Inputs of up to {{ max_tokens }} tokens.
+
+## Use
+
+With reasonir:
+
+```python
+from reasonir.model import Encoder
+
+encoder = Encoder.from_pretrained({{ place | literal }})
+limit = {{ max_tokens }}  # tokens of an input, its instruction included
+documents = encoder.encode(["Water boils at a lower temperature on a mountain."], max_tokens=limit)
+queries = encoder.encode(["why does rice take long here"], {{ instruction | literal }}, max_tokens=limit)
+scores = queries @ documents.T
+```
+
+With sentence-transformers, without remote code and with the same embeddings:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({{ place | literal }})
+documents = model.encode(["Water boils at a lower temperature on a mountain."], prompt_name="document")
+queries = model.encode(["why does rice take long here"], prompt_name="query")
+scores = queries @ documents.T
+```
+
+With transformers alone; the prompt is read, but not pooled:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({{ place | literal }})
+model = AutoModel.from_pretrained({{ place | literal }})
+prompt = {{ document_prompt | literal }}  # of a query: {{ query_prompt | literal }}
+text = "Water boils at a lower temperature on a mountain."
+limits = {"truncation": True, "max_length": {{ max_tokens }}}
+inputs = tokenizer(prompt + text, return_tensors="pt", return_offsets_mapping=True, **limits)
+ends = inputs.pop("offset_mapping")[0, :, 1]
+pooled = ends > len(prompt) if prompt else torch.ones_like(ends, dtype=torch.bool)
+with torch.no_grad():
+    states = model(**inputs).last_hidden_state[0]
+document = torch.nn.functional.normalize(states[pooled].mean(0), dim=0)
+```
+
+## Training data
+
+{{ sources }}
+{% for line in remarks %}
+- {{ line }}
+{%- endfor %}
+
+## Training
+
+{{ facts }}
+
+{{ settings }}
+
+## Evaluation
+
+{{ evaluation }}
+
+## Overlap of training data and evaluation
+
+{{ contamination }}
+"""
+
+
+def render_card(front_matter: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Return the card's text.
+
+    Args:
+        front_matter: what the hub reads; fields that are None are left out.
+        facts: a value for every name of `CARD`.
+    """
+    import jinja2
+    import yaml
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment.filters["literal"] = _literal  # jinja's tojson is made for HTML and spells < and > as escapes
+    head = yaml.safe_dump({k: v for k, v in front_matter.items() if v is not None}, sort_keys=False, allow_unicode=True)
+    return environment.from_string(CARD).render(front_matter=head, **facts)
+
+
+def _literal(value: str) -> str:
+    """Return a string as Python spells it, in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table; a bar within a cell is escaped, line ends become spaces."""
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def section(name: str, body: str) -> str:
+    """Return a section that `replace_section` finds again."""
+    return f"<!-- {name} -->\n{body}\n<!-- end of {name} -->"
+
+
+def replace_section(card: Path, name: str, body: str) -> None:
+    """Write a new body into a section of a card.
+
+    Raises:
+        UserError: the card lacks the section.
+    """
+    text = card.read_text(encoding="utf-8")
+    first, last = (f"<!-- {name} -->\n", f"\n<!-- end of {name} -->")
+    before, found, rest = text.partition(first)
+    _, closed, after = rest.partition(last)
+    if not found or not closed:
+        raise UserError(f"{card} has no section between {first.strip()!r} and {last.strip()!r}; put both lines into it")
+    scratch = card.with_name(f".{card.name}.partial")
+    scratch.write_text(f"{before}{section(name, body)}{after}", encoding="utf-8")
+    scratch.replace(card)
