@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 FLOOR = {"schema", "settings", "distributed"}
 SECOND = {
     "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
-    "prompting", "rewritten",
+    "prompting", "rewritten", "text_files",
 }  # fmt: skip
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
@@ -29,6 +29,7 @@ SAME_TIER = {
     ("hub", "corpora"),
     ("prompting", "generator"),
     ("corpora", "rewritten"),
+    ("corpora", "text_files"),
 }
 
 # Heavy package: the files that may import it.
