@@ -76,7 +76,8 @@ def documented() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("stage", "arguments"), list(documented()))
-def test_every_command_composes(stage, arguments, capsys):
+def test_every_command_composes(stage, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # a sweep writes multirun.yaml
     seen = compose(stage, arguments)
     if "--cfg" in arguments:
         assert not seen and "output_dir:" in capsys.readouterr().out
@@ -140,8 +141,9 @@ def test_the_start_guide_runs_from_a_folder_of_texts_to_a_measured_retriever(tin
     assert len(Path("out/run/metrics.jsonl").read_text().splitlines()) == 2
     for name in ("bm25", "before", "after"):
         results = json.loads(Path(f"out/{name}/results.json").read_text())
-        assert results["heldout"]["num_queries"] == len(heldout)
-    assert "physics/note 1.txt_0" in Path("out/report.html").read_text()
+        assert results["tasks"]["heldout"]["num_queries"] == len(heldout)
+    page = Path("out/page/report.html").read_text(encoding="utf-8")
+    assert "heldout" in page and "out/run/model" in page and f"{len(heldout)} queries" in page
     code = re.search(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)[1]
     exec(code, {})
     assert re.match(r"\[\[-?[01]?\.\d+ +-?[01]?\.\d+\]\]", capsys.readouterr().out)
