@@ -1,21 +1,33 @@
-# One environment, three commands: quickstart, test, check. They install what is missing and nothing twice.
+# quickstart, test, check, test-lowest, dist. They install what is missing and nothing twice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/unit tests/numerics tests/configs tests/e2e/test_quickstart.py
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check test-lowest dist
 
 quickstart: $(STAMP)-run
 	$(BIN)/python scripts/quickstart.py
 
-test: $(STAMP)-test $(STAMP)-vllm
+test: check $(STAMP)-vllm
 	$(BIN)/python -m pytest
 
 check: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy reasonir
+	$(BIN)/python scripts/check_links.py
+
+# Part of the tests with the oldest versions that pyproject.toml allows, in an environment of their own. Without an NVIDIA
+# GPU torch stays as installed: its oldest allowed release has no CPU build where this was tried.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+
+# The sdist and the wheel of the commit, into dist/.
+dist: $(STAMP)-dev
+	$(BIN)/python scripts/dist.py dist
 
 # Without an NVIDIA GPU torch comes first and pinned, so that no CUDA packages come along.
 $(VENV)/bin/python:
@@ -48,3 +60,10 @@ $(STAMP)-dev: pyproject.toml | $(STAMP)-torch
 	@echo "installing reasonir with its development tools"
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@ $(STAMP)-run $(STAMP)-test
+
+$(LOWEST)/.installed: pyproject.toml scripts/lowest.py | $(STAMP)-run
+	@echo "making $(LOWEST) with the oldest versions allowed"
+	$(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python scripts/lowest.py $(LOWEST)/pins.txt $$(command -v nvidia-smi > /dev/null || echo torch)
+	$(LOWEST)/bin/pip install -q -c $(LOWEST)/pins.txt -e '.[test]'
+	@touch $@

@@ -1,4 +1,4 @@
-"""Corpora and their queries, in the formats of BRIGHT and BEIR.
+"""Corpora and their queries, in the formats of BRIGHT and BEIR; corpora also as folders of texts.
 
 A task in BRIGHT's format may name aspects of its queries (`aspects.py`), as Bright-Pro does. Invariant: within a corpus
 an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file and line. Leaves training rows
@@ -13,8 +13,11 @@ from typing import Any
 from reasonir.aspects import Aspect, group_aspects, parse_aspects
 from reasonir.rewritten import Rewritten, read_rewritten
 from reasonir.schema import Ambiguous, Lookup, UserError, find_hub, load_hub, read_jsonl
+from reasonir.text_files import find_text_files, is_text_file, read_text_files
 from reasonir.trec import read_qrels
 
+LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
+"""What a folder that is a corpus holds."""
 PLACEHOLDER = "N/A"
 """Stands in BRIGHT's id lists for "none"."""
 
@@ -55,7 +58,7 @@ def read_documents(path: str) -> dict[str, str]:
 
     Args:
         path: a BRIGHT task folder or root (its tasks merged), a BEIR folder or corpus file, JSONL of id and content,
-            or hub:xlangai/BRIGHT.
+            .txt and .md files in a folder, or one, or hub:xlangai/BRIGHT.
     Raises:
         UserError: missing, empty, malformed, or one id with two texts.
     """
@@ -129,21 +132,25 @@ def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[s
         for split in splits:
             yield f"{path}/{split}", enumerate(splits[split], start=1)
         return
-    for file in _corpus_files(Path(path)):
+    files = _corpus_files(Path(path))
+    if not files:
+        folder, texts = find_text_files(Path(path))
+        if not texts:
+            raise UserError(f"{path}: no corpus here ({LAYOUTS})")
+        yield path, read_text_files(folder, texts)
+    for file in files:
         yield str(file), read_jsonl(file)
 
 
 def _corpus_files(path: Path) -> list[Path]:
+    """Return the files of rows at a path; none where it may hold texts."""
     if path.is_file():
-        return [path]
+        return [] if is_text_file(path.name) else [path]
     for name in ("documents", "corpus"):
         found = _find(path, name)
         if found is not None:
             return [found]
-    nested = [found for folder in sorted(path.glob("*/")) if (found := _find(folder, "documents")) is not None]
-    if nested:
-        return nested
-    raise UserError(f"{path}: no corpus here (documents.jsonl or corpus.jsonl, also .gz, or folders of them)")
+    return [found for folder in sorted(path.glob("*/")) if (found := _find(folder, "documents")) is not None]
 
 
 def _find(folder: Path, name: str) -> Path | None:

@@ -138,7 +138,7 @@ def stem(word: str) -> str:
     later = LATER_RULES.fullmatch(word)
     if later and has_vowel_then_consonant(later[1]):
         word = later[1] + ("ble" if later[2] == "bl" else "log")
-    return PORTER.stemWord(word)
+    return str(PORTER.stemWord(word))
 
 
 def has_vowel_then_consonant(stem: str) -> bool:

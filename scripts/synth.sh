@@ -2,11 +2,11 @@
 # Training data from documents, as the paper makes it: filter -> hq -> negatives, and vl -> negatives.
 #   CORPUS=docs.jsonl MODEL=meta-llama/Llama-3.1-70B-Instruct BASE_URL=http://127.0.0.1:8000/v1 scripts/synth.sh
 #   CORPUS=bright/biology MODEL=gpt-4.1 CHAINS=hq LIMIT=1000 scripts/synth.sh generator.max_concurrency=64
-# Environment: CORPUS (BRIGHT or BEIR folder, or JSONL of id and content), MODEL, GENERATOR (openai; openai_batch, vllm),
-# BASE_URL (the server; unset is OpenAI's), OUTPUT_DIR (outputs/synth), CHAINS ("hq vl"; also eq), PAIRS (1000 rows of
-# vl), VL (more options of vl, such as "query_words=[100,400]"), LIMIT (documents; default all), PROMPTS (folder of edited
-# prompts), JUDGE (false), FILTER (options of the filter, such as "classifier=HuggingFaceFW/fineweb-edu-classifier
-# min_score=2"; FILTER=off leaves it out), PYTHON (python).
+# Environment: CORPUS (BRIGHT or BEIR folder, JSONL of id and content, or a folder of .txt and .md files), MODEL, GENERATOR
+# (openai; openai_batch, vllm), BASE_URL (the server; unset is OpenAI's), OUTPUT_DIR (outputs/synth), CHAINS ("hq vl"; also
+# eq), PAIRS (1000 rows of vl), VL (more options of vl, such as "query_words=[100,400]"), LIMIT (documents; default all),
+# PROMPTS (folder of edited prompts), JUDGE (false), FILTER (options of the filter, such as
+# "classifier=HuggingFaceFW/fineweb-edu-classifier min_score=2"; FILTER=off leaves it out), PYTHON (python).
 # Arguments are overrides of every step that asks the generator. Run it again and it goes on where it stopped.
 set -euo pipefail
 

@@ -178,7 +178,8 @@ class EncodeConfig(EncodingConfig):
     """Encode a file of texts to embeddings.npy (resumable; several processes under torchrun)."""
 
     input: str = MISSING
-    """A corpus (BRIGHT or BEIR folder, JSONL of id and content) for documents; JSONL of id and query for queries."""
+    """A corpus (BRIGHT or BEIR folder, JSONL of id and content, folder of .txt and .md files) for documents; JSONL of
+    id and query for queries."""
     side: Side = MISSING
     """query (with the instruction) or document."""
     instruction: str = MISSING

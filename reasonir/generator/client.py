@@ -25,11 +25,11 @@ SHORTEST_SECRET = 8
 
 
 class TransientError(Exception):
-    """A failure that another attempt may mend."""
+    """A failure that another attempt may mend. unreachable: no connection came about, whatever the request."""
 
-    def __init__(self, text: str, wait_seconds: float = 0.0, status: int = 0) -> None:
+    def __init__(self, text: str, wait_seconds: float = 0.0, status: int = 0, unreachable: bool = False) -> None:
         super().__init__(text)
-        self.wait_seconds, self.status = wait_seconds, status
+        self.wait_seconds, self.status, self.unreachable = wait_seconds, status, unreachable
 
 
 class RefusedError(Exception):
@@ -83,7 +83,8 @@ def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> No
         if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
             raise TransientError(no_answer(config)) from None
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
-        raise TransientError(secret.redact(f"no connection: {text}")) from None
+        unreachable = type(cause).__name__ in ("ConnectError", "ConnectTimeout")
+        raise TransientError(secret.redact(f"no connection: {text}"), unreachable=unreachable) from None
     status, text = error.status_code, secret.redact(message_of(error))
     if (status in TRANSIENT_STATUS or status >= 500) and "insufficient_quota" not in text:
         raise TransientError(f"status {status}: {text}", retry_after_seconds(error.response.headers), status) from None

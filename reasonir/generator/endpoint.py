@@ -43,7 +43,7 @@ class EndpointGenerator(ConcurrentGenerator):
 
         Raises:
             UserError: the server refuses every request of this kind.
-            RunStopped: so many requests failed one after the other that the server must be down.
+            RunStopped: the server cannot be reached, or so many requests failed one after the other that it is down.
         """
         try:
             completion: Completion = await self._send_with_retries(request)
@@ -51,12 +51,14 @@ class EndpointGenerator(ConcurrentGenerator):
             return Completion(id=request.id, text="", finish="error", error=str(error))
         except TransientError as error:
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= self._patience:
-                raise RunStopped(
-                    f"{self._failed_in_a_row} requests in a row failed, {self._config.max_attempts} times each; the "
-                    f"last: {error}; see to the server and run the same command to go on"
-                ) from None
-            return Completion(id=request.id, text="", finish="error", error=str(error))
+            if error.unreachable:
+                failed = f"{self._config.base_url or 'OpenAI'} cannot be reached: {error}"
+            elif self._failed_in_a_row >= self._patience:
+                times = f"{self._failed_in_a_row} requests in a row failed, {self._config.max_attempts} times each"
+                failed = f"{times}; the last: {error}"
+            else:
+                return Completion(id=request.id, text="", finish="error", error=str(error))
+            raise RunStopped(f"{failed}; see to the server and run the same command to go on") from None
         self._failed_in_a_row = 0
         return completion
 

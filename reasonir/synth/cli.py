@@ -21,6 +21,12 @@ def _merge(config: options.MergeConfig) -> None:
     merge_shards(config)
 
 
+def _split(config: options.SplitConfig) -> None:
+    from reasonir.synth.split import split_rows
+
+    split_rows(config)
+
+
 def _filter(config: options.FilterConfig) -> None:
     from reasonir.synth.filters import filter_corpus
 
@@ -42,6 +48,7 @@ RECIPES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "mine": (options.MineConfig, _mine),
     "rewrite": (options.RewriteConfig, _write),
     "merge": (options.MergeConfig, _merge),
+    "split": (options.SplitConfig, _split),
 }
 
 

@@ -48,7 +48,7 @@ class FilterConfig(SynthConfig):
     """Keep the documents worth writing queries for: no duplicates, a fair length, a good quality score."""
 
     corpus: str = MISSING
-    """BRIGHT or BEIR folder, or JSONL with id and content."""
+    """BRIGHT or BEIR folder, JSONL with id and content, or a folder of .txt and .md files."""
     min_words: int = MISSING
     """Least words of a document."""
     max_words: int | None = MISSING
@@ -110,7 +110,8 @@ class MineConfig(SynthConfig):
     rows: str | None = MISSING
     """Training rows (.jsonl, .jsonl.gz, .parquet); their positives are texts, or all are ids of corpus."""
     corpus: str | None = MISSING
-    """Documents to mine from, with rows: BRIGHT or BEIR folder, or JSONL with id and content."""
+    """Documents to mine from, with rows: BRIGHT or BEIR folder, JSONL with id and content, or a folder of .txt and .md
+    files."""
     queries: str | None = MISSING
     """In place of rows and corpus: a BEIR folder, a BRIGHT task or root, or hub:xlangai/BRIGHT."""
     split: str = MISSING
@@ -264,7 +265,8 @@ class QueryConfig(WritingConfig):
     """Write one query per document: hq (reasoning-intensive) or eq (easy), by the prompt."""
 
     corpus: str = MISSING
-    """BRIGHT or BEIR folder, or JSONL with id and content (the accepted rows of recipe=filter are one)."""
+    """BRIGHT or BEIR folder, JSONL with id and content (the documents.jsonl of recipe=filter is one), or a folder of
+    .txt and .md files, each a document named by its path within it."""
     positive: PositiveForm = MISSING
     """text: rows carry the document; id: its id, to be resolved with data.documents=[CORPUS]."""
     document_max_words: int | None = MISSING
@@ -363,6 +365,23 @@ class MergeConfig(SynthConfig):
     """Folders of finished shards, all n of them."""
     report: bool = MISSING
     """Write report.md and its plots at the end."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SplitConfig(SynthConfig):
+    """Hold documents out with their rows: train.jsonl to train on, heldout/ to evaluate on (reasonir-eval bright)."""
+
+    rows: str = MISSING
+    """Training rows (.jsonl, .jsonl.gz, .parquet); their positives are texts, or all are ids of corpus."""
+    corpus: str = MISSING
+    """What held-out queries are searched in: the corpus that the rows were made from."""
+    test_share: float = MISSING
+    """Share of the corpus' documents, at least one, whose rows are held out. Which, follows from texts and seed."""
+
+    def validate(self) -> None:
+        """Refuse values outside their range."""
+        SynthConfig.validate(self)
+        require(0 < self.test_share < 1, "test_share", self.test_share, "must lie between 0 and 1")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

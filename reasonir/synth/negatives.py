@@ -26,6 +26,7 @@ from reasonir.runs import Progress, RunFolder
 from reasonir.schema import InstructedText, UserError, read_training_examples, read_training_rows, write_jsonl
 from reasonir.synth.config import MAY_DIFFER, MineConfig, Miner, PositiveForm
 from reasonir.synth.duplicates import one_spelling, overlap, shingles
+from reasonir.synth.sources import positives_are_ids
 
 DATA_FILE = "data.jsonl"
 ROWS_PER_BLOCK = 1_024
@@ -137,11 +138,7 @@ def open_sources(config: MineConfig) -> Iterator[Source]:
 def _open_rows(config: MineConfig) -> Source:
     documents = read_documents(str(config.corpus))
     source = str(config.rows)
-    _, first = next(read_training_rows(source))
-    entries = first.get("pos", first.get("positive")) or [""]
-    entry = entries if isinstance(entries, str) else entries[0]
-    name = entry if isinstance(entry, str) else entry[-1] if isinstance(entry, (list, tuple)) and entry else None
-    ids_form = isinstance(name, str) and name in documents
+    ids_form = positives_are_ids(source, documents)
     if config.form is PositiveForm.id and not ids_form:
         raise UserError(f"form=id: the positives of {source} are no ids of {config.corpus}; use form=text")
 

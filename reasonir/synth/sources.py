@@ -108,6 +108,15 @@ def read_queries(path: str) -> Iterator[Item]:
         yield Item(str(line) if identifier is None else str(identifier), position, Row(fields, instructed, (), ()))
 
 
+def positives_are_ids(path: str, documents: Lookup) -> bool:
+    """Say whether the first row of a file names its positives by ids of a corpus; a file has one form throughout."""
+    _, first = next(read_training_rows(path))
+    entries = first.get("pos", first.get("positive")) or [""]
+    entry = entries if isinstance(entries, str) else entries[0]
+    name = entry if isinstance(entry, str) else entry[-1] if isinstance(entry, (list, tuple)) and entry else None
+    return isinstance(name, str) and name in documents
+
+
 def count_lines(path: str) -> int:
     """Return the lines of a plain file, for the progress line; 0 where only reading it all would tell."""
     file = Path(path)
@@ -125,5 +134,5 @@ def cut_words(text: str, most: int | None) -> tuple[str, int]:
     return (text, 0) if len(ends) <= most else (text[: ends[most - 1]], len(ends) - most)
 
 
-__all__ = ["Document", "Fingerprints", "Item", "Row", "count_lines", "cut_words", "read_corpus", "read_queries",
-           "read_query_rows", "take_shard"]  # fmt: skip
+__all__ = ["Document", "Fingerprints", "Item", "Row", "count_lines", "cut_words", "positives_are_ids", "read_corpus",
+           "read_queries", "read_query_rows", "take_shard"]  # fmt: skip

@@ -123,7 +123,7 @@ class DataConfig:
     """Published rows of all named sources together, where they are known only as a sum; a different sum is reported."""
     documents: list[str] | None = MISSING
     """Corpora in which document ids of the rows are looked up (BRIGHT or BEIR folders, JSONL of id and content,
-    hub:owner/name). An id with two texts is refused where a row uses it."""
+    folders of .txt and .md files, hub:owner/name). An id with two texts is refused where a row uses it."""
     weights: list[float] | None = MISSING
     """Share of the global batches per source (files, then named sources), normalised; null is in proportion to rows."""
     cache_dir: str = MISSING

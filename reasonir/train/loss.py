@@ -49,7 +49,8 @@ def info_nce(
         raise ValueError(f"temperature must be positive, not {temperature}")
     dtype = torch.promote_types(query_BD.dtype, torch.float32)
     width = max(1, block_scores // max(1, len(query_BD)))
-    loss_B = _InfoNCE.apply(query_BD.to(dtype), document_ND.to(dtype), positive_index_B, ignore_BN, temperature, width)
+    tensors = (query_BD.to(dtype), document_ND.to(dtype), positive_index_B, ignore_BN)
+    loss_B = _InfoNCE.apply(*tensors, temperature, width)  # type: ignore[no-untyped-call]
     assert isinstance(loss_B, torch.Tensor)
     return loss_B
 

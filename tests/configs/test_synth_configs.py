@@ -18,7 +18,7 @@ SERVER = ["generator.base_url=http://127.0.0.1:1/v1", "generator.model=m"]
 NEEDED = {
     "filter": ["corpus=c"], "hq": ["corpus=c", *SERVER], "eq": ["corpus=c", *SERVER], "vl": SERVER,
     "negatives": ["rows=r", *SERVER], "rewrite": ["rows=r", *SERVER], "merge": ["inputs=[a,b]"],
-    "mine": ["rows=r", "corpus=c"],
+    "mine": ["rows=r", "corpus=c"], "split": ["rows=r", "corpus=c"],
 }  # fmt: skip
 
 
@@ -107,6 +107,8 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
         (["recipe=vl", *NEEDED["vl"], "tasks=t.jsonl"], "t.jsonl: no such file"),
         (["recipe=negatives", *NEEDED["negatives"], "negatives_per_row=0"], "negatives_per_row=0"),
         (["recipe=rewrite", *NEEDED["rewrite"], "length_tokens=0"], "length_tokens=0"),
+        (["recipe=split", *NEEDED["split"]], "c: no corpus here"),
+        (["recipe=split", *NEEDED["split"], "test_share=1"], "test_share=1.0 must lie between 0 and 1"),
         (["recipe=merge"], "inputs is empty"),
         (["recipe=merge", "inputs=[a]"], "a is no output folder"),
     ],

@@ -1,9 +1,6 @@
 """The built-in world through the real commands, small: world, training from nothing, evaluation."""
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +8,6 @@ import pytest
 from reasonir.eval.cli import main as evaluate
 from reasonir.train.cli import main as train
 from reasonir.world import generate_world
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def succeed(command, arguments):
@@ -75,21 +70,3 @@ def test_the_trained_folder_embeds_equally_in_sentence_transformers(trained):
     queries = encoder.encode(texts, INSTRUCTIONS["office_cases"])
     assert abs(queries - theirs.encode(texts, prompt_name="query")).max() < 1e-5
     assert abs(encoder.encode(texts) - theirs.encode(texts)).max() < 1e-5
-
-
-def test_a_wheel_in_an_empty_folder_finds_its_configs(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
-    (wheel,) = tmp_path.glob("reasonir-*.whl")
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    zipfile.ZipFile(wheel).extractall(site)
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); import reasonir; print(reasonir.__file__); "
-    code += "from reasonir.train.cli import main; main(['--cfg', 'job', 'output_dir=x', '+experiment=quickstart'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert str(site) in done.stdout
-    assert "global_batch_queries: 32" in done.stdout
-    assert not any(empty.iterdir())
-    page = {path.name for path in (site / "reasonir" / "eval" / "page").iterdir()}
-    assert page == {path.name for path in (ROOT / "reasonir" / "eval" / "page").iterdir()} and "report.js" in page

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 FLOOR = {"row_formats", "schema", "settings", "distributed", "ahead"}
 SECOND = {
     "templates", "runs", "lexical", "aspects", "corpora", "hub", "trec", "world", "world_lexicon", "generator",
-    "prompting", "rewritten",
+    "prompting", "rewritten", "text_files",
 }  # fmt: skip
 MODEL = {"model"}
 STAGES = {"train", "eval", "synth"}
@@ -30,6 +30,7 @@ SAME_TIER = {
     ("hub", "corpora"),
     ("prompting", "generator"),
     ("corpora", "rewritten"),
+    ("corpora", "text_files"),
 }
 
 # Heavy package: the files that may import it.

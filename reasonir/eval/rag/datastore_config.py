@@ -43,8 +43,9 @@ class DatastoreConfig:
     """Pool sources into passages.jsonl, each text once, cut into chunks; say what encoding and indexing will take."""
 
     source: list[str] | None = MISSING
-    """Corpora (JSONL or parquet of id and content, BRIGHT or BEIR folder, hub:owner/name) and pools of search results
-    (rows with `ctxs`, as hub:rulins/mmlu_searched_results_from_massiveds), one or several."""
+    """Corpora (JSONL or parquet of id and content, BRIGHT or BEIR folder, .txt and .md files or folders of them,
+    hub:owner/name) and pools of search results (rows with `ctxs`, as
+    hub:rulins/mmlu_searched_results_from_massiveds), one or several."""
     output_dir: str | None = MISSING
     """Folder of passages.jsonl; null names one under outputs/ by the sources."""
     chunk: Chunking = MISSING

@@ -13,6 +13,7 @@ from typing import Any
 
 from reasonir.corpora import corpus_parts, with_title
 from reasonir.schema import UserError, find_hub, load_hub, read_rows
+from reasonir.text_files import is_text_file
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 CONTEXT_ID_DIGITS = 20
@@ -61,9 +62,9 @@ def _parts(source: str) -> Iterable[Part]:
     if source.startswith("hub:"):
         return _hub_parts(source)
     path = Path(source)
-    if path.is_file():
+    if path.is_file() and not is_text_file(path.name):
         return [(source, read_rows(source))]
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"source={source}: no such file or folder")
     return _pool_parts(path) or corpus_parts(source)
 

@@ -31,8 +31,8 @@ class RagConfig(RetrievalConfig):
     """What all multiple-choice tasks share: a reader, and what it is given to read."""
 
     datastore: str | None = MISSING
-    """Passages: JSONL of id and content, a BRIGHT or BEIR folder, hub:NAME, a folder that reasonir-eval encode wrote
-    (searched through its index where it has one), or null: closed book only."""
+    """Passages: JSONL of id and content, a BRIGHT or BEIR folder, a folder of .txt and .md files, hub:NAME, a folder
+    that reasonir-eval encode wrote (searched through its index where it has one), or null: closed book only."""
     top: int = MISSING
     """Passages put before the reader."""
     queries: str = MISSING

@@ -154,13 +154,25 @@ def test_a_prompt_that_is_too_long_ends_alone(configured: Configured, log_path: 
 
 
 @pytest.mark.usefixtures("short_waits")
-def test_a_server_that_is_down_stops_the_run(configured: Configured, log_path: Path) -> None:
+def test_a_server_that_fails_every_request_stops_the_run(configured: Configured, log_path: Path) -> None:
+    with (
+        ScriptedServer(lambda body, earlier: error_reply(500, "our fault")) as server,
+        closing(
+            open_generator(configured(base_url=server.url, max_concurrency=4, max_attempts=2), log_path)
+        ) as generator,
+        pytest.raises(RunStopped, match="18 requests in a row failed, 2 times each; the last: status 500"),
+    ):
+        list(generator.complete(request(str(number)) for number in itertools.count()))
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_server_that_cannot_be_reached_stops_the_run_at_once(configured: Configured, log_path: Path) -> None:
     config = configured(base_url="http://127.0.0.1:9/v1", max_concurrency=4, max_attempts=2)
     with (
         closing(open_generator(config, log_path)) as generator,
-        pytest.raises(RunStopped, match="18 requests in a row failed, 2 times each; the last: no connection"),
+        pytest.raises(RunStopped, match=r":9/v1 cannot be reached: no connection: .*run the same command"),
     ):
-        list(generator.complete(request(str(number)) for number in itertools.count()))
+        list(generator.complete([request("the only one")]))
 
 
 def test_equal_requests_are_paid_once(configured: Configured, log_path: Path) -> None:
