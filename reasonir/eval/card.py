@@ -10,7 +10,7 @@ from typing import Any
 from reasonir.eval.card_config import CardConfig
 from reasonir.eval.results import macro_average, read_results
 from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, replace_section, table
-from reasonir.model.checkpoint import fingerprint
+from reasonir.model.checkpoint import weights_digest
 from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
 from reasonir.schema import UserError
 
@@ -37,12 +37,12 @@ def describe_results(config: CardConfig) -> str:
     Raises:
         UserError: a folder that is no finished evaluation, one of other weights, or one without the metric.
     """
-    weights = fingerprint(config.model.path, None)
+    weights = weights_digest(Path(config.model.path))
     rows, columns = [], dict.fromkeys(["average"])
     for folder in map(Path, config.results):
         tasks = {name: task.mean for name, task in read_results(folder).items()}
-        measured = read_json(folder / MANIFEST_FILE).get("model_fingerprint")
-        if measured != weights:
+        measured = read_json(folder / MANIFEST_FILE).get("model_fingerprint") or ""
+        if not measured.startswith(weights):
             raise UserError(
                 f"results={folder} were not measured with the weights of model.path={config.model.path}; leave it out"
             )

@@ -106,15 +106,19 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
     """
     asked = dataclasses.replace(preset, style=TemplateStyle.plain, query_instruction="", end_token=False)
     suffix = "" if asked == PRESETS["plain"] else f"-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
-    folder = Path(path)
-    if not folder.is_dir():
+    if not Path(path).is_dir():
         return f"{path}@{getattr(trunk.config, '_commit_hash', None)}{suffix}"
+    return f"{weights_digest(Path(path))}{suffix}"
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the sha256 over weights and config.json of a model folder: how its fingerprint begins."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
             with file.open("rb") as stream:
                 digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"{digest.hexdigest()}{suffix}"
+    return digest.hexdigest()
 
 
 def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = None, max_tokens: int = 2048) -> None:
