@@ -62,7 +62,7 @@ leave() {
     trap - EXIT
     [[ -z $server ]] || { kill "$server" && wait "$server"; } 2>/dev/null || true
     if ! $plan && [[ -d $out ]]; then
-        ((status == 0)) || stopped=${stopped:-stopped by a signal; the same command goes on}
+        ((status == 0)) || stopped=${stopped:-ended with status $status by a signal; the same command goes on}
         "$PYTHON" "$root/scripts/reproduce_table.py" check "$scale" "$out" "$(IFS=,; echo "${chosen[*]}")" "$stopped" ||
             ((status != 0)) || status=1
     fi
@@ -77,10 +77,14 @@ $plan || mkdir -p "$out"
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap leave EXIT
-prepare
-for step in "${steps[@]}"; do
-    asked "$step" || continue
-    "$PYTHON" "$root/scripts/reproduce_table.py" plan "$scale" "$step"
-    "step_$step"
-    $plan || touch "$out/notes/$step"
-done
+# In braces, so that bash has read it all: who edits this file during a run of days does not change that run.
+{
+    prepare
+    for step in "${steps[@]}"; do
+        asked "$step" || continue
+        "$PYTHON" "$root/scripts/reproduce_table.py" plan "$scale" "$step"
+        "step_$step"
+        $plan || touch "$out/notes/$step"
+    done
+    exit
+}

@@ -45,7 +45,7 @@ train() {
         [[ $experiment != vl_hq ]] || rows+=(data.published_rows=null)
     fi
     [[ $experiment != eq ]] || rows+=("data.sources.eq.path=$out/synth/eq_negatives/data.jsonl")
-    run "$experiment" env "EXPERIMENT=$experiment" "OUTPUT_DIR=$out/train/$experiment" "$root/scripts/train.sh" parallel=zero3 \
+    run "train_$experiment" env "EXPERIMENT=$experiment" "OUTPUT_DIR=$out/train/$experiment" "$root/scripts/train.sh" parallel=zero3 \
         "${rows[@]}"
 }
 

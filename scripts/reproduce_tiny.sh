@@ -43,7 +43,7 @@ start_server() {
 }
 
 train() {
-    run "$1" "$PYTHON" -m reasonir.train "+experiment=$1" "output_dir=$out/train/$1" resume=true "${sizes[@]}" \
+    run "train_$1" "$PYTHON" -m reasonir.train "+experiment=$1" "output_dir=$out/train/$1" resume=true "${sizes[@]}" \
         "data.files=[$2]" "max_steps=$3" save_every_steps=5
 }
 
