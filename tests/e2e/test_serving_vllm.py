@@ -38,8 +38,7 @@ def engine(folder: Path, task: str, dtype: str) -> Iterator[Any]:
     from vllm.config import PoolerConfig
 
     llm = LLM(
-        str(folder), runner="pooling", pooler_config=PoolerConfig(task=task), dtype=dtype, enforce_eager=True,
-        max_model_len=256, seed=0,
+        str(folder), runner="pooling", pooler_config=PoolerConfig(task=task), dtype=dtype, enforce_eager=True
     )  # fmt: skip
     try:
         yield llm
@@ -111,7 +110,7 @@ def server(folder: Path, log: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--runner", "pooling",
                "--pooler-config", '{"task": "token_embed"}', "--dtype", "float32", "--enforce-eager",
-               "--max-model-len", "256", "--served-model-name", "tiny", "--port", str(port)]  # fmt: skip
+               "--served-model-name", "tiny", "--port", str(port)]  # fmt: skip
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     address = f"http://127.0.0.1:{port}"
