@@ -146,4 +146,4 @@ def test_the_start_guide_runs_from_a_folder_of_texts_to_a_measured_retriever(tin
     assert "heldout" in page and "out/run/model" in page and f"{len(heldout)} queries" in page
     code = re.search(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)[1]
     exec(code, {})
-    assert re.match(r"\[\[-?[01]?\.\d+ +-?[01]?\.\d+\]\]", capsys.readouterr().out)
+    assert re.match(r"\[\[ *-?[01]?\.\d+ +-?[01]?\.\d+ *\]\]", capsys.readouterr().out)
