@@ -51,8 +51,8 @@ def broken_links(file: Path, text: str) -> Iterator[str]:
 
 def missing_paths(text: str, root: Path) -> Iterator[str]:
     for match in NAMED.finditer(text):
-        path, following = match[1], text[match.end() : match.end() + 2]
-        if following[:1] in ("*", "<", "{", "$") or following in ("/<", "/*", "/…"):
+        path, following = match[1], text[match.end() : match.end() + 1]
+        if following in ("*", "<", "{", "$"):  # a name that goes on as a pattern: its folder
             path = path.rpartition("/")[0]
         if not any((root / f"{path}{suffix}").exists() for suffix in ("", ".py", ".yaml")):
             yield f"names {path}, which does not exist"
