@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasonir.model.bidirectional import Attention
+from reasonir.model.pooling import Pooling
 from reasonir.schema import UserError
 
 CARD_FILE = "README.md"
@@ -22,8 +24,8 @@ CARD = """\
 # {{ title }}
 
 A bi-encoder for retrieval, trained by reasonir {{ version }} {{ origin }}.
-It attends in both directions, pools by the mean over the text's own tokens and gives {{ dimension }} dimensions;
-compare embeddings by their dot product, they have length 1. Inputs of up to {{ max_tokens }} tokens.
+Its tokens see {{ attention }}; it pools {{ pooling }} and gives {{ dimension }} dimensions.
+Compare embeddings by their dot product, they have length 1. Inputs of up to {{ max_tokens }} tokens.
 
 ## Use
 
@@ -50,7 +52,7 @@ queries = model.encode(["why does rice take long here"], prompt_name="query")
 scores = queries @ documents.T
 ```
 
-With transformers alone; the prompt is read, but not pooled:
+With transformers alone{{ "; the prompt is read, but not pooled" if masked }}:
 
 ```python
 import torch
@@ -61,12 +63,16 @@ model = AutoModel.from_pretrained({{ place | literal }})
 prompt = {{ document_prompt | literal }}  # of a query: {{ query_prompt | literal }}
 text = "Water boils at a lower temperature on a mountain."
 limits = {"truncation": True, "max_length": {{ max_tokens }}}
+{%- if masked %}
 inputs = tokenizer(prompt + text, return_tensors="pt", return_offsets_mapping=True, **limits)
 ends = inputs.pop("offset_mapping")[0, :, 1]
 pooled = ends > len(prompt) if prompt else torch.ones_like(ends, dtype=torch.bool)
+{%- else %}
+inputs = tokenizer(prompt + text, return_tensors="pt", **limits)
+{%- endif %}
 with torch.no_grad():
     states = model(**inputs).last_hidden_state[0]
-document = torch.nn.functional.normalize(states[pooled].mean(0), dim=0)
+document = torch.nn.functional.normalize({{ pooled_state }}, dim=0)
 ```
 
 ## Training data
@@ -90,6 +96,26 @@ document = torch.nn.functional.normalize(states[pooled].mean(0), dim=0)
 
 {{ contamination }}
 """
+
+
+def describe_pooling(pooling: Pooling, attention: Attention, pools_prompt: bool) -> dict[str, Any]:
+    """Return what a card says of attention and pooling, in words and in the code that uses transformers alone."""
+    masked = pooling is Pooling.mean and not pools_prompt
+    words = {
+        Pooling.mean: (
+            "the mean over the text's own tokens" if masked else "the mean over all tokens",
+            "states.mean(0)",
+        ),
+        Pooling.cls: ("the first token's state", "states[0]"),
+        Pooling.last: ("the last token's state", "states[-1]"),
+    }
+    said, code = words[pooling]
+    return {
+        "attention": "each other in both directions" if attention is Attention.bidirectional else "earlier ones only",
+        "pooling": said,
+        "pooled_state": "states[pooled].mean(0)" if masked else code,
+        "masked": masked,
+    }
 
 
 def render_card(front_matter: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from reasonir import __version__
 from reasonir.corpora import list_bright_tasks
 from reasonir.distributed import world_size
-from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, render_card, section, table
+from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, describe_pooling, render_card, section, table
 from reasonir.model.encoder import Encoder
 from reasonir.schema import UserError
 from reasonir.train.checkpoint import TrainingState
@@ -40,6 +40,7 @@ def write_card(folder: Path, config: TrainConfig, work: Work, state: TrainingSta
         "version": __version__,
         "origin": f"from {base or Path(config.model.path).name}" if config.model.path else "from new weights",
         "dimension": encoder.dimension,
+        **describe_pooling(encoder.pooling, encoder.preset.attention, encoder.preset.pools_prompt),
         "max_tokens": limits["max_seq_length"],
         "place": config.push_to_hub or ".",
         "instruction": work.batches.common_query_instruction,

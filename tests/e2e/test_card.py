@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reasonir.eval.cli import main as evaluate
 from reasonir.model import Encoder
-from reasonir.model.card import replace_section, section, table
+from reasonir.model.bidirectional import Attention
+from reasonir.model.card import describe_pooling, replace_section, section, table
+from reasonir.model.pooling import pool
+from reasonir.model.presets import PRESETS
 from reasonir.schema import UserError
 from reasonir.train.cli import main as train
 from tests.distributed.launch import launch
@@ -55,6 +59,19 @@ def options(tmp_path_factory) -> list[str]:
 def model(options) -> Path:
     run(train, *options)
     return Path(next(option for option in options if option.startswith("output_dir=")).split("=")[1]) / "model"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_its_words_and_code_pool_as_the_encoder_does(preset):
+    recipe = PRESETS[preset]
+    said = describe_pooling(recipe.pooling, recipe.attention, recipe.pools_prompt)
+    states = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    pooled = torch.arange(7) >= 3
+    prefix = 0 if recipe.pools_prompt else 3
+    expected = pool(states, torch.tensor([7]), torch.tensor([prefix]), recipe.pooling)[0]
+    found = torch.nn.functional.normalize(eval(said["pooled_state"], {"states": states, "pooled": pooled}), dim=0)
+    torch.testing.assert_close(found, expected)
+    assert ("both directions" in said["attention"]) == (recipe.attention is Attention.bidirectional)
 
 
 def test_the_card_tells_what_the_run_counted(model):
