@@ -12,8 +12,8 @@ Made = TypeVar("Made")
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1) -> Generator[Made, None, None]:
     """Yield `make(item)` for every item in order, made up to `depth` ahead in one thread.
 
-    An error of `make` is raised where its result is asked for; closing the generator ends the thread once it is done
-    with what it is at.
+    An error of `make` is raised where its result is asked for. Closing the generator ends the thread once it is done
+    with what it is at; where `items` fails, all that it gave is made first.
 
     Args:
         items: consumed in the caller's thread.
@@ -28,6 +28,7 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1) -
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()
-        finally:
+        except GeneratorExit:
             for future in coming:
                 future.cancel()
+            raise

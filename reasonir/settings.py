@@ -95,6 +95,8 @@ def run_command(
     try:
         _compose_and_run(program, config_name, schema, run, argv)
     except KeyboardInterrupt:
+        if rank() == 0:
+            print(f"{program}: interrupted; the same command takes the work up again", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         stopped = isinstance(error, RunStopped)

@@ -1,7 +1,13 @@
 """Texts, rows and small files made in code, for the tests."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasonir.model import Encoder
 
 SENTENCES = [
     "Water left in a shallow dish is gone by the evening, the faster the warmer the room.",
@@ -47,3 +53,20 @@ def tiny_training(folder: Path, steps: int) -> list[str]:
         "document_max_tokens=40", "global_batch_queries=4", "chunk_tokens=100", "graph_memory_gib=0",
         f"max_steps={steps}", "save_every_steps=2", "learning_rate=0.001", "warmup_steps=3", "precision=fp32",
     ]  # fmt: skip
+
+
+def note_encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return a list that grows by every (instruction, text) that an encoder embeds from now on."""
+    noted: list[tuple[str, str]] = []
+    plain = Encoder.encode_blocks
+
+    def noting(self: Encoder, blocks: Iterable[Sequence[tuple[str, str]]], *args: Any, **more: Any) -> Any:
+        def watched() -> Iterator[Sequence[tuple[str, str]]]:
+            for block in blocks:
+                noted.extend(block)
+                yield block
+
+        return plain(self, watched(), *args, **more)
+
+    monkeypatch.setattr(Encoder, "encode_blocks", noting)
+    return noted

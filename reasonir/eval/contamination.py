@@ -215,8 +215,8 @@ def judge_texts(config: ContaminationConfig, hasher: TextHasher, evaluation: Eva
             task.shares[:, part], task.equal[:, part] = shares_of(hashed, evaluation)
             chosen = task.equal[-1, part] | (task.shares[-1, part] >= config.threshold) | task.seeds[part]
             pieces = hashed.of_text()
-            for i in np.flatnonzero(chosen):
-                number, side = start + int(i), EVALUATION_SIDES[task.sides[start + i]]
+            for i in map(int, np.flatnonzero(chosen)):
+                number, side = start + i, EVALUATION_SIDES[task.sides[start + i]]
                 place = (task.name, side, task.ids[number])
                 share, exact = float(task.shares[-1, number]), int(task.exact[number])
                 flagged.add(place, texts[i], pieces[i], exact, share, is_seed=bool(task.seeds[number]))

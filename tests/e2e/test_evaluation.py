@@ -11,7 +11,7 @@ import pytest
 from reasonir.eval import cli, sharding
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
-from tests.texts import SENTENCES, write_rows
+from tests.texts import SENTENCES, note_encoded, write_rows
 
 CUTS = (1, 5, 10, 25, 50, 100)
 METRICS = {f"{family}_at_{k}" for family in ("ndcg", "map", "recall", "precision") for k in CUTS} | {"mrr"}
@@ -171,14 +171,7 @@ def test_second_run_reuses_and_changed_text_is_encoded_again(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoded: list[str] = []
-    plain = Encoder.encode
-
-    def noted(self: Encoder, texts: Any, *args: Any, **more: Any) -> np.ndarray:
-        encoded.extend(texts)
-        return plain(self, texts, *args, **more)
-
-    monkeypatch.setattr(Encoder, "encode", noted)
+    encoded = note_encoded(monkeypatch)
     out = tmp_path / "out"
     command = ["bright", f"data.dir={bright}", f"output_dir={out}", f"model.path={model}"]
     command.append(f"cache_dir={tmp_path / 'cache'}")
@@ -203,7 +196,7 @@ def test_second_run_reuses_and_changed_text_is_encoded_again(
     said = run(command, capsys)
     assert "physics documents: 10 encoded" in said and "physics queries: 3 reused" in said
     assert "kitchen: nDCG@10" in said and said.count("unchanged since it was computed") == 1
-    assert documents[1]["content"] in encoded
+    assert ("", documents[1]["content"]) in encoded
     assert results_of(out)["physics/run.trec"] != first["physics/run.trec"]
     assert results_of(out)["kitchen/run.trec"] == first["kitchen/run.trec"]
 
@@ -230,14 +223,7 @@ def test_rewritten_queries_and_instructions(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[tuple[str, str]] = []
-    plain = Encoder.encode
-
-    def noted(self: Encoder, texts: Any, instruction: str = "", *args: Any, **more: Any) -> np.ndarray:
-        seen.extend((instruction, text) for text in texts)
-        return plain(self, texts, instruction, *args, **more)
-
-    monkeypatch.setattr(Encoder, "encode", noted)
+    seen = note_encoded(monkeypatch)
     common = [f"data.dir={bright}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
 
     def queries(name: str, *more: str) -> set[tuple[str, str]]:
@@ -367,16 +353,16 @@ def test_encode_documents_and_queries(
 
 def break_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> Callable[[], int]:
     """Make the encoder fail after some blocks of three texts; return a counter of the texts embedded."""
-    plain, done = Encoder.encode, []
+    plain, done = Encoder._embed_block, []
 
-    def fragile(self: Encoder, texts: Any, *args: Any, **more: Any) -> np.ndarray:
+    def fragile(self: Encoder, block: Any, *args: Any) -> Any:
         if len(done) >= blocks:
             raise KeyboardInterrupt
-        done.append(len(texts))
-        return plain(self, texts, *args, **more)
+        done.append(len(block))
+        return plain(self, block, *args)
 
     monkeypatch.setattr(sharding, "BLOCK_TEXTS", 3)
-    monkeypatch.setattr(Encoder, "encode", fragile)
+    monkeypatch.setattr(Encoder, "_embed_block", fragile)
     return lambda: sum(done)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 from reasonir.corpora import read_bright
 from reasonir.eval.metrics import score_run
 from reasonir.eval.results import qrels_of, read_results
-from reasonir.model import Encoder
 from reasonir.schema import UserError, read_jsonl
 from tests.e2e.test_evaluation import bright, model, run  # noqa: F401 (fixtures)
+from tests.texts import note_encoded
 
 pytest.importorskip("mteb")
 
@@ -107,14 +106,7 @@ def test_an_instruction_reaches_queries_only(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: dict[str, set[str]] = {}
-    plain = Encoder.encode
-
-    def noted(self: Encoder, texts: Sequence[str], instruction: str = "", *args: Any, **more: Any) -> Any:
-        seen.setdefault(instruction, set()).update(texts)
-        return plain(self, texts, instruction, *args, **more)
-
-    monkeypatch.setattr(Encoder, "encode", noted)
+    seen = note_encoded(monkeypatch)
     (collection,) = read_bright(str(bright), ["kitchen"])
     documents = {document.text for document in collection.documents}
     queries = {query.text for query in collection.queries if query.gold}
@@ -124,7 +116,7 @@ def test_an_instruction_reaches_queries_only(
         seen.clear()
         encoder = wrapped(model, instruction=option, cache_dir=str(tmp_path / f"cache{index}"))
         evaluate(encoder, KitchenRetrieval(bright / "kitchen"), tmp_path / f"out{index}")
-        assert seen == ({"": documents | queries} if not instruction else {"": documents, instruction: queries})
+        assert set(seen) == {("", text) for text in documents} | {(instruction, text) for text in queries}
 
 
 @pytest.mark.parametrize(

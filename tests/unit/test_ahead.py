@@ -63,3 +63,17 @@ def test_closing_ends_the_thread():
     assert threading.active_count() == before + 1
     results.close()
     assert threading.active_count() == before
+
+
+def test_what_was_given_is_made_where_the_items_fail():
+    made = []
+
+    def items():
+        yield 1
+        yield 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in ahead(lambda item: made.append(time.sleep(0.02) or item), items()):
+            pass
+    assert made == [1, 2]
