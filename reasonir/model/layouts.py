@@ -1,7 +1,8 @@
 """What a model folder or hub id says about its own embeddings, and which preset follows from it.
 
 Invariant: a sentence-transformers folder gets the preset under which our embeddings equal sentence-transformers' own,
-or is refused by name. Leaves the table of presets to `presets.py`, loading and saving to `checkpoint.py`.
+or is refused by name; only an instruction before a model that knows no prompts is left out of its mean, not taken in.
+Leaves the table of presets to `presets.py`, loading and saving to `checkpoint.py`.
 """
 
 import json
@@ -110,12 +111,14 @@ def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[
     place = next((m["path"] for m in modules if m["type"].endswith("Pooling")), None)
     settings = {} if place is None else read_json(path, f"{place}/config.json") or {}
     pooling = _pooling(path, settings)
-    include_prompt = bool(settings.get("include_prompt", True))
-    if pooling is Pooling.cls and not include_prompt:
+    include_prompt = settings.get("include_prompt")
+    if pooling is Pooling.cls and include_prompt is False:
         raise UserError(f"model.path={path}: pooling cls with include_prompt=false is not supported")
     prompts = {
         name: text for name, text in ((read_json(path, PROMPTS_FILE) or {}).get("prompts") or {}).items() if text
     }
+    if include_prompt is None:  # a mean of a model without prompts was never trained to pool one: leave it out
+        include_prompt = bool(prompts) or pooling is not Pooling.mean
     style = _style(prompts)
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
     return Preset(
@@ -124,7 +127,7 @@ def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[
         _attention(config, pooling),
         query_instruction=_query_instruction(path, style, prompts.get("query", "")),
         document_prompt="" if instruction_of(style, document) == "" else document,
-        pools_prompt=include_prompt,
+        pools_prompt=bool(include_prompt),
     )
 
 

@@ -92,7 +92,7 @@ def test_training_from_a_sentence_transformers_folder_ends_in_one(minilm, tmp_pa
     documents = encoder.encode(SENTENCES[:4])
     assert np.abs(documents - Encoder.from_pretrained(str(minilm)).encode(SENTENCES[:4])).max() > 1e-4
     assert np.abs(documents - theirs.encode(SENTENCES[:4])).max() < 1e-5
-    assert encoder.query_instruction == INSTRUCTION and encoder.template.pools_prompt
+    assert encoder.query_instruction == INSTRUCTION and not encoder.template.pools_prompt
     queries = encoder.encode(SENTENCES[:4], INSTRUCTION)
     assert np.abs(queries - theirs.encode(SENTENCES[:4], prompt_name="query")).max() < 1e-5
 
