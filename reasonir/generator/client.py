@@ -75,6 +75,15 @@ def retrying(kind: Any, max_attempts: int) -> Any:
     )
 
 
+def no_connection(error: BaseException | None) -> bool:
+    """Say whether no connection came about at all; aiohttp's transport calls one that broke ConnectTimeout as well."""
+    while error is not None:
+        if {"ConnectError", "ClientConnectorError"} & {kind.__name__ for kind in type(error).__mro__}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> NoReturn:
     """Raise what a failed call means: `TransientError`, `RefusedError`, or a `UserError` that ends the run."""
     if not isinstance(error, openai.APIStatusError):  # connections that fail, break off, or speak no HTTP
@@ -83,8 +92,7 @@ def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> No
         if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
             raise TransientError(no_answer(config)) from None
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
-        unreachable = type(cause).__name__ in ("ConnectError", "ConnectTimeout")
-        raise TransientError(secret.redact(f"no connection: {text}"), unreachable=unreachable) from None
+        raise TransientError(secret.redact(f"no connection: {text}"), unreachable=no_connection(cause)) from None
     status, text = error.status_code, secret.redact(message_of(error))
     if (status in TRANSIENT_STATUS or status >= 500) and "insufficient_quota" not in text:
         raise TransientError(f"status {status}: {text}", retry_after_seconds(error.response.headers), status) from None
