@@ -90,4 +90,4 @@ def test_the_python_lines_run(tiny, tmp_path, capsys):
     tiny.save_pretrained(str(tmp_path / "model"))
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     exec(code.replace("outputs/quickstart/model", str(tmp_path / "model")), {})
-    assert re.match(r"\[\[-?[01]?\.\d+\]\]", capsys.readouterr().out)
+    assert re.search(r"^\[\[-?[01]?\.\d+\]\]", capsys.readouterr().out, re.MULTILINE)
