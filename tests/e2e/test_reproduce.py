@@ -208,4 +208,5 @@ def test_ctrl_c_ends_the_server_and_a_dead_server_ends_the_chain(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_chain_survives_a_kill_in_every_stage(tmp_path: Path) -> None:
-    killed_and_continued(tmp_path, list(SIGNS))
+    out = killed_and_continued(tmp_path, list(SIGNS))
+    assert len(json.loads((out / "reproduce.json").read_text())["checks"]) == len(BREAKAGES)
