@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from reasonir.model.bidirectional import load_config, load_trunk
-from reasonir.model.layouts import CARD_FILE, MODULES_FILE, PROMPTS_FILE, card_of, choose_preset, read_json
+from reasonir.model.layouts import MODULES_FILE, PRESET_FILE, PROMPTS_FILE, card_of, choose_preset, read_json
 from reasonir.model.pooling import Pooling
 from reasonir.model.presets import PRESETS, Preset
 from reasonir.schema import UserError
@@ -140,7 +140,7 @@ def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = Non
     preset = encoder.preset
     if query_instruction is not None:
         preset = dataclasses.replace(preset, query_instruction=query_instruction)
-    _write_json(scratch / CARD_FILE, card_of(preset))
+    _write_json(scratch / PRESET_FILE, card_of(preset))
     limit = min(max_tokens, encoder.max_positions or max_tokens)
     _write_sentence_transformers(scratch, encoder, preset, limit)
     replace_folder(scratch, target)

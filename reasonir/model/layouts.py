@@ -15,7 +15,7 @@ from reasonir.model.presets import PRESETS, Preset, preset_of_hub_id
 from reasonir.schema import UserError
 from reasonir.templates import TemplateStyle, instruction_of
 
-CARD_FILE = "reasonir.json"
+PRESET_FILE = "reasonir.json"
 CARD_FORMAT = 2
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
@@ -41,7 +41,7 @@ def choose_preset(path: str, config: Any, template: str) -> Preset:
         if template not in PRESETS:
             raise UserError(f"template={template}: no such preset; there are auto, {', '.join(PRESETS)}")
         return PRESETS[template]
-    card = read_json(path, CARD_FILE)
+    card = read_json(path, PRESET_FILE)
     if card is not None:
         return _preset_of_card(card)
     named = None if Path(path).is_dir() else preset_of_hub_id(path)
