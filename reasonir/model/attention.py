@@ -7,7 +7,9 @@ torch's variable-length kernel, elsewhere one SDPA call per run of equally long 
 Letters: T tokens of the stream, L tokens of one text, H heads, G key-value heads, C channels of a head.
 """
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -58,6 +60,9 @@ def packed_attention(
     bidirectional masks do (its flash kernels use one less for decoders); a causal one holds `sliding_window` tokens,
     the token itself among them.
 
+    Under autocast the products are computed in its dtype, as SDPA's are: rotary positions of a float32 stream would
+    otherwise make float32 queries of bfloat16 ones and miss the kernel.
+
     Args:
         query: (1, H, T, C); key, value: (1, G, T, C).
         segments: handed to the model's forward as a keyword; without it the model has dropped the argument.
@@ -73,7 +78,10 @@ def packed_attention(
     causal = bool(getattr(getattr(module, "config", None), "is_causal", False))
     window = _window(module, sliding_window, causal)
     query_THC, key_TGC, value_TGC = (x[0].transpose(0, 1) for x in (query, key, value))
-    on_kernel = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        low = torch.get_autocast_dtype("cuda")
+        query_THC, key_TGC, value_TGC = query_THC.to(low), key_TGC.to(low), value_TGC.to(low)
+    on_kernel = query.is_cuda and query_THC.dtype in (torch.bfloat16, torch.float16)
     if on_kernel and dropout == 0.0 and softcap is None:
         output = _variable_length_kernel(query_THC, key_TGC, value_TGC, segments, scaling, window, causal)
     else:
@@ -101,6 +109,9 @@ def _variable_length_kernel(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped: dict[str, Any] = (
+        {"enable_gqa": query_THC.shape[1] != key_TGC.shape[1]} if _kernel_asks_for_groups() else {}
+    )
     longest = max(segments.lengths)
     reach = -1 if window is None else window
     output = varlen_attn(
@@ -113,10 +124,18 @@ def _variable_length_kernel(
         longest,
         scale=scaling,
         window_size=(reach, 0 if causal else reach),
-        enable_gqa=query_THC.shape[1] != key_TGC.shape[1],
+        **grouped,
     )
     assert isinstance(output, torch.Tensor), "no auxiliary output was asked for"
     return output
+
+
+@cache
+def _kernel_asks_for_groups() -> bool:
+    """torch 2.11 takes fewer key-value heads without being told; later releases want to be."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _per_run(

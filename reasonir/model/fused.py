@@ -1,11 +1,15 @@
 """Arithmetic between the matrix products, with fewer passes over memory than transformers' modules make.
 
-Invariant: a module is replaced only where both give the same output and gradient on random input, to rounding; other
+On a CPU a norm of our own; on CUDA Liger's kernels (norm, gated unit, rotary positions) where `reasonir[cuda]` is
+installed. Invariant: a module is replaced only where both give the same output on random input, to rounding; other
 devices and dtypes keep transformers' own. Owns no parameters: state dicts, adapters and shards see the same modules.
 
 Letters: T tokens, D channels.
 """
 
+import importlib
+import sys
+from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -40,14 +44,35 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does; return how many."""
+    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and on CUDA of what Liger's kernels do.
+
+    Returns:
+        How many modules were replaced. Rotary positions are a function of the architecture's module: it is replaced
+        there, for tensors on CUDA in every model of the process.
+    """
     count = 0
     for module in model.modules():
         eps = getattr(module, "variance_epsilon", None)
         if isinstance(eps, float) and _is_rms_norm(module, eps):
             module.forward = MethodType(_norm_forward, module)
             count += 1
+        elif cuda_kernels() is not None and _is_gated_unit(module):
+            module.forward = MethodType(_gated_forward, module)
+            count += 1
+    if cuda_kernels() is not None:
+        _fuse_rotation(sys.modules[type(model).__module__])
     return count
+
+
+@cache
+def cuda_kernels() -> Any:
+    """Return Liger's functions; None without a GPU or without the package."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        return importlib.import_module("liger_kernel.transformers.functional")
+    except ImportError:
+        return None
 
 
 def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -56,7 +81,62 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         output = _RMSNorm.apply(hidden_states, weight, self.variance_epsilon)
         assert isinstance(output, torch.Tensor)
         return output
+    if hidden_states.is_cuda and hidden_states.dtype == weight.dtype and cuda_kernels() is not None:
+        # Not in place: the gradient it would write over may be a residual's too.
+        fused: torch.Tensor = cuda_kernels().liger_rms_norm(
+            hidden_states, weight, self.variance_epsilon, 0.0, "llama", False
+        )
+        return fused
     return type(self).forward(self, hidden_states)
+
+
+def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """down(silu(gate(x)) * up(x)): SwiGLU, Shazeer, arXiv 2002.05202."""
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    product = cuda_kernels().liger_swiglu(gate, up) if gate.is_cuda else self.act_fn(gate) * up
+    output: torch.Tensor = self.down_proj(product)
+    return output
+
+
+@torch.no_grad()
+def _is_gated_unit(module: Any) -> bool:
+    """Compare with the formula on random rows, where the weights lie."""
+    if {name for name, _ in module.named_children()} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return False
+    weight = module.gate_proj.weight
+    x = torch.randn(PROBE_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
+    formula = module.down_proj(torch.nn.functional.silu(module.gate_proj(x)) * module.up_proj(x))
+    return torch.allclose(module(x), formula, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _fuse_rotation(architecture: Any) -> None:
+    """Replace `apply_rotary_pos_emb` of a module of transformers where it rotates halves, as Llama's does."""
+    theirs = getattr(architecture, "apply_rotary_pos_emb", None)
+    if theirs is None or hasattr(theirs, "theirs"):
+        return
+    draw = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 4, 3, 8, generator=draw), torch.randn(1, 2, 3, 8, generator=draw)
+    half = torch.randn(1, 3, 4, generator=draw)
+    cos, sin = torch.cat((half, half), -1).cos(), torch.cat((half, half), -1).sin()
+
+    def halves(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, -1)
+        return x * cos + torch.cat((-second, first), -1) * sin
+
+    try:
+        found = theirs(q, k, cos, sin)
+    except (TypeError, ValueError, RuntimeError):
+        return
+    if not all(torch.allclose(a, halves(b), atol=TOLERANCE) for a, b in zip(found, (q, k), strict=True)):
+        return
+
+    def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if q.is_cuda and not rest and not more:
+            return cuda_kernels().liger_rope(q, k, cos, sin)
+        return theirs(q, k, cos, sin, *rest, **more)
+
+    rotate.theirs = theirs  # type: ignore[attr-defined]
+    architecture.apply_rotary_pos_emb = rotate
 
 
 def _is_rms_norm(module: torch.nn.Module, eps: float) -> bool:
