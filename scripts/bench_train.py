@@ -167,7 +167,7 @@ class Peer:
         self.columns = [self._column(plan.query_ids, int(plan.query_prefixes[0]), encoder.device)]
         self.columns += [self._column(plan.document_ids[first::2], 0, encoder.device) for first in (0, 1)]
         self.autocast, self.device = autocast, encoder.device.type
-        self.best: dict[str, int] = {}
+        self.best: dict[str, int] = {"mini_batch_size": PEER_ROWS[0]}
 
     def _column(self, ids: list[np.ndarray], prefix: int, device: torch.device) -> dict[str, torch.Tensor]:
         rows = [torch.from_numpy(row.astype(np.int64)) for row in ids]
@@ -181,13 +181,16 @@ class Peer:
         return column
 
     def tune(self, encoder: Encoder) -> None:
-        """Take the fastest of its mini-batches, by one step each."""
+        """Take the fastest of its mini-batches that fit, by one step each."""
         ways = [{"mini_batch_size": rows} for rows in PEER_ROWS]
         ways += [{"mini_batch_size": 10**6, "mini_batch_num_tokens": tokens} for tokens in PEER_TOKENS]
         seconds = []
         for way in ways:
             self.best = way
-            seconds.append(seconds_of(self, encoder))
+            try:
+                seconds.append(seconds_of(self, encoder))
+            except torch.cuda.OutOfMemoryError:
+                seconds.append(float("inf"))
         self.best = ways[int(np.argmin(seconds))]
 
     def __call__(self) -> float:
@@ -276,6 +279,7 @@ def load(model: str, lora_rank: int = 0) -> Encoder:
     """The built-in tiny Llama, a random one of a known shape, or a folder; a CPU process keeps what it frees."""
     if model == "tiny":
         encoder = build_tiny([f"{i} {i * i}" for i in range(3000)])
+        encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     elif model in LLAMAS:
         encoder = random_llama(*LLAMAS[model], torch.float32 if lora_rank == 0 else torch.bfloat16)
     else:

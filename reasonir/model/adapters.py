@@ -134,14 +134,19 @@ def _adapted_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
-    base = layer.base_layer(x)
+    # Rows, so that no view of W's output is written to: nothing needs that output as it was.
+    rows = x.flatten(0, -2)
+    output = layer.base_layer(rows)
     if not torch.is_autocast_enabled(x.device.type):
-        x = x.to(layer.lora_A[ADAPTER].weight.dtype)
-    low_TR = layer.lora_A[ADAPTER](layer.lora_dropout[ADAPTER](x)).flatten(0, -2)
-    up_RO = layer.lora_B[ADAPTER].weight.t()
-    flat = base.flatten(0, -2)
-    wide = flat if flat.dtype == low_TR.dtype else flat.to(low_TR.dtype)
-    return torch.addmm(wide, low_TR, up_RO, alpha=layer.scaling[ADAPTER]).to(base.dtype).view_as(base)
+        rows = rows.to(layer.lora_A[ADAPTER].weight.dtype)
+    low_TR = layer.lora_A[ADAPTER](layer.lora_dropout[ADAPTER](rows))
+    up_RO = layer.lora_B[ADAPTER].weight.t().to(low_TR.dtype)
+    scaling = layer.scaling[ADAPTER]
+    if output.dtype == low_TR.dtype:
+        output = output.addmm_(low_TR, up_RO, alpha=scaling)
+    else:
+        output = torch.addmm(output.to(low_TR.dtype), low_TR, up_RO, alpha=scaling).to(output.dtype)
+    return output.view(*x.shape[:-1], -1)
 
 
 def has_adapters(encoder: Encoder) -> bool:

@@ -15,8 +15,14 @@ from typing import Any
 
 import torch
 
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROBE_ROWS = 4
 TOLERANCE = 1e-5
+
+
+def _on_kernels(tensor: torch.Tensor) -> bool:
+    """Liger's kernels compute in float32 at most."""
+    return tensor.is_cuda and tensor.dtype in KERNEL_DTYPES and cuda_kernels() is not None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -81,7 +87,7 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         output = _RMSNorm.apply(hidden_states, weight, self.variance_epsilon)
         assert isinstance(output, torch.Tensor)
         return output
-    if hidden_states.is_cuda and hidden_states.dtype == weight.dtype and cuda_kernels() is not None:
+    if hidden_states.dtype == weight.dtype and _on_kernels(hidden_states):
         # Not in place: the gradient it would write over may be a residual's too.
         fused: torch.Tensor = cuda_kernels().liger_rms_norm(
             hidden_states, weight, self.variance_epsilon, 0.0, "llama", False
@@ -93,7 +99,7 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     """down(silu(gate(x)) * up(x)): SwiGLU, Shazeer, arXiv 2002.05202."""
     gate, up = self.gate_proj(x), self.up_proj(x)
-    product = cuda_kernels().liger_swiglu(gate, up) if gate.is_cuda else self.act_fn(gate) * up
+    product = cuda_kernels().liger_swiglu(gate, up) if _on_kernels(gate) else self.act_fn(gate) * up
     output: torch.Tensor = self.down_proj(product)
     return output
 
@@ -131,7 +137,7 @@ def _fuse_rotation(architecture: Any) -> None:
         return
 
     def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        if q.is_cuda and not rest and not more:
+        if _on_kernels(q) and not rest and not more:
             return cuda_kernels().liger_rope(q, k, cos, sin)
         return theirs(q, k, cos, sin, *rest, **more)
 

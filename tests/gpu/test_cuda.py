@@ -104,7 +104,7 @@ def test_a_step_in_float32_equals_the_cpu(tiny, adapted):
         on_gpu = _step(tiny.to("cuda"), budget)
         assert on_cpu.keys() == on_gpu.keys() and len(on_cpu) > 8
         for name, gradient in on_cpu.items():
-            assert (gradient - on_gpu[name]).norm() < 1e-4 * gradient.norm() + 1e-7, name
+            assert (gradient - on_gpu[name]).norm() < 1e-4 * gradient.norm(), name
 
 
 def _step(encoder: Encoder, budget: GraphBudget) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ def _step(encoder: Encoder, budget: GraphBudget) -> dict[str, torch.Tensor]:
     ]
     backward_through_chunks(
         lambda i: encoder(chunks[i]), [len(chunk.token_ids) for chunk in chunks],
-        lambda rows: torch.logsumexp(rows @ rows.T / 0.05, -1).mean(),
+        lambda rows: (rows * torch.linspace(-1, 1, rows.numel(), device=rows.device).view_as(rows)).sum(),
         budget=budget, parameters=list(encoder.parameters()), device=encoder.device,
     )  # fmt: skip
-    return {name: p.grad.cpu() for name, p in encoder.named_parameters() if p.grad is not None}
+    return {name: p.grad.detach().clone().cpu() for name, p in encoder.named_parameters() if p.grad is not None}
