@@ -16,7 +16,8 @@ timed: asserted in fp32, printed as gradient_off (from the first variant's) in b
 ...), the medians count. One JSON line per mix and variant; a variant that runs out of memory says so. peak_gib: what a
 step needs beyond the weights, on a CPU in a process of its own, on CUDA by the allocator. gemm_share: the time of the
 forward pass's linear products alone, at their own shapes, times how many such passes the step makes (a backward pass
-counts as two), over the time of the step; it takes its turn like the variants. On a CPU all of them run in a process
+counts as two), over the time of the step; it takes its turn like the variants. product_share: the same with attention's
+own products, as if they ran at the linear ones' rate. On a CPU all of them run in a process
 that keeps freed memory, as the training command does.
 
 On CUDA, with a GPU whose dense bfloat16 peak is known: mfu = operations that the step's mathematics needs, over seconds
@@ -432,7 +433,7 @@ def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
             "variant": name,
             "real_tokens_per_second": round(tokens / seconds),
             **{f"times_{other}": round(medians[other] / seconds, 2) for other in COMPARED if other in medians},
-            **({} if arguments.lora_rank else {"gemm_share": round(PASSES[name] * gemm / seconds, 3)}),
+            **({} if arguments.lora_rank else shares(encoder, plan, PASSES[name] * gemm / seconds)),
             **({"gradient_off": float(f"{off[name]:.2g}")} if low else {}),
             **utilisation(encoder, plan, name, seconds),
             "peak_gib": round(peaks[name] if on_cuda else peak_gib(arguments, mix, name, best), 3),
@@ -442,6 +443,14 @@ def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
             "device": torch.cuda.get_device_name() if on_cuda else "cpu",
         }
         print(json.dumps(line), flush=True)
+
+
+def shares(encoder: Encoder, plan: BatchPlan, gemm_share: float) -> dict[str, float]:
+    """Return gemm_share and product_share (see the top)."""
+    forward, _ = operations(encoder, plan)
+    tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
+    linear = 2.0 * tokens * sum(m.weight.numel() for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear))
+    return {"gemm_share": round(gemm_share, 3), "product_share": round(gemm_share * forward / linear, 3)}
 
 
 def utilisation(encoder: Encoder, plan: BatchPlan, variant: str, seconds: float) -> dict[str, float]:

@@ -151,6 +151,15 @@ def section(name: str, body: str) -> str:
     return f"<!-- {name} -->\n{body}\n<!-- end of {name} -->"
 
 
+def read_section(card: Path, name: str) -> str | None:
+    """Return the body of a section; None where there is no such card or section."""
+    if not card.is_file():
+        return None
+    _, found, rest = card.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    body, closed, _ = rest.partition(f"\n<!-- end of {name} -->")
+    return body if found and closed else None
+
+
 def replace_section(card: Path, name: str, body: str) -> None:
     """Write a new body into a section of a card.
 

@@ -10,7 +10,18 @@ from pathlib import Path
 from reasonir import __version__
 from reasonir.corpora import list_bright_tasks
 from reasonir.distributed import world_size
-from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, describe_pooling, render_card, section, table
+from reasonir.model.card import (
+    CARD_FILE,
+    CONTAMINATION,
+    EVALUATION,
+    describe_pooling,
+    read_section,
+    render_card,
+    replace_section,
+    section,
+    table,
+)
+from reasonir.model.checkpoint import weights_digest
 from reasonir.model.encoder import Encoder
 from reasonir.schema import UserError
 from reasonir.train.checkpoint import TrainingState
@@ -68,6 +79,20 @@ def write_card(folder: Path, config: TrainConfig, work: Work, state: TrainingSta
         "license": config.model.licence,
     }
     (folder / CARD_FILE).write_text(render_card(front_matter, facts), encoding="utf-8")
+
+
+def read_measurements(folder: Path) -> tuple[str, dict[str, str]] | None:
+    """Return the digest of a finished model's weights and what its card says was measured of them, if there is one."""
+    bodies = {name: read_section(folder / CARD_FILE, name) for name in (EVALUATION, CONTAMINATION)}
+    found = {name: body for name, body in bodies.items() if body is not None}
+    return (weights_digest(folder), found) if found else None
+
+
+def restore_measurements(folder: Path, measured: tuple[str, dict[str, str]] | None) -> None:
+    """Put measurements back into the card of a finished run that was started again, if the weights are the same."""
+    if measured is not None and measured[0] == weights_digest(folder):
+        for name, body in measured[1].items():
+            replace_section(folder / CARD_FILE, name, body)
 
 
 def base_model(config: TrainConfig) -> str | None:

@@ -26,7 +26,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.runs import MetricsLog, Progress, peak_memory_gib
 from reasonir.schema import RunStopped, UserError
 from reasonir.train import checkpoint
-from reasonir.train.card import write_card
+from reasonir.train.card import read_measurements, restore_measurements, write_card
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine, open_engine
@@ -314,8 +314,10 @@ def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.Tr
         save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
         if config.lora.merge:
             merge_adapters(encoder)
+    measured = read_measurements(folder / "model")
     save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest_input(config))
     write_card(folder / "model", config, work, state, encoder)
+    restore_measurements(folder / "model", measured)
     work.run.finish(
         inputs=input_paths(config.data),
         counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},

@@ -162,6 +162,10 @@ def test_scores_and_overlap_are_written_into_it_afterwards(model, options, tmp_p
         assert said in line
     assert (model / "README.md").read_text() == text
 
+    run(train, *options, "resume=true")
+    assert "trained 5 steps" in capsys.readouterr().out
+    assert (model / "README.md").read_text() == text, "a finished run started again forgets what was measured"
+
 
 def test_a_section_is_found_by_its_comments_alone(tmp_path):
     card = tmp_path / "README.md"
