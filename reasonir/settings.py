@@ -6,6 +6,7 @@ Leaves the meaning of the options to each stage's `config.py`.
 """
 
 import ast
+import atexit
 import dataclasses
 import difflib
 import inspect
@@ -21,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
-from reasonir.distributed import rank
+from reasonir.distributed import rank, world_size
 from reasonir.schema import RunStopped, UserError
 
 SECONDS_FOR_RANK_0 = 3.0
@@ -94,6 +95,10 @@ def run_command(
     debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
     try:
         _compose_and_run(program, config_name, schema, run, argv)
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            _end(ended.code)
+        raise
     except KeyboardInterrupt:
         if rank() == 0:
             print(f"{program}: interrupted; the same command takes the work up again", file=sys.stderr)
@@ -104,21 +109,37 @@ def run_command(
             if not _among_ranks():
                 raise
             traceback.print_exc()
-            _leave(1)
+            _leave_the_others(1)
         if rank() > 0:
             time.sleep(SECONDS_FOR_RANK_0)  # where all ranks fail alike, rank 0 speaks, and the launcher ends the rest
         print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
-        _leave(1 if stopped else 2)
-    sys.exit(0)
+        _leave_the_others(1 if stopped else 2)
+    _end(0)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave_the_others(code: int) -> NoReturn:
     """End after a failure. One of many ranks leaves at once: what it would clean up may wait for the others forever."""
     if _among_ranks():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _vanish(code)
     sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End a run that came to its end.
+
+    One of many ranks skips the interpreter's own end, where a native thread now and then aborts the process: its
+    launcher would call the run failed, or start it again (docs/log.md, 2026-11-26).
+    """
+    if world_size() > 1:
+        atexit._run_exitfuncs()
+        _vanish(code)
+    sys.exit(code)
+
+
+def _vanish(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _among_ranks() -> bool:

@@ -96,7 +96,8 @@ def finish(folder: RunFolder, inputs: list[str], counts: dict[str, Any], report:
     print(summary(counts, folder.path))
     if report:
         # A process of its own: numpy and plotting stay out of this one, and their failure leaves the data as it is.
-        done = subprocess.run([sys.executable, "-m", "reasonir.synth.report", str(folder.path)], check=False)
+        # -P: a folder called reasonir in the working directory is not this package.
+        done = subprocess.run([sys.executable, "-P", "-m", "reasonir.synth.report", str(folder.path)], check=False)
         if done.returncode:
             print(f"the report failed; the data is whole: {folder.path}", file=sys.stderr)
 

@@ -58,9 +58,10 @@ def train(config: TrainConfig) -> None:
         state = work.state
         if state.step < work.total_steps:
             state = run_steps(config, ranks, work, engine, compute)
-        ranks.phase("writing the model", limited=False)
-        if ranks.leads:
-            finish(config, work, engine, state)
+        with ranks.leader_first("writing the model"):  # the others stay: one that ends early could take it along
+            if ranks.leads:
+                finish(config, work, engine, state)
+        ranks.barrier()
 
 
 def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:

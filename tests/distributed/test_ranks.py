@@ -27,3 +27,34 @@ def test_the_watchdog_never_aborts_a_process_that_ends(tmp_path: Path, end: str,
     assert "terminate called" not in done.stdout, done.stdout
     assert (done.returncode == 0) == (status == 0)
     assert status == 0 or f"exitcode  : {status}" in done.stdout, done.stdout
+
+
+ABORTED_END = """
+import atexit, ctypes, sys
+from pathlib import Path
+from reasonir.distributed import rank
+from reasonir.settings import run_command
+from reasonir.train.config import TrainConfig
+
+FOLDER = Path(sys.argv[1])
+
+def run(config):
+    library = ctypes.CDLL(None)
+    library.__cxa_atexit(library.abort, None, None)  # as a native thread does, when Python is gone
+    atexit.register((FOLDER / f"said_{{rank()}}").touch)
+    {end}
+
+run_command("reasonir-train", "train", TrainConfig, run, ["output_dir=x", "data.files=[x]", "parallel=ddp"])
+"""
+
+
+@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(143)", 143)])
+def test_an_abort_after_the_end_does_not_fail_the_run(tmp_path: Path, end: str, status: int) -> None:
+    """torchrun would call a finished run failed, and take along the rank that still writes the model."""
+    script = tmp_path / "ends.py"
+    script.write_text(ABORTED_END.format(end=end))
+    done = launch(2, [str(script), str(tmp_path)])
+    assert "SIGABRT" not in done.stdout, done.stdout
+    assert (done.returncode == 0) == (status == 0), done.stdout
+    assert status == 0 or f"exitcode  : {status}" in done.stdout, done.stdout
+    assert {path.name for path in tmp_path.glob("said_*")} >= {"said_0"}, "Python's own handlers have run"
