@@ -105,6 +105,8 @@ class RunFolder:
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         stored = self.path / CONFIG_FILE
+        if list(self.path.iterdir()) == [stored]:
+            return  # a run that was refused, or ended, before it wrote anything: its options bind nobody
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         changed = settings.changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)

@@ -35,6 +35,16 @@ def test_a_folder_is_claimed_once_and_continued_with_the_same_options(tmp_path):
     assert not again.finished, "an older manifest no longer counts"
 
 
+def test_a_run_that_wrote_nothing_binds_nobody(tmp_path):
+    """The wrong folder was named at first: the command refused it, and the right one must be taken."""
+    folder = str(tmp_path / "run")
+    RunFolder(folder, Options(output_dir=folder, seed=1), resume=False).start()
+    RunFolder(folder, Options(output_dir=folder, seed=2), resume=False).start()
+    (tmp_path / "run" / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"seed: 2 -> 3"):
+        RunFolder(folder, Options(output_dir=folder, seed=3), resume=False)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="other files"):
