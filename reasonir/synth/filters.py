@@ -9,6 +9,7 @@ import hashlib
 import heapq
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -48,9 +49,14 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
     work = run.path / "work"
     work.mkdir(exist_ok=True)
     candidates, dropped = work / "candidates.jsonl", work / "dropped.jsonl"
-    check_same_input(work / "input.json", inputs)
-    if not (candidates.exists() and dropped.exists()):
-        survey(config, candidates, dropped)
+    surveyed = candidates.exists() and dropped.exists()
+    check_same_input(work / "input.json", inputs, begun=surveyed)
+    if not surveyed:
+        try:
+            survey(config, candidates, dropped)
+        except UserError:
+            shutil.rmtree(work)  # a corpus that was refused binds nobody to it
+            raise
     scores = None if quality is None else score_all(quality, candidates, work, config.chunk_tokens)
     counts = choose(config, scores, candidates, dropped, run.path)
     if not counts["kept"]:
@@ -65,10 +71,10 @@ def describe(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
-def check_same_input(record: Path, inputs: list[str]) -> None:
-    """Note what the corpus holds; refuse to go on with another one."""
+def check_same_input(record: Path, inputs: list[str], begun: bool) -> None:
+    """Note what the corpus holds; refuse to go on with another one where something was made from it."""
     described = [{"path": one["path"], "sha256": one["sha256"]} for one in describe_inputs(inputs)]
-    if not record.exists():
+    if not begun or not record.exists():
         write_json(record, described)
     elif json.loads(record.read_text(encoding="utf-8")) != described:
         raise UserError(f"corpus={inputs[0]} changed since {record.parent.parent} was begun; name a new output_dir")

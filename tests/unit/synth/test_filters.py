@@ -229,6 +229,15 @@ def test_a_changed_corpus_is_not_mixed_with_the_old_one(tmp_path: Path, corpus: 
         filtered(tmp_path / "out", corpus)
 
 
+def test_a_corpus_that_was_not_there_binds_nobody(tmp_path: Path, corpus: Path) -> None:
+    """Typed before the corpus was made, or with a typo in its name: the same folder takes the right one."""
+    for missing in ("later.jsonl", "typo.jsonl"):
+        with pytest.raises(UserError, match=missing):
+            filtered(tmp_path / "out", tmp_path / missing)
+    (tmp_path / "later.jsonl").write_bytes(corpus.read_bytes())
+    assert filtered(tmp_path / "out", tmp_path / "later.jsonl")[0]
+
+
 def test_several_labels_give_the_expected_one_or_a_probability(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "many", ["poor", "fair", "good"])
     texts = ["The cell divides.", "A bridge stands on piers."]
