@@ -102,11 +102,9 @@ class RunFolder:
         for path in (self.path, *self.path.parents):
             if path.exists() and not path.is_dir():
                 raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
         stored = self.path / CONFIG_FILE
-        if list(self.path.iterdir()) == [stored]:
-            return  # a run that was refused, or ended, before it wrote anything: its options bind nobody
+        if not self.path.exists() or set(self.path.iterdir()) <= {stored}:
+            return  # options alone: a run that was refused, or ended, before it wrote anything binds nobody
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         changed = settings.changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)

@@ -14,7 +14,9 @@ read -r -a mixes <<<"${MIXES:-public hq vl}"
 for shape in ${SHAPES:-llama_8b llama_1b}; do
     options=(--model "$shape" --precision bf16 --mixes "${mixes[@]}" --repeats "${REPEATS:-5}")
     if [[ $shape == llama_8b ]]; then
-        options+=(--lora-rank 16 --variants published padded packed packed_kept_graphs)
+        options+=(--lora-rank 16 --chunk-tokens 8192 --variants published padded packed packed_kept_graphs)
+    else
+        options+=(--chunk-tokens 16384)
     fi
     "$PYTHON" "$here/bench_train.py" "${options[@]}"
 done

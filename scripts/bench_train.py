@@ -17,8 +17,8 @@ timed: asserted in fp32, printed as gradient_off (from the first variant's) in b
 step needs beyond the weights, on a CPU in a process of its own, on CUDA by the allocator. gemm_share: the time of the
 forward pass's linear products alone, at their own shapes, times how many such passes the step makes (a backward pass
 counts as two), over the time of the step; it takes its turn like the variants. product_share: the same with attention's
-own products, as if they ran at the linear ones' rate. On a CPU all of them run in a process
-that keeps freed memory, as the training command does.
+own products, as if they ran at the linear ones' rate. On a CPU all of them run in a process that keeps freed memory, as
+the training command does.
 
 On CUDA, with a GPU whose dense bfloat16 peak is known: mfu = operations that the step's mathematics needs, over seconds
 and peak; hfu = the same with the forward passes that are repeated (GradCache, layer checkpointing). Needed of a token:

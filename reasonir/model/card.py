@@ -147,17 +147,27 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def section(name: str, body: str) -> str:
-    """Return a section that `replace_section` finds again."""
-    return f"<!-- {name} -->\n{body}\n<!-- end of {name} -->"
+    """Return a section that `read_section` and `replace_section` find again."""
+    first, last = _marks(name)
+    return f"{first}{body}{last}"
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+
+
+def _split(text: str, name: str) -> tuple[str, str, str] | None:
+    """Return what stands before, in and after a section; None where there is none."""
+    first, last = _marks(name)
+    before, found, rest = text.partition(first)
+    body, closed, after = rest.partition(last)
+    return (before, body, after) if found and closed else None
 
 
 def read_section(card: Path, name: str) -> str | None:
     """Return the body of a section; None where there is no such card or section."""
-    if not card.is_file():
-        return None
-    _, found, rest = card.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    body, closed, _ = rest.partition(f"\n<!-- end of {name} -->")
-    return body if found and closed else None
+    parts = _split(card.read_text(encoding="utf-8"), name) if card.is_file() else None
+    return None if parts is None else parts[1]
 
 
 def replace_section(card: Path, name: str, body: str) -> None:
@@ -166,12 +176,11 @@ def replace_section(card: Path, name: str, body: str) -> None:
     Raises:
         UserError: the card lacks the section.
     """
-    text = card.read_text(encoding="utf-8")
-    first, last = (f"<!-- {name} -->\n", f"\n<!-- end of {name} -->")
-    before, found, rest = text.partition(first)
-    _, closed, after = rest.partition(last)
-    if not found or not closed:
-        raise UserError(f"{card} has no section between {first.strip()!r} and {last.strip()!r}; put both lines into it")
+    parts = _split(card.read_text(encoding="utf-8"), name)
+    if parts is None:
+        first, last = (mark.strip() for mark in _marks(name))
+        raise UserError(f"{card} has no section between {first!r} and {last!r}; put both lines into it")
+    before, _, after = parts
     scratch = card.with_name(f".{card.name}.partial")
     scratch.write_text(f"{before}{section(name, body)}{after}", encoding="utf-8")
     scratch.replace(card)

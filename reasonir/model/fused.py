@@ -50,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and on CUDA of what Liger's kernels do.
+    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and on CUDA of every SwiGLU.
 
     Returns:
         How many modules were replaced. Rotary positions are a function of the architecture's module: it is replaced
