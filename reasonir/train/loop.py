@@ -192,7 +192,12 @@ def run_steps(
     plans = ahead(work.batches.batch, range(state.step, total), BATCHES_AHEAD)
     with stop_requests() as asked, closing(log), closing(plans):
         for plan in plans:
-            row, stopping = optimizer_step(config, ranks, engine, compute, plan, asked)
+            try:
+                row, stopping = optimizer_step(config, ranks, engine, compute, plan, asked)
+            except RunStopped:  # on every rank alike: the checkpoint before is written to its end, then all leave
+                writer.wait()
+                ranks.barrier()
+                raise
             state = replace(state, step=plan.step + 1, tokens=state.tokens + row["train/tokens"])
             log.append(row)
             writer.check()

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from reasonir.train import loop
+from reasonir.train import checkpoint, loop
 from reasonir.train.cli import main
 from reasonir.train.step import TrainingStep
 
 kind, rank, step, marker = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 plain = loop.optimizer_step
+flush = checkpoint._flush_to_disk
 
 
 def wait_for_checkpoint() -> None:
@@ -52,6 +53,12 @@ def strike(engine: Any, compute: TrainingStep, plan: Any) -> None:
         engine.embed = sick
 
 
+def flush_slowly(path: Path) -> None:
+    """Flush as a busy disk does: a checkpoint is still being written when the next step fails."""
+    time.sleep(0.5)
+    flush(path)
+
+
 def faulty(config: Any, ranks: Any, engine: Any, compute: TrainingStep, plan: Any, asked: list[int]) -> Any:
     if plan.step + 1 == step and ranks.rank == rank and not marker.exists():
         marker.touch()
@@ -59,6 +66,8 @@ def faulty(config: Any, ranks: Any, engine: Any, compute: TrainingStep, plan: An
     return plain(config, ranks, engine, compute, plan, asked)
 
 
+if kind == "nan":
+    checkpoint._flush_to_disk = flush_slowly
 if kind != "none":
     loop.optimizer_step = faulty
 main(sys.argv[5:])

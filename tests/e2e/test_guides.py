@@ -175,8 +175,11 @@ def here(stage: str, arguments: list[str], server: str, count: int) -> list[str]
 
 
 def carry_out(line: str, stage: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the status of a command and what it said; in one process, this one, or of its own where engines shard."""
-    if stage == "train" and ("torchrun" in line or "-m" in arguments):
+    """Return the status of a command and what it said; in this process, or one of its own where engines shard.
+
+    wandb's service would outlive its command here and be found by every process that a later test starts.
+    """
+    if stage == "train" and ("torchrun" in line or "-m" in arguments or "tracking=wandb" in arguments):
         done = launch(1, ["-m", "reasonir.train", *arguments], seconds=300)
         return done.returncode, done.stdout
     with pytest.raises(SystemExit) as ended:
