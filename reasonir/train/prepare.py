@@ -127,10 +127,12 @@ def load_or_build_encoder(
             key_value_heads=model.key_value_heads,
             seed=config.seed,
         ).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    positions = encoder.max_positions
-    for name in ("query_max_tokens", "document_max_tokens"):
-        if positions is not None and getattr(config, name) > positions:
-            raise UserError(f"{name}={getattr(config, name)}: the model has only {positions} positions")
+    positions = encoder.max_positions or math.inf
+    long = [name for name in ("query_max_tokens", "document_max_tokens") if getattr(config, name) > positions]
+    if long:
+        asked = " and ".join(f"{name}={getattr(config, name)}" for name in long)
+        remedy = " ".join(f"{name}={positions}" for name in long)
+        raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
     return encoder
 
 

