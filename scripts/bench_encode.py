@@ -22,6 +22,7 @@ from bench_train import gemm_seconds
 from reasonir.corpora import read_documents
 from reasonir.model import Encoder
 from reasonir.model.checkpoint import save_encoder
+from reasonir.model.encoder import DEFAULT_CHUNK_TOKENS
 from reasonir.model.tiny import build_tiny
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
@@ -73,7 +74,7 @@ def main() -> None:
     assert off < 1e-5, f"embeddings differ by {off:.2g}"
     cosine = float((embeddings["ours"] * embeddings["ours_bf16"]).sum(1).min())
     tokens = sum(len(t.ids) for t in encoder.template.encode([("", text) for text in texts], arguments.max_tokens))
-    gemm = gemm_seconds(encoder, tokens, autocast=False)
+    gemm = gemm_seconds(encoder, tokens, autocast=False, chunk_tokens=DEFAULT_CHUNK_TOKENS[encoder.device.type])
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
         for name, work in ways.items():

@@ -2,23 +2,23 @@
 
     python scripts/bench_train.py [--model tiny|llama_1b|llama_8b|FOLDER] [--mixes public hq vl] [--repeats 5]
                                   [--precision fp32|bf16] [--lora-rank 16] [--variants packed padded ...]
-                                  [--chunk-tokens 4096]
+                                  [--chunk-tokens 4096] [--queries N] [--peak packed]
 
 llama_1b and llama_8b: the shapes of Llama 3.2 and 3.1, random weights; scripts/bench_cuda.sh runs them on one GPU.
 
 padded: GradCache over 8 rows, queries and documents each padded to their batch's longest, as the collators of Tevatron
-and GritLM do. published: the same with layer checkpointing, as the released ReasonIR trains. trimmed: chunks padded to
-their own longest. sentence_transformers: its cached loss at its best mini-batch, tried first (rows, and budgets of
-tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
+and GritLM do, on transformers' own modules. published: the same with layer checkpointing, as the released ReasonIR
+trains. trimmed: chunks padded to their own longest. sentence_transformers: its cached loss at its best mini-batch,
+tried first (rows, and budgets of tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
 
 Every variant computes the same step on the same weights and batch; loss and gradient are compared before anything is
 timed: asserted in fp32, printed as gradient_off (from the first variant's) in bf16. Variants take turns (A B C A B C
 ...), the medians count. One JSON line per mix and variant; a variant that runs out of memory says so. peak_gib: what a
-step needs beyond the weights, on a CPU in a process of its own, on CUDA by the allocator. gemm_share: the time of the
-forward pass's linear products alone, at their own shapes, times how many such passes the step makes (a backward pass
-counts as two), over the time of the step; it takes its turn like the variants. product_share: the same with attention's
-own products, as if they ran at the linear ones' rate. On a CPU all of them run in a process that keeps freed memory, as
-the training command does.
+step needs beyond the weights, on a CPU in a process of its own (--peak runs that step alone), on CUDA by the allocator.
+gemm_share: the time of the forward pass's linear products alone, at their own shapes and by the faster of torch's ways,
+times how many such passes the step makes (a backward pass counts as two), over the time of the step; it takes its turn
+like the variants. product_share: the same with attention's own products, as if they ran at the linear ones' rate. On a
+CPU all of them run in a process that keeps freed memory, as the training command does.
 
 On CUDA, with a GPU whose dense bfloat16 peak is known: mfu = operations that the step's mathematics needs, over seconds
 and peak; hfu = the same with the forward passes that are repeated (GradCache, layer checkpointing). Needed of a token:
@@ -34,7 +34,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ from reasonir.model import Encoder
 from reasonir.model.adapters import add_adapters
 from reasonir.model.attention import PACKED_ATTENTION, register
 from reasonir.model.bidirectional import prepare_trunk
+from reasonir.model.linear import convolution_is_faster, convolve
 from reasonir.model.pooling import pool
 from reasonir.model.tiny import build_tiny, build_tokenizer
 from reasonir.templates import Template, TemplateStyle
@@ -89,10 +91,11 @@ def lengths(kind: str, first: float, second: float, count: int, draw: np.random.
     return np.clip(values, 4, LONGEST).astype(int)
 
 
-def make_batch(mix: str, vocabulary: int) -> BatchPlan:
-    """A batch of random tokens: every query with one positive and one hard negative of its own."""
+def make_batch(mix: str, vocabulary: int, queries: int | None = None) -> BatchPlan:
+    """A batch of random tokens: every query (default: as many as the mix has) with a positive and a hard negative."""
     draw = np.random.default_rng(0)
-    queries, query_kind, document_kind = MIXES[mix]
+    usual, query_kind, document_kind = MIXES[mix]
+    queries = queries or usual
     texts = [
         [draw.integers(5, vocabulary, n).astype(np.int32) for n in lengths(*kind, count, draw)]
         for kind, count in ((query_kind, queries), (document_kind, 2 * queries))
@@ -102,6 +105,20 @@ def make_batch(mix: str, vocabulary: int) -> BatchPlan:
         document_prefixes=np.zeros(2 * queries, int), positive_index_B=np.arange(queries) * 2,
         ignore_BN=np.zeros((queries, 2 * queries), bool), weights=np.ones(queries, np.float32), row_names=[],
     )  # fmt: skip
+
+
+@contextmanager
+def others_modules(encoder: Encoder) -> Iterator[None]:
+    """Take our arithmetic out of the model meanwhile: its modules compute as transformers and PEFT wrote them."""
+    ours = {m: m.__dict__.pop("forward") for m in encoder.trunk.modules() if "forward" in m.__dict__}
+    packed = encoder.trunk.config._attn_implementation
+    encoder.trunk.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        encoder.trunk.set_attn_implementation(packed)
+        for module, forward in ours.items():
+            module.forward = forward
 
 
 def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool, trimmed: bool = False) -> float:
@@ -132,12 +149,10 @@ def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool, trimmed: bool
             embeddings[:queries], embeddings[queries:], positives.to(device), ignored.to(device), TEMPERATURE
         ).mean()
 
-    packed = encoder.trunk.config._attn_implementation
-    encoder.trunk.set_attn_implementation("sdpa")
-    value, _ = backward_through_chunks(
-        embed, [1] * len(chunks), loss, budget=GraphBudget(0), parameters=[], device=device
-    )
-    encoder.trunk.set_attn_implementation(packed)
+    with others_modules(encoder):
+        value, _ = backward_through_chunks(
+            embed, [1] * len(chunks), loss, budget=GraphBudget(0), parameters=[], device=device
+        )
     return float(value)
 
 
@@ -207,7 +222,10 @@ class Peer:
 
 
 def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: int) -> float:
-    """Time one forward pass's linear products over `tokens` tokens, in chunks, each at its own shape; the best of 3."""
+    """Time one forward pass's linear products over `tokens` tokens, in chunks, each at its own shape; the best of 3.
+
+    In float32 on a CPU both of torch's ways compete: matmul, and a convolution where it is the faster.
+    """
     weights = [m.weight.detach() for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
     dtype = torch.bfloat16 if autocast else weights[0].dtype
     rows = min(tokens, chunk_tokens)
@@ -215,12 +233,16 @@ def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: in
     outputs = {w.shape[0]: torch.empty(rows, w.shape[0], device=w.device, dtype=dtype) for w in weights}
     weights = [w.to(dtype) for w in weights]
     best = float("inf")
-    for _ in range(3):
+    convolves = encoder.device.type == "cpu" and dtype == torch.float32 and convolution_is_faster()
+    for attempt in range(6 if convolves else 3):
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
         for weight in weights:
-            torch.matmul(inputs[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
+            if attempt > 2:
+                convolve(inputs[weight.shape[1]], weight, None)
+            else:
+                torch.matmul(inputs[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begun)
@@ -350,14 +372,14 @@ def peak_gib(arguments: argparse.Namespace, mix: str, variant: str, peer: dict[s
     """Run one step on the CPU in a process of its own and return what it needed beyond the loaded model, GiB."""
     command = [sys.executable, __file__, "--peak", variant, "--mixes", mix, "--model", arguments.model]
     command += ["--precision", arguments.precision, "--peer", json.dumps(peer), "--lora-rank", str(arguments.lora_rank)]
-    command += ["--chunk-tokens", str(arguments.chunk_tokens)]
+    command += ["--chunk-tokens", str(arguments.chunk_tokens), "--queries", str(arguments.queries or 0)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def report_peak(arguments: argparse.Namespace) -> None:
     """The child of `peak_gib`."""
     encoder = load(arguments.model, arguments.lora_rank)
-    plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings)
+    plan = make_batch(arguments.mixes[0], encoder.trunk.get_input_embeddings().num_embeddings, arguments.queries)
     step = step_of(arguments.peak, encoder, plan, arguments.precision, arguments.chunk_tokens)
     if isinstance(step, Peer):
         step.best = json.loads(arguments.peer)
@@ -384,7 +406,8 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank only (0: all weights)")
     parser.add_argument("--chunk-tokens", type=int, default=CHUNK_TOKENS, help="tokens of a packed forward pass")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--queries", type=int, help="of a batch, in place of the mix's own number")
+    parser.add_argument("--peak", choices=VARIANTS, help="only print what one step of this variant needs, GiB (CPU)")
     parser.add_argument("--peer", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -400,7 +423,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
     """Check and time one mix, and print a line for every variant."""
-    plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings)
+    plan = make_batch(mix, encoder.trunk.get_input_embeddings().num_embeddings, arguments.queries)
     low = arguments.precision == "bf16"
     on_cuda = encoder.device.type == "cuda"
     ways = {

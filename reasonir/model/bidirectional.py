@@ -13,6 +13,7 @@ import torch
 
 from reasonir.model.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.fused import fuse
+from reasonir.model.linear import speed_up_linear
 from reasonir.schema import UserError
 
 PROBE_TOKENS = (11, 7, 11)
@@ -115,6 +116,7 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
     model.eval()
     model.config.use_cache = False
     fuse(model)
+    speed_up_linear(model)
     probe_leakage(model, name, attention)
     return model
 

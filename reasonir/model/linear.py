@@ -1,0 +1,108 @@
+"""Linear layers in float32 on CPUs whose AVX-512 torch's own matrix products leave unused.
+
+torch multiplies float32 matrices by MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN's convolutions,
+in torch too, use AVX-512 there: with a window of 1 x 1 they are the same product, up to 2.3 times as fast on a Zen 5
+(docs/log.md, 2026-11-26). Invariant: which of the two computes follows from the processor and the number of rows alone,
+never from a measurement, so that a resumed run computes what an unbroken one would. Owns no parameters.
+
+Letters: T rows, I inputs, O outputs.
+"""
+
+from functools import cache
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+
+PROCESSOR = Path("/proc/cpuinfo")
+FEWEST_ROWS = 512
+"""Below, the time to prepare a convolution for a number of rows that did not come before outweighs the gain."""
+ROWS_OF_AN_IMAGE = 64
+"""The gradient of a weight is a sum over rows, fast in blocks only: a prime number of rows takes 5 times as long."""
+
+
+@cache
+def convolution_is_faster() -> bool:
+    """Return whether this processor has AVX-512 and is not Intel's."""
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    try:
+        return "GenuineIntel" not in PROCESSOR.read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def speed_up_linear(model: torch.nn.Module) -> int:
+    """Let every `torch.nn.Linear` of the model compute by convolution where that is faster.
+
+    Returns:
+        How many layers were changed.
+    """
+    if not convolution_is_faster():
+        return 0
+    layers: list[torch.nn.Module] = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)
+    return len(layers)
+
+
+def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    weight = self.weight
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not plain or x.numel() < FEWEST_ROWS * x.shape[-1]:
+        return type(self).forward(self, x)
+    output = _Product.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, self.bias)
+    assert isinstance(output, torch.Tensor)
+    return output if x.ndim == 2 else output.view(*x.shape[:-1], -1)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b, float32 on a CPU.
+
+    x: (T, I), contiguous; W: (O, I); b: (O) or None. The weight itself is kept, not a view of it: sharded engines take
+    its numbers away between the passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x_TI, weight_OI)
+        return convolve(x_TI, weight_OI, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient_TO = gradients[0].contiguous()
+        x_TI, weight_OI = ctx.saved_tensors
+        x_asked, weight_asked, bias_asked = ctx.needs_input_grad
+        return (
+            convolve(gradient_TO, weight_OI.t().contiguous(), None) if x_asked else None,
+            _weight_gradient(gradient_TO, x_TI, weight_OI) if weight_asked else None,
+            gradient_TO.sum(dim=0) if bias_asked else None,
+        )
+
+
+def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
+    """See rows as images of one column, channels last; nothing is copied."""
+    return rows_TI.view(-1, height, 1, rows_TI.shape[1]).permute(0, 3, 1, 2)
+
+
+def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    """x W^T + b as a convolution; nothing is kept for a backward pass."""
+    window = weight_OI[:, :, None, None]
+    output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
+        _images(x_TI, len(x_TI)), window, bias_O, [0, 0], [1, 1], [1, 1], 1
+    )
+    rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))
+    own: torch.Tensor = torch.empty(0)
+    own.set_(rows_TO)  # type: ignore[call-overload]  # no view of anything: adapters add to it in place
+    return own
+
+
+def _weight_gradient(gradient_TO: torch.Tensor, x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    whole = len(x_TI) // ROWS_OF_AN_IMAGE * ROWS_OF_AN_IMAGE
+    images = (_images(rows[:whole], ROWS_OF_AN_IMAGE) for rows in (gradient_TO, x_TI))
+    _, found, _ = torch.ops.aten.convolution_backward(
+        *images, weight_OI[:, :, None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+    )
+    result_OI: torch.Tensor = found[:, :, 0, 0]
+    return result_OI if whole == len(x_TI) else result_OI.addmm_(gradient_TO[whole:].t(), x_TI[whole:])
