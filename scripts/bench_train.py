@@ -12,9 +12,10 @@ trains. trimmed: chunks padded to their own longest. sentence_transformers: its 
 tried first (rows, and budgets of tokens). packed, packed_kept_graphs: ours, without and with graphs kept.
 
 Every variant computes the same step on the same weights and batch; loss and gradient are compared before anything is
-timed: asserted in fp32, printed as gradient_off (from the first variant's) in bf16. Variants take turns (A B C A B C
-...), the medians count. One JSON line per mix and variant; a variant that runs out of memory says so. peak_gib: what a
-step needs beyond the weights, on a CPU in a process of its own (--peak runs that step alone), on CUDA by the allocator.
+timed: asserted in fp32, printed as gradient_off (from the first variant's) in bf16. Variants take turns (A A B B A A
+...): of two steps in a row the second counts, and of those the median. One JSON line per mix and variant; a variant
+that runs out of memory says so. peak_gib: what a step needs beyond the weights, on a CPU in a process of its own
+(--peak runs that step alone), on CUDA by the allocator.
 gemm_share: the time of the forward pass's linear products alone, at their own shapes and by the faster of torch's ways,
 times how many such passes the step makes (a backward pass counts as two), over the time of the step; it takes its turn
 like the variants. product_share: the same with attention's own products, as if they ran at the linear ones' rate. On a
@@ -443,6 +444,7 @@ def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
                 encoder.zero_grad(set_to_none=True)
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
+            seconds_of(step, encoder)  # memory is laid out as the variant before left it: the second one counts
             times[name].append(seconds_of(step, encoder))
             if on_cuda:
                 peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
