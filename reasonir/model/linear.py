@@ -18,6 +18,8 @@ import torch
 PROCESSOR = Path("/proc/cpuinfo")
 FEWEST_ROWS = 512
 """Below, the time to prepare a convolution for a number of rows that did not come before outweighs the gain."""
+ROWS_OF_A_STEP = 256
+"""Rows are filled up to a multiple of this: oneDNN prepares, and keeps, a program for every number of rows it meets."""
 ROWS_OF_AN_IMAGE = 64
 """The gradient of a weight is a sum over rows, fast in blocks only: a prime number of rows takes 5 times as long."""
 
@@ -88,12 +90,15 @@ def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
 
 def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
     """x W^T + b as a convolution; nothing is kept for a backward pass."""
-    window = weight_OI[:, :, None, None]
+    rows = len(x_TI)
+    if rest := -rows % ROWS_OF_A_STEP:
+        x_TI = torch.nn.functional.pad(x_TI, (0, 0, 0, rest))
+    image = _images(x_TI, len(x_TI))
     output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
-        _images(x_TI, len(x_TI)), window, bias_O, [0, 0], [1, 1], [1, 1], 1
+        image, weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
     )
-    rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))
     own: torch.Tensor = torch.empty(0)
+    rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))[:rows]
     own.set_(rows_TO)  # type: ignore[call-overload]  # no view of anything: adapters add to it in place
     return own
 
