@@ -233,17 +233,18 @@ def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: in
     inputs = {w.shape[1]: torch.randn(rows, w.shape[1], device=w.device, dtype=dtype) for w in weights}
     outputs = {w.shape[0]: torch.empty(rows, w.shape[0], device=w.device, dtype=dtype) for w in weights}
     weights = [w.to(dtype) for w in weights]
+    ways: list[Callable[[torch.Tensor, torch.Tensor], object]] = [
+        lambda x, weight: torch.matmul(x, weight.T, out=outputs[len(weight)])
+    ]
+    if encoder.device.type == "cpu" and dtype == torch.float32 and convolution_is_faster():
+        ways.append(lambda x, weight: convolve(x, weight, None))
     best = float("inf")
-    convolves = encoder.device.type == "cpu" and dtype == torch.float32 and convolution_is_faster()
-    for attempt in range(6 if convolves else 3):
+    for multiply in ways * 3:
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
         for weight in weights:
-            if attempt > 2:
-                convolve(inputs[weight.shape[1]], weight, None)
-            else:
-                torch.matmul(inputs[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
+            multiply(inputs[weight.shape[1]], weight)
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begun)

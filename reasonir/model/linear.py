@@ -17,7 +17,7 @@ import torch
 
 PROCESSOR = Path("/proc/cpuinfo")
 FEWEST_ROWS = 512
-"""Below, the time to prepare a convolution for a number of rows that did not come before outweighs the gain."""
+"""Below, filling rows up and preparing a convolution take much of the gain."""
 ROWS_OF_A_STEP = 256
 """Rows are filled up to a multiple of this: oneDNN prepares, and keeps, a program for every number of rows it meets."""
 ROWS_OF_AN_IMAGE = 64
