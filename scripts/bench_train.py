@@ -219,7 +219,7 @@ class Peer:
             value.backward()
         for ours, theirs in self.pairs:
             ours.grad, theirs.grad = theirs.grad, None
-        return float(value)
+        return float(value.detach())
 
 
 def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: int) -> float:

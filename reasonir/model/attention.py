@@ -149,11 +149,15 @@ def _per_run(
     dropout: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One call per run of equal lengths. `split` rather than slices: its backward is one concatenation."""
+    """One call per run of equal lengths. `split` rather than slices: its backward is one concatenation.
+
+    Tokens behind the last text see nothing and nobody sees them: zeros.
+    """
     runs = segments.runs()
     sizes = [count * length for count, length in runs]
+    filling = len(query_THC) - sum(sizes)
     parts = []
-    pieces = zip(runs, query_THC.split(sizes), key_TGC.split(sizes), value_TGC.split(sizes), strict=True)
+    pieces = zip(runs, *(x.split([*sizes, filling])[:-1] for x in (query_THC, key_TGC, value_TGC)), strict=True)
     for (count, length), query, key, value in pieces:
         q, k, v = (x.reshape(count, length, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
         narrow = window is not None and length > window + 1
@@ -172,6 +176,8 @@ def _per_run(
         else:
             out = _soft_capped(q, k, v, mask, scaling, dropout, softcap)
         parts.append(out.transpose(1, 2).reshape(count * length, q.shape[1], v.shape[-1]))
+    if filling:
+        parts.append(query_THC.new_zeros(filling, query_THC.shape[1], value_TGC.shape[-1]))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from reasonir.model.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.fused import fuse
-from reasonir.model.linear import speed_up_linear
+from reasonir.model.linear import rows_to_fill, speed_up_linear
 from reasonir.schema import UserError
 
 PROBE_TOKENS = (11, 7, 11)
@@ -124,16 +124,21 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
 def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> torch.Tensor:
     """Run texts that lie end to end through the trunk; every text's positions start at its own beginning.
 
+    Where `linear.py` asks for it the stream is filled up behind the last text: attention leaves the filling out, and
+    its states are cut off, so that neither an embedding nor a gradient hears of it.
+
     Args:
         token_ids: int64 (T).
     Returns:
         Hidden states (T, D) of the last layer.
     """
-    lengths = torch.tensor(segments.lengths, device=token_ids.device)
-    starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=len(token_ids))
-    positions = torch.arange(len(token_ids), device=token_ids.device) - starts + _first_position(model)
+    tokens, lengths = len(token_ids), torch.tensor(segments.lengths, device=token_ids.device)
+    starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=tokens)
+    positions = torch.arange(tokens, device=token_ids.device) - starts + _first_position(model)
+    if rest := rows_to_fill(tokens, model.dtype, token_ids.device):
+        token_ids, positions = (torch.nn.functional.pad(x, (0, rest)) for x in (token_ids, positions))
     output = model(input_ids=token_ids[None], position_ids=positions[None], segments=segments)
-    return output.last_hidden_state[0]
+    return output.last_hidden_state[0, :tokens]
 
 
 def _first_position(model: Any) -> int:

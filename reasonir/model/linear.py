@@ -3,7 +3,8 @@
 torch multiplies float32 matrices by MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN's convolutions,
 in torch too, use AVX-512 there: with a window of 1 x 1 they are the same product, up to 2.3 times as fast on a Zen 5
 (docs/log.md, 2026-11-26). Invariant: which of the two computes follows from the processor and the number of rows alone,
-never from a measurement, so that a resumed run computes what an unbroken one would. Owns no parameters.
+never from a measurement, so that a resumed run computes what an unbroken one would. Owns no parameters. Leaves filling
+a packed stream up to `forward_packed`.
 
 Letters: T rows, I inputs, O outputs.
 """
@@ -19,9 +20,9 @@ PROCESSOR = Path("/proc/cpuinfo")
 FEWEST_ROWS = 512
 """Below, filling rows up and preparing a convolution take much of the gain."""
 ROWS_OF_A_STEP = 256
-"""Rows are filled up to a multiple of this: oneDNN prepares, and keeps, a program for every number of rows it meets."""
+"""Convolutions see multiples of this only: oneDNN prepares, and keeps, a program for every number of rows it meets."""
 ROWS_OF_AN_IMAGE = 64
-"""The gradient of a weight is a sum over rows, fast in blocks only: a prime number of rows takes 5 times as long."""
+"""The gradient of a weight is a sum over rows, fast in blocks that divide `ROWS_OF_A_STEP` only."""
 
 
 @cache
@@ -49,10 +50,19 @@ def speed_up_linear(model: torch.nn.Module) -> int:
     return len(layers)
 
 
+def rows_to_fill(rows: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Return how many rows to add to so many, on this device in this dtype, for convolutions to compute them."""
+    return -rows % ROWS_OF_A_STEP if _suit(rows, dtype, device) else 0
+
+
+def _suit(rows: int, dtype: torch.dtype, device: torch.device) -> bool:
+    plain = device.type == "cpu" and dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and rows >= FEWEST_ROWS and convolution_is_faster()
+
+
 def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    weight = self.weight
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not plain or x.numel() < FEWEST_ROWS * x.shape[-1]:
+    weight, rows = self.weight, x.numel() // x.shape[-1]
+    if x.dtype != weight.dtype or rows % ROWS_OF_A_STEP or not _suit(rows, x.dtype, x.device):
         return type(self).forward(self, x)
     output = _Product.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, self.bias)
     assert isinstance(output, torch.Tensor)
@@ -89,25 +99,20 @@ def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
 
 
 def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """x W^T + b as a convolution; nothing is kept for a backward pass."""
-    rows = len(x_TI)
-    if rest := -rows % ROWS_OF_A_STEP:
-        x_TI = torch.nn.functional.pad(x_TI, (0, 0, 0, rest))
-    image = _images(x_TI, len(x_TI))
+    """x W^T + b as a convolution, for any number of rows; nothing is kept for a backward pass."""
     output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
-        image, weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
+        _images(x_TI, len(x_TI)), weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
     )
     own: torch.Tensor = torch.empty(0)
-    rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))[:rows]
+    rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))
     own.set_(rows_TO)  # type: ignore[call-overload]  # no view of anything: adapters add to it in place
     return own
 
 
 def _weight_gradient(gradient_TO: torch.Tensor, x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    whole = len(x_TI) // ROWS_OF_AN_IMAGE * ROWS_OF_AN_IMAGE
-    images = (_images(rows[:whole], ROWS_OF_AN_IMAGE) for rows in (gradient_TO, x_TI))
+    images = (_images(rows, ROWS_OF_AN_IMAGE) for rows in (gradient_TO, x_TI))
     _, found, _ = torch.ops.aten.convolution_backward(
         *images, weight_OI[:, :, None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
     )
     result_OI: torch.Tensor = found[:, :, 0, 0]
-    return result_OI if whole == len(x_TI) else result_OI.addmm_(gradient_TO[whole:].t(), x_TI[whole:])
+    return result_OI

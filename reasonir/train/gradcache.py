@@ -61,6 +61,53 @@ class _SavedBytes:
         return tensor
 
 
+class _Rows:
+    """Embeddings of the chunks so far, in one place that doubles when it is full.
+
+    One small tensor a chunk, kept between the chunks' large ones, would leave the heap in pieces.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self._rows_ND: torch.Tensor | None = None
+
+    def add(self, rows_BD: torch.Tensor) -> None:
+        begin = sum(self.counts)
+        stop = begin + len(rows_BD)
+        if self._rows_ND is None or stop > len(self._rows_ND):
+            larger_ND = rows_BD.new_empty(2 * stop, rows_BD.shape[1])
+            if self._rows_ND is not None:
+                larger_ND[:begin] = self._rows_ND[:begin]
+            self._rows_ND = larger_ND
+        self._rows_ND[begin:stop] = rows_BD
+        self.counts.append(len(rows_BD))
+
+    def together(self) -> torch.Tensor:
+        """All rows, in the order in which they came: (N, D)."""
+        assert self._rows_ND is not None, "no chunk was embedded"
+        return self._rows_ND[: sum(self.counts)]
+
+
+class _RandomStates:
+    """The random numbers' states before every chunk and after the last, in one place as embeddings are."""
+
+    def __init__(self, device: torch.device, chunks: int) -> None:
+        self._device = device
+        self._here = torch.get_rng_state().repeat(chunks + 1, 1)
+        on_cuda = device.type == "cuda"
+        self._there = torch.cuda.get_rng_state(device).repeat(chunks + 1, 1) if on_cuda else None
+
+    def save(self, i: int) -> None:
+        self._here[i] = torch.get_rng_state()
+        if self._there is not None:
+            self._there[i] = torch.cuda.get_rng_state(self._device)
+
+    def restore(self, i: int) -> None:
+        torch.set_rng_state(self._here[i].clone())  # a view would set the first row
+        if self._there is not None:
+            torch.cuda.set_rng_state(self._there[i].clone(), self._device)
+
+
 @dataclass(slots=True)
 class CacheReport:
     """What a pass did: chunks whose graph was kept, chunks that were replayed."""
@@ -92,29 +139,28 @@ def backward_through_chunks(
     Precision: the surrogate (embedding times its gradient, summed) is float32, whatever autocast does.
     """
     budget.used_bytes = 0.0
-    embeddings: list[torch.Tensor] = []
+    embeddings, states = _Rows(), _RandomStates(device, len(chunk_tokens))
     kept: list[torch.Tensor | None] = []
-    states = []
     for i, tokens in enumerate(chunk_tokens):
-        states.append(_random_state(device))
+        states.save(i)
         keep = budget.admits(tokens)
         embedding = _embed_kept(embed_chunk, i, tokens, budget, parameters) if keep else _embed_bare(embed_chunk, i)
         kept.append(embedding if keep else None)
-        embeddings.append(embedding.detach())
-    after_forward = _random_state(device)
-    cached = torch.cat(embeddings).requires_grad_()
+        embeddings.add(embedding.detach())
+    states.save(len(chunk_tokens))
+    cached = embeddings.together().requires_grad_()
     value = loss(cached)
     (gradient,) = torch.autograd.grad(value, cached)
-    parts = gradient.split([len(embedding) for embedding in embeddings])
+    parts = gradient.split(embeddings.counts)
     replayed = sum(embedding is None for embedding in kept)
     for i, part in enumerate(parts):
         graph = kept[i]
         if graph is None:
-            _set_random_state(device, states[i])
+            states.restore(i)
             graph = embed_chunk(i)
         kept[i] = None
         backward((graph * part).sum())
-    _set_random_state(device, after_forward)
+    states.restore(len(chunk_tokens))
     return value.detach(), CacheReport(len(parts) - replayed, replayed)
 
 
@@ -132,14 +178,3 @@ def _embed_kept(
         embedding = embed_chunk(i)
     budget.charge(tokens, saved.total if saved is not None else None)
     return embedding
-
-
-def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), on_device
-
-
-def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

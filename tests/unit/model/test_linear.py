@@ -3,11 +3,14 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from reasonir.model import linear
+from reasonir.model.encoder import PackedTexts
 from reasonir.model.linear import FEWEST_ROWS, speed_up_linear
+from reasonir.model.tiny import build_tiny
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def results(layer: torch.nn.Linear, x: torch.Tensor, gradient: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(512,), (521,), (1, 1024), (3, 347), (2, 300, 2)])
+@pytest.mark.parametrize("shape", [(512,), (1, 1024), (3, 256), (2, 320, 2)])
 def test_output_and_gradients_equal_float64(convolving: None, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     plain = torch.nn.Linear(48, 80, bias=bias)
@@ -56,14 +59,36 @@ def test_a_frozen_weight_gets_no_gradient_and_an_output_can_be_added_to(convolvi
     assert x.grad is not None and torch.allclose(x.grad, expected, atol=1e-5)
 
 
-def test_torch_computes_few_rows_and_other_precisions(convolving: None) -> None:
+def test_torch_computes_few_rows_odd_numbers_and_other_precisions(convolving: None) -> None:
     layer = torch.nn.Linear(16, 8)
     speed_up_linear(layer)
-    few, enough = torch.randn(FEWEST_ROWS - 1, 16), torch.randn(FEWEST_ROWS, 16)
-    assert "Addmm" in str(layer(few).grad_fn) and "Product" in str(layer(enough).grad_fn)
+    few, odd, enough = (torch.randn(rows, 16) for rows in (FEWEST_ROWS // 2, FEWEST_ROWS + 1, FEWEST_ROWS))
+    assert "Product" in str(layer(enough).grad_fn)
+    for rows in (few, odd):
+        assert "Addmm" in str(layer(rows).grad_fn)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(enough).dtype == torch.bfloat16
     assert layer.double()(enough.double()).dtype == torch.float64
+
+
+def test_a_filled_stream_gives_the_embeddings_and_gradients_of_the_texts(convolving: None) -> None:
+    lengths = [300, 300, 190, 7, 1]
+    draw = np.random.default_rng(0)
+    ids = [draw.integers(5, 250, length).astype(np.int32) for length in lengths]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        encoder = build_tiny(["some text"], vocabulary_size=300, hidden_size=64, intermediate_size=96, layers=2)
+        texts = PackedTexts.of(ids, [2, 0, 0, 0, 0])
+        states: list[torch.Tensor] = []
+        encoder.trunk.norm.register_forward_hook(lambda _module, _inputs, output, states=states: states.append(output))
+        embeddings_BD = encoder.to(dtype)(texts)
+        rows = states[0].shape[1]
+        assert rows == (1024 if dtype == torch.float32 else sum(lengths))
+        embeddings_BD[:, 0].sum().backward()
+        found.append([embeddings_BD.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) == 1 + 2 * 9 + 2
+    for ours, exact in zip(*found, strict=True):
+        assert float((ours - exact).norm()) < 1e-5 * float(exact.norm())
 
 
 @pytest.mark.parametrize(
