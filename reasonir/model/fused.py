@@ -1,8 +1,9 @@
 """Arithmetic between the matrix products, with fewer passes over memory than transformers' modules make.
 
-On a CPU a norm of our own; on CUDA Liger's kernels (norm, gated unit, rotary positions) where `reasonir[cuda]` is
-installed. Invariant: a module is replaced only where both give the same output on random input, to rounding; other
-devices and dtypes keep transformers' own. Owns no parameters: state dicts, adapters and shards see the same modules.
+On a CPU a norm and a gated unit of our own; on CUDA Liger's kernels (norm, gated unit, rotary positions) where
+`reasonir[cuda]` is installed. Invariant: a module is replaced only where both give the same output on random input, to
+rounding; other devices and dtypes keep transformers' own. Owns no parameters: state dicts, adapters and shards see the
+same modules.
 
 Letters: T tokens, D channels.
 """
@@ -49,8 +50,25 @@ class _RMSNorm(torch.autograd.Function):
         return x_gradient_TD, weight_gradient_D, None
 
 
+class _GatedUnit(torch.autograd.Function):
+    """silu(gate) * up, Shazeer, arXiv 2002.05202. Keeps its inputs only; transformers' keeps silu(gate) as well."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (gradient,) = gradients
+        gate, up = ctx.saved_tensors
+        gate_gradient = gradient * up
+        torch.ops.aten.silu_backward.grad_input(gate_gradient, gate, grad_input=gate_gradient)
+        return gate_gradient, torch.nn.functional.silu(gate).mul_(gradient)
+
+
 def fuse(model: torch.nn.Module) -> int:
-    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and on CUDA of every SwiGLU.
+    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and of every SwiGLU.
 
     Returns:
         How many modules were replaced. Rotary positions are a function of the architecture's module: it is replaced
@@ -62,7 +80,7 @@ def fuse(model: torch.nn.Module) -> int:
         if isinstance(eps, float) and _is_rms_norm(module, eps):
             module.forward = MethodType(_norm_forward, module)
             count += 1
-        elif cuda_kernels() is not None and _is_gated_unit(module):
+        elif _is_gated_unit(module):
             module.forward = MethodType(_gated_forward, module)
             count += 1
     if cuda_kernels() is not None:
@@ -97,9 +115,12 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """down(silu(gate(x)) * up(x)): SwiGLU, Shazeer, arXiv 2002.05202."""
+    """down(silu(gate(x)) * up(x))."""
     gate, up = self.gate_proj(x), self.up_proj(x)
-    product = cuda_kernels().liger_swiglu(gate, up) if _on_kernels(gate) else self.act_fn(gate) * up
+    if gate.device.type == "cpu" and gate.dtype == torch.float32:
+        product = _GatedUnit.apply(gate, up)
+    else:
+        product = cuda_kernels().liger_swiglu(gate, up) if _on_kernels(gate) else self.act_fn(gate) * up
     output: torch.Tensor = self.down_proj(product)
     return output
 

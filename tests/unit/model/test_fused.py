@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from reasonir.model.fused import _RMSNorm, fuse
+from reasonir.model.fused import _GatedUnit, _RMSNorm, fuse
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (1, 5, 3, 8), (6, 8)])
@@ -29,7 +29,33 @@ def test_output_and_gradient_equal_transformers(shape: tuple[int, ...]) -> None:
         assert torch.allclose(ours, theirs, atol=2e-6, rtol=1e-6)
 
 
-def test_gradient_in_float64() -> None:
+def test_a_gated_unit_equals_transformers_and_keeps_its_inputs_only() -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    plain = LlamaMLP(LlamaConfig(hidden_size=8, intermediate_size=12, num_attention_heads=1))
+    fused = copy.deepcopy(plain)
+    assert fuse(torch.nn.Sequential(fused)) == 1
+    x, gradient = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    results, kept = [], []
+    for module in (plain, fused):
+        inputs, seen = x.clone().requires_grad_(), set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, seen=seen: (seen.add(t.data_ptr()), t)[1], lambda t: t):
+            output = module(inputs)
+        output.backward(gradient)
+        kept.append(len(seen))
+        results.append((output, inputs.grad, *(weight.grad for weight in module.parameters())))
+    assert kept[0] - kept[1] == 1
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert fused.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype == torch.bfloat16
+    other = LlamaMLP(LlamaConfig(hidden_size=8, intermediate_size=12, num_attention_heads=1, hidden_act="gelu"))
+    assert fuse(torch.nn.Sequential(other)) == 0, "another activation"
+
+
+def test_gradients_in_float64() -> None:
+    gate, up = (torch.randn(5, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(_GatedUnit.apply, (gate, up))
     x, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 6), (6,)))
     assert torch.autograd.gradcheck(lambda x, weight: _RMSNorm.apply(x, weight, 1e-6), (x, weight))
 

@@ -309,7 +309,7 @@ def test_activations_are_what_autograd_is_seen_to_keep(kind, arithmetic, checkpo
     assert planned(256) - 256 * (planned(256) - planned(128)) / 128 == copies
 
 
-def test_fused_norms_keep_eight_bytes_a_channel_and_layer_less() -> None:
+def test_fused_norms_and_gated_units_keep_less() -> None:
     trunk = small_trunk("llama", torch.float32)
 
     def measured() -> int:
@@ -319,9 +319,9 @@ def test_fused_norms_keep_eight_bytes_a_channel_and_layer_less() -> None:
         return counter.total
 
     plain, layers = measured(), trunk.config.num_hidden_layers
-    assert fuse(trunk) == 2 * layers + 1
-    saved = (plain - measured()) / 128 / trunk.config.hidden_size
-    assert saved == pytest.approx(8 * layers + 4, abs=0.5)
+    assert fuse(trunk) == 3 * layers + 1
+    saved = (plain - measured()) / 128 - 4 * layers * trunk.config.intermediate_size
+    assert saved / trunk.config.hidden_size == pytest.approx(8 * layers + 4, abs=0.5)
 
 
 def test_gradcache_makes_as_many_passes_as_planned():
