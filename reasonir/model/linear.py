@@ -22,7 +22,7 @@ FEWEST_ROWS = 512
 ROWS_OF_A_STEP = 256
 """Convolutions see multiples of this only: oneDNN prepares, and keeps, a program for every number of rows it meets."""
 ROWS_OF_AN_IMAGE = 64
-"""The gradient of a weight is a sum over rows, fast in blocks that divide `ROWS_OF_A_STEP` only."""
+"""The gradient of a weight is a sum over rows, fast in blocks only; divides `ROWS_OF_A_STEP`."""
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from reasonir.model.encoder import PackedTexts, token_budget_chunks
+from reasonir.model.linear import rows_to_fill
 from reasonir.train.cross_device import Deal, deal_texts, gather_documents, text_cost
 from reasonir.train.data import BatchPlan
 from reasonir.train.engine import Engine
@@ -114,9 +115,11 @@ class TrainingStep:
             losses.append(per_query.detach())
             return (per_query * weight_B).sum() * scale / total_weight
 
+        tokens = [int(lengths[chunk].sum()) for chunk in chunks]
         value, report = backward_through_chunks(
             embed_chunk,
-            [int(lengths[chunk].sum()) for chunk in chunks],
+            # A graph holds what its stream is filled up with too.
+            [count + rows_to_fill(count, torch.float32, device) for count in tokens],
             loss,
             budget=self.budget,
             parameters=list(self.engine.named.values()),
