@@ -99,7 +99,7 @@ def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
 
 
 def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """x W^T + b as a convolution, for any number of rows; nothing is kept for a backward pass."""
+    """x W^T + b as a convolution; nothing is kept for a backward pass."""
     output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
         _images(x_TI, len(x_TI)), weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
     )

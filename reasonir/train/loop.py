@@ -277,7 +277,7 @@ def optimizer_step(
         "train/tokens": int(tokens),
         "train/step_seconds": round(seconds, 4),
         "train/tokens_per_second": round(tokens / seconds, 1),
-        "train/real_token_fraction": 1.0,  # a packed stream holds no padding
+        "train/real_token_fraction": 1.0,  # no text is padded; what linear.py fills up is not counted
         "train/source": plan.source,
         "train/load_spread": round(result.load_spread, 5),
         "train/kept_chunks": result.cache.kept_chunks,

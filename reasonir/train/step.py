@@ -118,7 +118,7 @@ class TrainingStep:
         tokens = [int(lengths[chunk].sum()) for chunk in chunks]
         value, report = backward_through_chunks(
             embed_chunk,
-            # A graph holds what its stream is filled up with too.
+            # A graph holds what its stream is filled up with too (in bfloat16 none is: a little too much is counted).
             [count + rows_to_fill(count, torch.float32, device) for count in tokens],
             loss,
             budget=self.budget,
