@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from bench_train import gemm_seconds
 
-from reasonir.corpora import read_documents
+from reasonir.data.collections import read_documents
 from reasonir.model import Encoder
-from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import DEFAULT_CHUNK_TOKENS
+from reasonir.model.folders import save_encoder
 from reasonir.model.tiny import build_tiny
 
 BATCH_SIZES = (8, 16, 32, 64, 128)

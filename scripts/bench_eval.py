@@ -4,7 +4,7 @@
 
 search: from embeddings on disk to all metrics, with exclusions, top 1,000. `usual` scores all pairs, builds a Python
 dictionary of all documents for every query and sorts it, as BRIGHT's own evaluation does; `ours` is
-reasonir.eval.search. Both must give the same metrics. bm25: index of a BEIR folder and all of its queries.jsonl,
+reasonir.retrieval.top_k. Both must give the same metrics. bm25: index of a BEIR folder and all of its queries.jsonl,
 against the slow reference of the tests. Every measurement is a process of its own; variants take turns (A B A B ...),
 the medians count. Seconds leave out imports; cpu_seconds (all threads) do not hang on neighbours; the
 memory is all that the process ever held, imports included.
@@ -51,7 +51,7 @@ def make_input(folder: Path, queries: int, documents: int, dimension: int) -> No
 def usual(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
     import pytrec_eval
 
-    from reasonir.eval.metrics import CUTS, FAMILIES
+    from reasonir.eval.scores.metrics import CUTS, FAMILIES
 
     scores = (np.load(folder / "queries.npy") @ np.load(folder / "documents.npy", mmap_mode="r").T).tolist()
     run = {}
@@ -65,8 +65,8 @@ def usual(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, d
 
 
 def ours(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
-    from reasonir.eval.metrics import METRIC_OF_MEASURE, score_run
-    from reasonir.eval.search import as_run, exact_top_k
+    from reasonir.eval.scores.metrics import METRIC_OF_MEASURE, score_run
+    from reasonir.retrieval.top_k import as_run, exact_top_k
 
     documents = np.load(folder / "documents.npy", mmap_mode="r")
     found, scores = exact_top_k(np.load(folder / "queries.npy"), documents, TOP, list(excluded), ids=ids)
@@ -78,23 +78,23 @@ def measure_search(variant: str, folder: Path) -> dict[str, Any]:
     """Run one variant in this process."""
     import pytrec_eval  # noqa: F401
 
-    import reasonir.eval.search
+    import reasonir.retrieval.top_k
 
     gold = np.load(folder / "gold.npy")
     ids = [f"document-{row}" for row in range(len(np.load(folder / "documents.npy", mmap_mode="r")))]
     qrels = {f"query-{q}": {ids[row]: 1 for row in rows} for q, rows in enumerate(gold)}
     excluded = np.load(folder / "excluded.npy")
     warm_up = np.ones((2, 8), dtype=np.float32)
-    reasonir.eval.search.exact_top_k(warm_up, warm_up @ warm_up.T @ warm_up, 1)  # libraries start their threads
+    reasonir.retrieval.top_k.exact_top_k(warm_up, warm_up @ warm_up.T @ warm_up, 1)  # libraries start their threads
     begun, busy = time.perf_counter(), time.process_time()
     values = (ours if variant == "ours" else usual)(folder, ids, excluded, qrels)
     return {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - busy, "values": values}
 
 
 def measure_bm25(folder: Path) -> dict[str, Any]:
-    from reasonir.corpora import read_documents
-    from reasonir.lexical import BM25Index
-    from reasonir.schema import read_jsonl
+    from reasonir.core.files import read_jsonl
+    from reasonir.data.collections import read_documents
+    from reasonir.retrieval.bm25 import BM25Index
 
     documents = read_documents(str(folder))
     queries = [row["text"] for _, row in read_jsonl(folder / "queries.jsonl")]
@@ -115,9 +115,9 @@ def checked(queries: list[str]) -> range:
 def bm25_difference(folder: Path, sample: list[dict[str, float]]) -> float:
     """Return the largest relative difference between our scores and the slow computation's on the same terms."""
     sys.path.insert(0, str(ROOT))
-    from reasonir.corpora import read_documents
-    from reasonir.lexical import analyse
-    from reasonir.schema import read_jsonl
+    from reasonir.core.files import read_jsonl
+    from reasonir.data.collections import read_documents
+    from reasonir.retrieval.bm25 import analyse
     from tests.reference import bm25 as reference
 
     queries = [row["text"] for _, row in read_jsonl(folder / "queries.jsonl")]

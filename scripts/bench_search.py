@@ -5,7 +5,7 @@
 The vectors are made: clusters of about 100, of unit length, with the variance of the directions falling off as it
 does in real embeddings, and turned at random so that no part of a code gets more of it. Queries are further members
 of the clusters. `index` is what `reasonir-eval index` builds, in a process of its own, whose peak memory counts;
-`index+refine` rescores its first 10 * k hits from embeddings.npy; `exact` is `reasonir.eval.search.exact_top_k`.
+`index+refine` rescores its first 10 * k hits from embeddings.npy; `exact` is `reasonir.retrieval.top_k.exact_top_k`.
 Milliseconds are of all queries together, by query.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonir.runs import file_sha256
+from reasonir.core.files import file_sha256
 
 CLUSTER = 100
 SPREAD = 0.7

@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from reasonir.generator import GeneratorConfig, Message, Request, open_generator
-from reasonir.generator.config import Engine, Structured
-from reasonir.settings import find_configs
+from reasonir.core.help import find_configs
+from reasonir.llm import GeneratorConfig, Message, Request, open_generator
+from reasonir.llm.config import Engine, Structured
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The tide of a bay follows the moon, its shape and the wind. " * 40

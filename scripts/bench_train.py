@@ -44,18 +44,18 @@ import torch
 
 from reasonir.model import Encoder
 from reasonir.model.adapters import add_adapters
-from reasonir.model.attention import PACKED_ATTENTION, register
-from reasonir.model.bidirectional import prepare_trunk
-from reasonir.model.linear import convolution_is_faster, convolve
 from reasonir.model.pooling import pool
+from reasonir.model.templates import Template, TemplateStyle
 from reasonir.model.tiny import build_tiny, build_tokenizer
-from reasonir.templates import Template, TemplateStyle
-from reasonir.train.data import BatchPlan
-from reasonir.train.engine import Engine
-from reasonir.train.free_memory import graph_allowance, keep_freed_memory
+from reasonir.model.trunk.attention import PACKED_ATTENTION, register
+from reasonir.model.trunk.bidirectional import prepare_trunk
+from reasonir.model.trunk.linear import convolution_is_faster, convolve
+from reasonir.train.data.batches import BatchPlan
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from reasonir.train.loss import info_nce
-from reasonir.train.ranks import Ranks
+from reasonir.train.memory.graph_budget import graph_allowance, keep_freed_memory
+from reasonir.train.objectives.infonce import info_nce
+from reasonir.train.parallel.engine import Engine
+from reasonir.train.parallel.ranks import Ranks
 from reasonir.train.step import TrainingStep
 
 # Queries, and (kind, parameters) of the query and document lengths in tokens. log-normal: median, sigma.
@@ -171,7 +171,7 @@ class Peer:
     def __init__(self, encoder: Encoder, plan: BatchPlan, autocast: bool) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from reasonir.model.checkpoint import save_encoder
+        from reasonir.model.folders import save_encoder
 
         with tempfile.TemporaryDirectory() as folder:
             save_encoder(encoder, folder, query_instruction="", max_tokens=LONGEST)

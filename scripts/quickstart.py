@@ -31,7 +31,7 @@ def main() -> None:
     """Run the chain and write summary.json."""
     begun = time.time()
     if not (WORLD / "train").is_dir():
-        run("reasonir.world", f"output_dir={WORLD}")
+        run("reasonir.quickstart", f"output_dir={WORLD}")
     if not (RUN / "manifest.json").is_file():
         run("reasonir.train", "+experiment=quickstart", f"output_dir={RUN}", "resume=true")
         shutil.rmtree(MODEL, ignore_errors=True)

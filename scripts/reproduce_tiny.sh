@@ -24,7 +24,7 @@ check_needs() {
 # The world, its questions, and the server that stands for every language model.
 prepare() {
     local step=prepare
-    run world "$PYTHON" -m reasonir.world "output_dir=$out/world" scale=0.5
+    run world "$PYTHON" -m reasonir.quickstart "output_dir=$out/world" scale=0.5
     run questions "$PYTHON" "$root/scripts/tiny_questions.py" "$out/world/$task" "$out/questions"
     if $plan; then URL=http://127.0.0.1:8000/v1; else start_server; fi
     generator=(generator=openai generator.model=rules-not-a-model "generator.base_url=$URL" generator.max_concurrency=8)

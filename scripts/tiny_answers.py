@@ -1,8 +1,8 @@
 """What `tiny_server.py` answers: rules that read the built-in world's texts, in place of a language model.
 
-It knows which words a query and which a document uses for the same thing (`reasonir.world`), and nothing else: with it
-the whole chain runs without a model, and what it writes is right by construction. It says nothing about how well a real
-generator writes. Invariant: an answer depends on the request alone, so that a run that was stopped goes on alike.
+It knows which words a query and which a document uses for the same thing (`reasonir.quickstart.world`), and nothing
+else: with it the whole chain runs without a model, and what it writes is right by construction. It says nothing
+about how well a real generator writes. Invariant: an answer depends on the request alone, so that a run that was stopped goes on alike.
 """
 
 import hashlib
@@ -14,7 +14,16 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from reasonir.world import INSTRUCTIONS, TASKS, Combination, Task, pick, split_combinations, write_document, write_query
+from reasonir.quickstart.world import (
+    INSTRUCTIONS,
+    TASKS,
+    Combination,
+    Task,
+    pick,
+    split_combinations,
+    write_document,
+    write_query,
+)
 
 QUERY_WORDS = 24
 """At least so many in a written query; the gates of hq ask for 20."""

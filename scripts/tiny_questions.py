@@ -16,7 +16,7 @@ from typing import Any
 
 from tiny_answers import read, title
 
-from reasonir.world import shuffled
+from reasonir.quickstart.world import shuffled
 
 OPTIONS = 4
 LONGEST_WORDS = 120

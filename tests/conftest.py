@@ -12,7 +12,7 @@ import torch
 
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
-from tests.texts import SENTENCES
+from tests.kit.texts import SENTENCES
 
 
 @pytest.fixture

@@ -1,41 +1,132 @@
 """`reasonir-eval <task>`: one configuration and one function per task. Heavy imports come after --help."""
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from reasonir.eval import config as options
-from reasonir.eval import judgement_config as judgement
-from reasonir.eval.card_config import CardConfig
-from reasonir.eval.fusion_config import FuseConfig
-from reasonir.eval.rag import rag_config as rag
-from reasonir.eval.rag.datastore_config import DatastoreConfig, IndexConfig
-from reasonir.eval.report_config import ReportConfig
-from reasonir.eval.rerank_config import RerankConfig
-from reasonir.eval.rewrite_config import RewritingConfig, ScalingConfig
-from reasonir.settings import run_command
+from reasonir.core.command import run_command
+from reasonir.eval.audit.config import CompareConfig, ContaminationConfig
+from reasonir.eval.benchmarks.config import BeirConfig, BrightConfig, CardConfig, ScoreConfig
+from reasonir.eval.benchmarks.fuse_config import FuseConfig
+from reasonir.eval.rag.config import ChoicesConfig, GpqaConfig, MmluConfig
+from reasonir.eval.rag.datastore.config import DatastoreConfig
+from reasonir.eval.report.config import ReportConfig
+from reasonir.eval.rerank.config import RerankConfig
+from reasonir.eval.rewrite.config import RewritingConfig, ScalingConfig
+from reasonir.retrieval.ann.config import IndexConfig
+from reasonir.retrieval.config import EncodeConfig
 
-TASKS: dict[str, tuple[type, str]] = {
-    "bright": (options.BrightConfig, "retrieve.evaluate_bright"),
-    "beir": (options.BeirConfig, "retrieve.evaluate_beir"),
-    "score": (options.ScoreConfig, "score.score_files"),
-    "fuse": (FuseConfig, "fuse.fuse"),
-    "rerank": (RerankConfig, "rerank.rerank_run"),
-    "mmlu": (rag.MmluConfig, "rag.reading.answer_questions"),
-    "gpqa": (rag.GpqaConfig, "rag.reading.answer_questions"),
-    "multiple_choice": (rag.ChoicesConfig, "rag.reading.answer_questions"),
-    "encode": (options.EncodeConfig, "encode.encode_file"),
-    "datastore": (DatastoreConfig, "rag.datastore.build_datastore"),
-    "index": (IndexConfig, "rag.index.build_index"),
-    "compare": (judgement.CompareConfig, "compare.compare_results"),
-    "card": (CardConfig, "card.write_measurements"),
-    "contamination": (judgement.ContaminationConfig, "contamination.measure_contamination"),
-    "report": (ReportConfig, "report.write_report"),
-    "rewrite": (RewritingConfig, "rewrite.rewrite_queries"),
-    "scaling": (ScalingConfig, "scaling.measure_scaling"),
+
+def _bright(config: BrightConfig) -> None:
+    from reasonir.eval.benchmarks.evaluate import evaluate_bright
+
+    evaluate_bright(config)
+
+
+def _beir(config: BeirConfig) -> None:
+    from reasonir.eval.benchmarks.evaluate import evaluate_beir
+
+    evaluate_beir(config)
+
+
+def _score(config: ScoreConfig) -> None:
+    from reasonir.eval.benchmarks.score import score_files
+
+    score_files(config)
+
+
+def _fuse(config: FuseConfig) -> None:
+    from reasonir.eval.benchmarks.fuse import fuse
+
+    fuse(config)
+
+
+def _rerank(config: RerankConfig) -> None:
+    from reasonir.eval.rerank.rerank import rerank_run
+
+    rerank_run(config)
+
+
+def _answer_questions(config: Any) -> None:
+    from reasonir.eval.rag.answer_questions import answer_questions
+
+    answer_questions(config)
+
+
+def _encode(config: EncodeConfig) -> None:
+    from reasonir.eval.rag.datastore.encode import encode_file
+
+    encode_file(config)
+
+
+def _datastore(config: DatastoreConfig) -> None:
+    from reasonir.eval.rag.datastore.build import build_datastore
+
+    build_datastore(config)
+
+
+def _index(config: IndexConfig) -> None:
+    from reasonir.retrieval.ann.build import build_index
+
+    build_index(config)
+
+
+def _compare(config: CompareConfig) -> None:
+    from reasonir.eval.audit.compare import compare_results
+
+    compare_results(config)
+
+
+def _card(config: CardConfig) -> None:
+    from reasonir.eval.benchmarks.card import write_measurements
+
+    write_measurements(config)
+
+
+def _contamination(config: ContaminationConfig) -> None:
+    from reasonir.eval.audit.contamination import measure_contamination
+
+    measure_contamination(config)
+
+
+def _report(config: ReportConfig) -> None:
+    from reasonir.eval.report.report import write_report
+
+    write_report(config)
+
+
+def _rewrite(config: RewritingConfig) -> None:
+    from reasonir.eval.rewrite.rewrite import rewrite_queries
+
+    rewrite_queries(config)
+
+
+def _scaling(config: ScalingConfig) -> None:
+    from reasonir.eval.rewrite.scaling import measure_scaling
+
+    measure_scaling(config)
+
+
+TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "bright": (BrightConfig, _bright),
+    "beir": (BeirConfig, _beir),
+    "score": (ScoreConfig, _score),
+    "fuse": (FuseConfig, _fuse),
+    "rerank": (RerankConfig, _rerank),
+    "mmlu": (MmluConfig, _answer_questions),
+    "gpqa": (GpqaConfig, _answer_questions),
+    "multiple_choice": (ChoicesConfig, _answer_questions),
+    "encode": (EncodeConfig, _encode),
+    "datastore": (DatastoreConfig, _datastore),
+    "index": (IndexConfig, _index),
+    "compare": (CompareConfig, _compare),
+    "card": (CardConfig, _card),
+    "contamination": (ContaminationConfig, _contamination),
+    "report": (ReportConfig, _report),
+    "rewrite": (RewritingConfig, _rewrite),
+    "scaling": (ScalingConfig, _scaling),
 }
-"""Task: its options, and the function (of this package) that carries it out, imported only then."""
+"""Task: its options, and the function that carries it out."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,12 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if task not in TASKS:
         print(f"reasonir-eval: error: unknown task {task!r}; one of {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
-    schema, place = TASKS[task]
-
-    def run(config: Any) -> None:
-        module, function = place.rsplit(".", 1)
-        getattr(import_module(f"reasonir.eval.{module}"), function)(config)
-
+    schema, run = TASKS[task]
     run_command(f"reasonir-eval {task}", f"eval/{task}", schema, run, arguments[1:])
 
 

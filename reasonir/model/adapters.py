@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from reasonir.model.checkpoint import replace_folder
+from reasonir.core.errors import UserError
 from reasonir.model.encoder import Encoder
-from reasonir.schema import UserError
+from reasonir.model.folders import replace_folder
 
 ALL_LINEAR = "all-linear"
 ADAPTER = "default"

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonir.model.bidirectional import Attention
+from reasonir.core.errors import UserError
 from reasonir.model.pooling import Pooling
-from reasonir.schema import UserError
+from reasonir.model.trunk.bidirectional import Attention
 
 CARD_FILE = "README.md"
 EVALUATION, CONTAMINATION = "evaluation", "contamination"

@@ -8,65 +8,21 @@ Letters: B texts, T tokens of a packed stream, D embedding dimension, N texts of
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from reasonir.ahead import ahead
-from reasonir.model.attention import Segments
-from reasonir.model.bidirectional import attention_of, forward_packed
+from reasonir.core.prefetch import ahead
+from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.pooling import Pooling, pool
 from reasonir.model.presets import Preset
-from reasonir.templates import Template, TokenizedText
+from reasonir.model.templates import Template, TokenizedText
+from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 
 TEXTS_PER_BLOCK = 16_384
 LONGEST_INPUT = 32_768
 DEFAULT_CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
-
-
-@dataclass(frozen=True, slots=True)
-class PackedTexts:
-    """Texts end to end. token_ids: int64 (T); lengths, prefix_tokens: int64 (B)."""
-
-    token_ids: torch.Tensor
-    lengths: torch.Tensor
-    prefix_tokens: torch.Tensor
-    segments: Segments
-
-    @classmethod
-    def of(cls, ids: Sequence[np.ndarray], prefix_tokens: Sequence[int], device: Any = "cpu") -> "PackedTexts":
-        """Lay token lists end to end on a device."""
-        lengths = [len(row) for row in ids]
-        return cls(
-            torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device),
-            torch.tensor(lengths, device=device),
-            torch.tensor(list(prefix_tokens), device=device),
-            Segments.of(lengths, device),
-        )
-
-
-def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:
-    """Sort texts by length, longest first, and cut them into chunks of at most `chunk_tokens` tokens.
-
-    A text longer than the budget gets a chunk of its own. Sorting puts equal lengths side by side, which packed
-    attention on a CPU batches; the largest chunk comes first, so that memory that does not suffice fails at once.
-
-    Returns:
-        Arrays of text indices; every index exactly once.
-    """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable")
-    chunks, start, filled = [], 0, 0
-    for position, index in enumerate(order):
-        if position > start and filled + lengths[index] > chunk_tokens:
-            chunks.append(order[start:position])
-            start, filled = position, 0
-        filled += int(lengths[index])
-    if len(order):
-        chunks.append(order[start:])
-    return chunks
 
 
 class Encoder(torch.nn.Module):
@@ -109,13 +65,13 @@ class Encoder(torch.nn.Module):
         Raises:
             UserError: unreadable folder, missing weights or tokenizer, or a failed leak probe.
         """
-        from reasonir.model.checkpoint import load_encoder
+        from reasonir.model.folders import load_encoder
 
         return load_encoder(path, dtype=dtype, device=device, template=template)
 
     def save_pretrained(self, path: str) -> None:
         """Write a folder that this class, transformers and SentenceTransformer load, atomically."""
-        from reasonir.model.checkpoint import save_encoder
+        from reasonir.model.folders import save_encoder
 
         save_encoder(self, path)
 

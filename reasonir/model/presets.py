@@ -7,9 +7,9 @@ finding the preset of a folder to `layouts.py`.
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from reasonir.model.bidirectional import Attention
 from reasonir.model.pooling import Pooling
-from reasonir.templates import TemplateStyle
+from reasonir.model.templates import TemplateStyle
+from reasonir.model.trunk.bidirectional import Attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasonir.model.bidirectional import load_config
-from reasonir.model.checkpoint import load_template
-from reasonir.model.layouts import choose_preset
+from reasonir.core.errors import UserError
+from reasonir.model.folders import load_template
 from reasonir.model.pooling import pool
-from reasonir.schema import UserError
+from reasonir.model.sentence_transformers import choose_preset
+from reasonir.model.trunk.bidirectional import load_config
 
 TokenStates = Callable[[list[list[int]]], list[np.ndarray]]
 """Token ids of some texts in, the last layer's states of every token out: float32 (L, D) each, not normalised."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from reasonir.model.attention import PACKED_ATTENTION, register
-from reasonir.model.bidirectional import prepare_trunk
 from reasonir.model.encoder import Encoder
-from reasonir.templates import Template, TemplateStyle
+from reasonir.model.templates import Template, TemplateStyle
+from reasonir.model.trunk.attention import PACKED_ATTENTION, register
+from reasonir.model.trunk.bidirectional import prepare_trunk
 
 EMBEDDING_STD = 0.2
 """Ten times the usual 0.02: an untrained model then tells words apart, where otherwise all texts start out alike and

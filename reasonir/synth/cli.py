@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reasonir.settings import run_command
+from reasonir.core.command import run_command
 from reasonir.synth import config as options
 
 
@@ -22,19 +22,19 @@ def _merge(config: options.MergeConfig) -> None:
 
 
 def _split(config: options.SplitConfig) -> None:
-    from reasonir.synth.split import split_rows
+    from reasonir.synth.corpus.split import split_rows
 
     split_rows(config)
 
 
 def _filter(config: options.FilterConfig) -> None:
-    from reasonir.synth.filters import filter_corpus
+    from reasonir.synth.corpus.filter import filter_corpus
 
     filter_corpus(config)
 
 
 def _mine(config: options.MineConfig) -> None:
-    from reasonir.synth.negatives import mine_negatives
+    from reasonir.synth.corpus.mine import mine_negatives
 
     mine_negatives(config)
 

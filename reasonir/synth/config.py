@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
-from reasonir.generator import config as generator_config
-from reasonir.generator.config import GeneratorConfig
-from reasonir.schema import UserError
-from reasonir.settings import TemplateChoice, require
+from reasonir.core.choices import TemplateChoice
+from reasonir.core.errors import UserError, require
+from reasonir.llm import config as generator_config
+from reasonir.llm.config import GeneratorConfig
 
 MAY_DIFFER = ("output_dir", "debug", "report", "window", *generator_config.MAY_DIFFER)
 """Options that say how the work is done, not what comes out: an output folder may be continued with others."""

@@ -12,15 +12,16 @@ from typing import Any
 
 import yaml
 
-from reasonir.runs import CONFIG_FILE, MANIFEST_FILE, RunFolder
-from reasonir.schema import UserError
+from reasonir.core.errors import UserError
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
+from reasonir.core.run_folder import RunFolder
 from reasonir.synth.config import MAY_DIFFER, MergeConfig, parse_shard
-from reasonir.synth.gates import DuplicateQueries
+from reasonir.synth.gates.parse import Refusal
+from reasonir.synth.gates.text import DuplicateQueries
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, place_of
-from reasonir.synth.parse import Refusal
 from reasonir.synth.pipeline import finish
-from reasonir.synth.sources import Item
-from reasonir.synth.writing import Outcome, Trail
+from reasonir.synth.recipes.inputs import Item
+from reasonir.synth.recipes.writing import Outcome, Trail
 
 NEW_QUERIES = ("hq", "eq", "vl")
 WRITTEN_LAST = ("id", "position", "final", "input_tokens", "output_tokens")

@@ -15,10 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasonir.schema import UserError
-from reasonir.synth.parse import Refusal
-from reasonir.synth.sources import Item
-from reasonir.synth.writing import SERVER_ERROR, Outcome
+from reasonir.core.errors import UserError
+from reasonir.synth.gates.parse import Refusal
+from reasonir.synth.recipes.inputs import Item
+from reasonir.synth.recipes.writing import SERVER_ERROR, Outcome
 
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 SECONDS_BETWEEN_FLUSHES = 0.2

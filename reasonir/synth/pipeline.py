@@ -14,9 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasonir.generator import open_generator
-from reasonir.prompting import describe_prompts, keep_prompts, save_prompts
-from reasonir.runs import Progress, RunFolder
+from reasonir.core.progress import Progress
+from reasonir.core.run_folder import RunFolder
+from reasonir.llm import open_generator
+from reasonir.llm.conversations import Weave
+from reasonir.llm.prompts import describe_prompts, keep_prompts, save_prompts
 from reasonir.synth.config import (
     MAY_DIFFER,
     NegativesConfig,
@@ -26,15 +28,14 @@ from reasonir.synth.config import (
     WritingConfig,
     parse_shard,
 )
-from reasonir.synth.gates import DuplicateQueries
-from reasonir.synth.negatives_turn import NegativesRecipe
+from reasonir.synth.gates.text import DuplicateQueries
 from reasonir.synth.output import Output
-from reasonir.synth.recipes import QueryRecipe, Recipe
-from reasonir.synth.rewrite import RewriteRecipe
-from reasonir.synth.sources import Item, take_shard
-from reasonir.synth.varied_length import VariedLengthRecipe
-from reasonir.synth.weave import Weave
-from reasonir.synth.writing import Outcome
+from reasonir.synth.recipes.hard_negatives import NegativesRecipe
+from reasonir.synth.recipes.inputs import Item, take_shard
+from reasonir.synth.recipes.query import QueryRecipe, Recipe
+from reasonir.synth.recipes.rewrite import RewriteRecipe
+from reasonir.synth.recipes.varied_length import VariedLengthRecipe
+from reasonir.synth.recipes.writing import Outcome
 
 WINDOW_PER_REQUEST = 32
 """Items in work per request in flight: one slow answer holds back the writing of so many others, not their asking."""

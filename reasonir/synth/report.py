@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from reasonir.corpora import stream_documents
-from reasonir.prompting import draw_number
-from reasonir.runs import CONFIG_FILE, MANIFEST_FILE
-from reasonir.schema import UserError
-from reasonir.synth.duplicates import words
-from reasonir.synth.gates import ENGLISH
+from reasonir.core.errors import UserError
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
+from reasonir.data.collections import stream_documents
+from reasonir.llm.prompts import draw_number
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, query_text
+from reasonir.text.language import ENGLISH
+from reasonir.text.words import words
 
 SIDES = ("query", "positive", "negative")
 BIN_WORDS = 20
@@ -109,7 +109,7 @@ def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[li
     pool = list(texts)
     place = {text: number for number, text in enumerate(pool)}
 
-    from reasonir.lexical import BM25Index
+    from reasonir.retrieval.bm25 import BM25Index
 
     index = BM25Index([f"{number:08d}" for number in range(len(pool))], pool)
     hits, _ = index.search([query_text(row) for row in sample], top=min(DEEPEST_RANK, len(pool)))

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 from reasonir import __version__
-from reasonir.corpora import list_bright_tasks
-from reasonir.distributed import world_size
+from reasonir.core.errors import UserError
+from reasonir.core.processes import world_size
+from reasonir.data.bright import list_bright_tasks
 from reasonir.model.card import (
     CARD_FILE,
     CONTAMINATION,
@@ -21,13 +22,12 @@ from reasonir.model.card import (
     section,
     table,
 )
-from reasonir.model.checkpoint import weights_digest
 from reasonir.model.encoder import Encoder
-from reasonir.schema import UserError
+from reasonir.model.folders import weights_digest
 from reasonir.train.checkpoint import TrainingState
 from reasonir.train.config import TrainConfig
+from reasonir.train.data.sources import list_sources, report_rows
 from reasonir.train.prepare import Work
-from reasonir.train.sources import list_sources, report_rows
 
 SETTINGS = (
     "query_max_tokens", "document_max_tokens", "global_batch_queries", "negatives_per_query", "learning_rate",

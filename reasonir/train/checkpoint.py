@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from reasonir.schema import RunStopped, UserError
-from reasonir.train.engine import Engine, Piece, local
-from reasonir.train.ranks import Ranks
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.train.parallel.engine import Engine, Piece, local
+from reasonir.train.parallel.ranks import Ranks
 
 STATE_FILE = "state.json"
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")

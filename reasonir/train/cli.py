@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from reasonir.settings import run_command
+from reasonir.core.command import run_command
 from reasonir.train.config import TrainConfig
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reasonir.schema import UserError
-from reasonir.settings import Precision, TemplateChoice, require
+from reasonir.core.choices import Precision, TemplateChoice
+from reasonir.core.errors import UserError, require
 
 
 class Engine(StrEnum):
@@ -306,7 +306,7 @@ class TrainConfig:
 
     def validate_ranks(self) -> None:
         """Refuse a launch that this engine, or this batch, cannot be split over."""
-        from reasonir.distributed import world_size
+        from reasonir.core.processes import world_size
 
         ranks = (self.planned_ranks or world_size()) if self.dry_run else world_size()
         if self.global_batch_queries % ranks:

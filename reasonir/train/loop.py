@@ -18,25 +18,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasonir.ahead import ahead
-from reasonir.distributed import world_size
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.prefetch import ahead
+from reasonir.core.processes import world_size
+from reasonir.core.progress import Progress
+from reasonir.core.run_folder import peak_memory_gib
+from reasonir.core.tracking import MetricsLog
 from reasonir.model.adapters import merge_adapters, save_adapters
-from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import Encoder
-from reasonir.runs import MetricsLog, Progress, peak_memory_gib
-from reasonir.schema import RunStopped, UserError
+from reasonir.model.folders import save_encoder
 from reasonir.train import checkpoint
 from reasonir.train.card import read_measurements, restore_measurements, write_card
 from reasonir.train.config import GatherPrecision, TrainConfig
-from reasonir.train.data import BatchPlan
-from reasonir.train.engine import Engine, open_engine
-from reasonir.train.free_memory import device_memory_gib, graph_allowance, keep_freed_memory
+from reasonir.train.data.batches import BatchPlan
+from reasonir.train.data.sources import describe_format, describe_sources, input_paths, published_total, report_rows
+from reasonir.train.memory.graph_budget import device_memory_gib, graph_allowance, keep_freed_memory
+from reasonir.train.memory.plan import plan_run
 from reasonir.train.optim import build_adamw, set_learning_rate
-from reasonir.train.plan import plan_run
+from reasonir.train.parallel.engine import Engine, open_engine
+from reasonir.train.parallel.ranks import Ranks, open_ranks
 from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
 from reasonir.train.push import push
-from reasonir.train.ranks import Ranks, open_ranks
-from reasonir.train.sources import describe_format, describe_sources, input_paths, published_total, report_rows
 from reasonir.train.step import StepResult, TrainingStep, largest_texts
 
 SECONDS_OF_ONE_REQUEST = 2.0

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
+from reasonir.core.errors import UserError
+from reasonir.core.run_folder import RunFolder
 from reasonir.model.adapters import add_adapters, checkpoint_layers
-from reasonir.model.checkpoint import save_encoder
 from reasonir.model.encoder import Encoder
-from reasonir.model.precision import choose_precision
+from reasonir.model.folders import save_encoder
 from reasonir.model.tiny import build_tiny
-from reasonir.runs import RunFolder
-from reasonir.schema import UserError
+from reasonir.model.trunk.precision import choose_precision
 from reasonir.train import checkpoint
 from reasonir.train.config import TrainConfig
-from reasonir.train.cross_device import attention_share_of
-from reasonir.train.data import MixedBatches
-from reasonir.train.ranks import Ranks
-from reasonir.train.sources import Documents, mixing_weights, open_sources, read_all_documents, training_texts
+from reasonir.train.data.batches import MixedBatches
+from reasonir.train.data.sources import Documents, mixing_weights, open_sources, read_all_documents, training_texts
+from reasonir.train.parallel.cross_device import attention_share_of
+from reasonir.train.parallel.ranks import Ranks
 
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",

@@ -6,7 +6,7 @@ the machine's login, never from an option, a file of ours or a message.
 
 from pathlib import Path
 
-from reasonir.schema import RunStopped
+from reasonir.core.errors import RunStopped
 
 
 def push(folder: Path, name: str) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from reasonir.model.encoder import PackedTexts, token_budget_chunks
-from reasonir.model.linear import rows_to_fill
-from reasonir.train.cross_device import Deal, deal_texts, gather_documents, text_cost
-from reasonir.train.data import BatchPlan
-from reasonir.train.engine import Engine
+from reasonir.model.packing import PackedTexts, token_budget_chunks
+from reasonir.model.trunk.linear import rows_to_fill
+from reasonir.train.data.batches import BatchPlan
 from reasonir.train.gradcache import CacheReport, GraphBudget, backward_through_chunks
-from reasonir.train.loss import info_nce
-from reasonir.train.ranks import Ranks
+from reasonir.train.objectives.infonce import info_nce
+from reasonir.train.parallel.cross_device import Deal, deal_texts, gather_documents, text_cost
+from reasonir.train.parallel.engine import Engine
+from reasonir.train.parallel.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)

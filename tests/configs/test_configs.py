@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from reasonir import settings
+from reasonir.core import command
+from reasonir.core import help as help_page
+from reasonir.core.errors import UserError
 from reasonir.eval import cli as eval_cli
-from reasonir.eval import config as eval_config
-from reasonir.eval.fusion_config import FuseConfig
+from reasonir.eval.benchmarks import config as eval_config
+from reasonir.eval.benchmarks.fuse_config import FuseConfig
+from reasonir.retrieval.config import EncodeConfig
 from reasonir.train import cli as train_cli
 from reasonir.train.config import SourceConfig, TrainConfig
 
-CONFIGS = settings.find_configs()
+CONFIGS = help_page.find_configs()
 GROUPS = {
     group: sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
     for group in ("model", "data", "data/sources", "parallel", "lora")
@@ -32,7 +35,7 @@ HELP_PROGRAM = "import sys; from reasonir.{0}.cli import main; main(sys.argv[1:]
 def composed(monkeypatch: pytest.MonkeyPatch, main: Any, arguments: list[str]) -> Any:
     """Return the configuration that a command hands to its work, which is left out."""
     seen: list[Any] = []
-    real = settings.run_command
+    real = command.run_command
     module = train_cli if main is train_cli.main else eval_cli
 
     def without_work(program: str, name: str, schema: type, run: Any, argv: Any) -> None:
@@ -108,12 +111,12 @@ def test_named_sources_take_overrides_additions_and_removals(monkeypatch: pytest
 
 def test_named_sources_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(monkeypatch, train_cli.main, ["output_dir=out", "data=vl_hq"])
-    text = settings.to_yaml(config)
-    assert settings.changed_fields(text, config) == []
+    text = command.to_yaml(config)
+    assert command.changed_fields(text, config) == []
     assert yaml.safe_load(text)["data"]["sources"]["hq"]["documents"] == ["hub:xlangai/BRIGHT"]
     config.data.sources["vl"].min_positive_words = 2
     del config.data.sources["trivia_qa"]
-    changed = settings.changed_fields(text, config)
+    changed = command.changed_fields(text, config)
     assert "data.sources.vl.min_positive_words: 0 -> 2" in changed
     assert any(line.startswith("data.sources.trivia_qa.path: ") for line in changed)
 
@@ -122,7 +125,7 @@ def test_help_shows_what_a_named_source_has(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         train_cli.main(["--help"])
     page = capsys.readouterr().out
-    rows = settings.option_rows(SourceConfig, "data.sources.NAME.")
+    rows = help_page.option_rows(SourceConfig, "data.sources.NAME.")
     assert len(rows) == 7
     assert all(f"  {name}  ({kind})" in page and document.split()[0] in page for name, kind, document in rows)
     assert "data.sources  (dict[str, SourceConfig])" in page
@@ -155,7 +158,7 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
-    for name, value in settings._leaves(content).items():
+    for name, value in help_page._leaves(content).items():
         if name != "defaults":
             changed = config
             for part in name.split("."):
@@ -171,7 +174,7 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
 def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest.MonkeyPatch, ablation: str) -> None:
     paper, other = (composed(monkeypatch, train_cli.main, [f"+experiment={name}"]) for name in ("vl_hq", ablation))
     assert (paper.global_batch_queries, paper.max_steps, paper.parallel.engine) == (2048, 1000, "zero2")
-    changed = settings.changed_fields(settings.to_yaml(paper), other)
+    changed = command.changed_fields(command.to_yaml(paper), other)
     assert changed and all(line.startswith(("data.", "output_dir: ")) for line in changed)
     assert f"output_dir: outputs/vl_hq -> outputs/{ablation}" in changed
     assert list(other.data.sources) == list(yaml.safe_load((CONFIGS / f"data/sources/{ablation}.yaml").read_text()))
@@ -187,7 +190,7 @@ def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest
         (["fuse", "runs=[a,b]", "output=o", "method=rrf"], FuseConfig),
         (
             ["encode", "input=i", "model.path=m", "side=query", "instruction=Find it"],
-            eval_config.EncodeConfig,
+            EncodeConfig,
         ),
     ],
 )
@@ -300,12 +303,12 @@ def test_values_out_of_range_are_refused_by_name(monkeypatch: pytest.MonkeyPatch
         before = getattr(config, name)
         setattr(config, name, value)
         try:
-            settings.validate_tree(config)
+            command.validate_tree(config)
             accepted.append(f"{name}={value}")
-        except settings.UserError as error:
+        except UserError as error:
             assert str(error).startswith(f"{name}={value} ")
         setattr(config, name, before)
-    settings.validate_tree(config)
+    command.validate_tree(config)
     assert accepted == []
 
 
@@ -357,7 +360,7 @@ def test_evaluation_refuses(capsys: pytest.CaptureFixture[str], arguments: list[
 
 
 def test_a_refusal_shows_its_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(settings.UserError, match="seed"):
+    with pytest.raises(UserError, match="seed"):
         train_cli.main([*TRAIN, "seed=-1", "debug=true"])
     assert capsys.readouterr().err == ""
 
@@ -373,14 +376,14 @@ def test_our_own_failure_is_no_user_mistake(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_yaml_round_trip_and_changed_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(monkeypatch, train_cli.main, [*TRAIN, "data.weights=[2.0]", "precision=bf16"])
-    text = settings.to_yaml(config)
-    assert settings.changed_fields(text, config) == []
+    text = command.to_yaml(config)
+    assert command.changed_fields(text, config) == []
     assert yaml.safe_load(text)["data"]["weights"] == [2.0]
     # Every option is in the file, so a stored configuration is whole.
-    stored = set(settings._leaves(yaml.safe_load(text)))
-    assert stored == {name for name, _, _ in settings.option_rows(TrainConfig)}
+    stored = set(help_page._leaves(yaml.safe_load(text)))
+    assert stored == {name for name, _, _ in help_page.option_rows(TrainConfig)}
     config.learning_rate, config.model.layers, config.output_dir = 0.5, 2, "other"
-    changed = settings.changed_fields(text, config, ignored=("output_dir",))
+    changed = command.changed_fields(text, config, ignored=("output_dir",))
     assert changed == ["learning_rate: 2e-05 -> 0.5", "model.layers: 4 -> 2"]
 
 
@@ -395,7 +398,7 @@ def test_help_names_every_option_with_its_meaning(
         main([*task, "--help"])
     assert exit_info.value.code == 0
     page = capsys.readouterr().out
-    rows = settings.option_rows(schema)
+    rows = help_page.option_rows(schema)
     assert len(rows) >= 5
     for name, kind, document in rows:
         assert f"  {name}  ({kind})" in page

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonir.settings import element_schemas, find_configs, option_rows
+from reasonir.core.help import element_schemas, find_configs, option_rows
 from reasonir.train.cli import main
 from reasonir.train.config import TrainConfig
 from tests.configs.test_configs import TRAIN, composed

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from reasonir import world
 from reasonir.eval import cli as eval_cli
-from reasonir.generator import config as generator_config
+from reasonir.llm import config as generator_config
+from reasonir.quickstart import world
 from reasonir.train import cli as train_cli
 from tests.configs.test_configs import composed as composed_command
 from tests.configs.test_synth_configs import composed as composed_recipe
@@ -68,7 +68,7 @@ def compose(monkeypatch: pytest.MonkeyPatch, call: list[str]) -> Any:
         return None
     module, arguments = next((call[n + 1], call[n + 2 :]) for n in range(len(call) - 1, -1, -1) if call[n] == "-m")
     arguments = [argument.replace("=URL", "=http://127.0.0.1:1/v1") for argument in arguments]
-    if module == "reasonir.world":
+    if module == "reasonir.quickstart":
         return world._parse(arguments)
     with monkeypatch.context() as patched:
         if module == "reasonir.synth":
@@ -129,7 +129,7 @@ def test_the_page_has_the_commands_and_numbers_of_the_script(monkeypatch: pytest
 
 
 def test_published_numbers_are_those_that_bright_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    from reasonir.eval.published import ORIGINAL, REWRITTEN
+    from reasonir.eval.scores.published import ORIGINAL, REWRITTEN
 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     steps = importlib.import_module("reproduce_steps")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from reasonir import settings
+from reasonir.core import command
+from reasonir.core import help as help_page
 from reasonir.synth import cli
 from reasonir.synth.config import GatesConfig, JudgeConfig, VariedLengthConfig, parse_shard
 
-CONFIGS = settings.find_configs()
+CONFIGS = help_page.find_configs()
 GENERATORS = sorted(path.stem for path in (CONFIGS / "generator").glob("*.yaml"))
 SERVER = ["generator.base_url=http://127.0.0.1:1/v1", "generator.model=m"]
 NEEDED = {
@@ -29,7 +30,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def composed(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
     seen: list[Any] = []
-    real = settings.run_command
+    real = command.run_command
     monkeypatch.setattr(cli, "run_command", lambda p, name, schema, run, argv: real(p, name, schema, seen.append, argv))
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)
@@ -78,7 +79,7 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
     switches = "language refusals boilerplate self_contained duplicates"
     off = [f"{name}=false" for name in switches.split()] + ["min_words=1", "max_words=null", "max_repetition=1"]
     off += [f"{name}=0" for name in ("copied_words", "near_duplicate", "length_ratio")]
-    assert {entry.partition("=")[0] for entry in off} == {name for name, _, _ in settings.option_rows(GatesConfig)}
+    assert {entry.partition("=")[0] for entry in off} == {name for name, _, _ in help_page.option_rows(GatesConfig)}
     for recipe in ("hq", "eq", "vl", "negatives", "rewrite"):
         arguments = [f"recipe={recipe}", "output_dir=o", *NEEDED[recipe], *(f"gates.{entry}" for entry in off)]
         assert composed(monkeypatch, arguments).gates.min_words == 1
@@ -128,7 +129,7 @@ def test_help_names_every_option_with_its_meaning(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         cli.main([f"recipe={recipe}", "--help"])
     page = capsys.readouterr().out
-    for name, kind, document in settings.option_rows(cli.RECIPES[recipe][0]):
+    for name, kind, document in help_page.option_rows(cli.RECIPES[recipe][0]):
         assert f"  {name}  ({kind})" in page and document, name
     if recipe == "hq":
         assert "generator=  one of: openai" in page and "gates.min_words  (int) [20]" in page
@@ -159,5 +160,5 @@ def test_the_writing_path_loads_neither_torch_nor_numpy() -> None:
 
 def test_shards_and_their_dataclass() -> None:
     assert parse_shard("2/7") == (2, 7)
-    assert {"tasks", "judge.enabled"} <= {name for name, _, _ in settings.option_rows(VariedLengthConfig)}
-    assert {name for name, _, _ in settings.option_rows(JudgeConfig)} >= {"relevant_negative"}
+    assert {"tasks", "judge.enabled"} <= {name for name, _, _ in help_page.option_rows(VariedLengthConfig)}
+    assert {name for name, _, _ in help_page.option_rows(JudgeConfig)} >= {"relevant_negative"}

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reasonir.distributed import rank
-from reasonir.eval import cli, sharding
+from reasonir.core.processes import rank
+from reasonir.eval import cli
+from reasonir.retrieval import sharding
 
 sharding.BLOCK_TEXTS = 3
 

@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 
 from reasonir.model.tiny import build_tiny
-from reasonir.train import engine as engines
-from reasonir.train.data import BatchPlan
-from reasonir.train.engine import open_engine
+from reasonir.train.data.batches import BatchPlan
 from reasonir.train.optim import build_adamw
-from reasonir.train.ranks import Ranks, open_ranks
+from reasonir.train.parallel import engine as engines
+from reasonir.train.parallel.engine import open_engine
+from reasonir.train.parallel.ranks import Ranks, open_ranks
 from reasonir.train.step import TrainingStep
-from tests.texts import SENTENCES
+from tests.kit.texts import SENTENCES
 
 QUERIES, DOCUMENTS = 8, 13
 CASES = {"plain": 10_000, "chunks": 60, "unequal": 60}

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from reasonir.train import checkpoint
-from tests.distributed.launch import command_of, environment, launch
-from tests.texts import tiny_training
+from tests.kit.launch import command_of, environment, launch
+from tests.kit.texts import tiny_training
 
 STEPS = 6
 TORCHRUNS_OWN = 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasonir.train.ranks import Ranks
-from tests.distributed.launch import launch
+from reasonir.train.parallel.ranks import Ranks
 from tests.distributed.parity_worker import CASES, build_encoder, run_case
+from tests.kit.launch import launch
 
 ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 TUNINGS = ("full", "lora")

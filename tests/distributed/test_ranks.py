@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import launch
+from tests.kit.launch import launch
 
 BUSY_WATCHDOG = """
 import sys, time

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reasonir.model.tiny import build_tiny
-from tests.distributed.launch import launch
-from tests.texts import SENTENCES, write_rows
+from tests.kit.launch import launch
+from tests.kit.texts import SENTENCES, write_rows
 
 TEXTS = [
     f"{sentence} {word}" for word in ("Why so?", "Indeed.", "Not at all, it seems to me.") for sentence in SENTENCES

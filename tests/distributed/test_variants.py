@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from reasonir.model import Encoder
-from tests.distributed.launch import launch
-from tests.texts import SENTENCES, training_rows, write_rows
+from tests.kit.launch import launch
+from tests.kit.texts import SENTENCES, training_rows, write_rows
 
 STEPS = 4
 
@@ -87,7 +87,7 @@ def test_other_number_formats_and_places_give_nearly_the_same_losses(
 @pytest.mark.slow
 def test_quickstart_on_two_ranks_reaches_the_same_score(tmp_path: Path) -> None:
     world = tmp_path / "world"
-    assert launch(1, ["-m", "reasonir.world", f"output_dir={world}"]).returncode == 0
+    assert launch(1, ["-m", "reasonir.quickstart", f"output_dir={world}"]).returncode == 0
     files = sorted(str(path) for path in (world / "train").glob("*.jsonl"))
     scores = {}
     for ranks, engine in ((1, "single"), (2, "zero2")):

@@ -13,7 +13,7 @@ from reasonir.eval import cli as eval_cli
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
 from reasonir.train import cli as train_cli
-from tests.texts import SENTENCES, training_rows, write_rows
+from tests.kit.texts import SENTENCES, training_rows, write_rows
 
 SMALL = (
     "query_max_tokens=48", "document_max_tokens=48", "global_batch_queries=4", "max_steps=1",

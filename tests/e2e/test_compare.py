@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.results import write_results, write_task
+from reasonir.eval.scores.results import write_results, write_task
+from tests.kit.texts import write_rows
 from tests.reference import randomisation as reference
-from tests.texts import write_rows
 
 Ranks = Mapping[str, Mapping[str, int]]
 """Task to {query: rank of its one relevant document}."""

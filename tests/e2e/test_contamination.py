@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.ngrams import APOSTROPHES, WORD, MarkedHashes, TextHasher, in_batches, words
+from reasonir.text.ngrams import APOSTROPHES, WORD, MarkedHashes, TextHasher, in_batches, words
+from tests.kit.texts import write_rows
 from tests.reference.overlap import ngrams_of, shared, words_of
-from tests.texts import write_rows
 
 SIDES = {"query": "query", "positive": "pos", "negative": "neg"}
 
@@ -352,7 +352,7 @@ def test_hashes_are_of_runs_within_one_text() -> None:
 
 
 def test_batches_hold_every_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasonir.eval.ngrams.BATCH_CHARACTERS", 100)
+    monkeypatch.setattr("reasonir.text.ngrams.BATCH_CHARACTERS", 100)
     texts = ["x" * n for n in (10, 250, 0, 40, 70, 5)]
     batches = list(in_batches(texts))
     assert [text for _, part in batches for text in part] == texts and len(batches) == 3

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.rag.index import find_index, search_index
-from reasonir.eval.search import exact_top_k
 from reasonir.model.tiny import build_tiny
-from tests.texts import SENTENCES, write_rows
+from reasonir.retrieval.ann.build import find_index, search_index
+from reasonir.retrieval.top_k import exact_top_k
+from tests.kit.texts import SENTENCES, write_rows
 
 COUNT = 400
 # Kills the process when it would name the file of the first argument: half of it is there by then.

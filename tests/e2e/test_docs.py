@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from reasonir.core.command import run_command
 from reasonir.eval import cli as evaluation
-from reasonir.settings import run_command
 from reasonir.synth import cli as synthesis
 from reasonir.train import cli as training
 from reasonir.train.config import TrainConfig
-from tests.e2e import synth_answers
-from tests.servers import ScriptedServer
-from tests.texts import SENTENCES
+from tests.kit import synth_answers
+from tests.kit.servers import ScriptedServer
+from tests.kit.texts import SENTENCES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

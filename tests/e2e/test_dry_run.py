@@ -40,7 +40,7 @@ def test_other_engines_on_other_numbers_of_ranks(tmp_path: Path, engine: str, sa
 
 
 def test_every_experiment_can_be_planned(tmp_path: Path) -> None:
-    from reasonir.settings import find_configs
+    from reasonir.core.help import find_configs
 
     names = sorted(path.stem for path in (find_configs() / "experiment").glob("*.yaml"))
     assert {"vl_hq", "public", "vl", "hq", "eq", "quickstart"} <= set(names)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasonir.eval import cli, sharding
+from reasonir.eval import cli
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
-from tests.texts import SENTENCES, note_encoded, write_rows
+from reasonir.retrieval import sharding
+from tests.kit.texts import SENTENCES, note_encoded, write_rows
 
 CUTS = (1, 5, 10, 25, 50, 100)
 METRICS = {f"{family}_at_{k}" for family in ("ndcg", "map", "recall", "precision") for k in CUTS} | {"mrr"}
@@ -436,7 +437,7 @@ def test_encode_killed_while_joining_goes_on(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reasonir.eval.sharding.ShardedEncoding.join", killed)
+        patch.setattr("reasonir.retrieval.sharding.ShardedEncoding.join", killed)
         interrupted(command)
     capsys.readouterr()
     run(command, capsys)

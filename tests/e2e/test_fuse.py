@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from reasonir.data.trec import read_run
 from reasonir.eval import cli
 from reasonir.model.tiny import build_tiny
-from reasonir.trec import read_run
-from tests.texts import SENTENCES, write_rows
+from tests.kit.texts import SENTENCES, write_rows
 
 METHODS = ("linear", "minmax", "zscore", "rrf")
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 import yaml
 
+from reasonir.core.files import read_jsonl
 from reasonir.model import Encoder
-from reasonir.schema import read_jsonl
-from tests.distributed.launch import launch
-from tests.e2e import synth_answers
 from tests.e2e.test_bright_complete import task_rows
 from tests.e2e.test_docs import DOCUMENTS, MAINS, ROOT, SMALL, commands, own_command
 from tests.e2e.test_readme import SMALL as SMALL_MODEL
 from tests.e2e.test_readme import write_collection
-from tests.servers import ScriptedServer
-from tests.texts import SENTENCES, training_rows, write_rows
-from tests.unit.synth.test_filters import save_classifier
-from tests.unit.test_hub import hub_set
+from tests.kit import synth_answers
+from tests.kit.launch import launch
+from tests.kit.servers import ScriptedServer
+from tests.kit.texts import SENTENCES, training_rows, write_rows
+from tests.unit.data.test_hub_collections import hub_set
+from tests.unit.synth.corpus.test_filter import save_classifier
 
 GUIDES = ("README", "train", "recipe", "report", "evaluation", "synthesis", "publishing", "cluster")
 OTHERS = ("start", "reproduce", "log")

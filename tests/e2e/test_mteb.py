@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
-from reasonir.corpora import read_bright
-from reasonir.eval.metrics import score_run
-from reasonir.eval.results import qrels_of, read_results
-from reasonir.schema import UserError, read_jsonl
+from reasonir.core.errors import UserError
+from reasonir.core.files import read_jsonl
+from reasonir.data.bright import read_bright
+from reasonir.eval.scores.metrics import score_run
+from reasonir.eval.scores.results import qrels_of, read_results
 from tests.e2e.test_evaluation import bright, model, run  # noqa: F401 (fixtures)
-from tests.texts import note_encoded
+from tests.kit.texts import note_encoded
 
 pytest.importorskip("mteb")
 
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from reasonir.eval.mteb_adapter import MtebEncoder, bright_task_of
+from reasonir.eval.benchmarks.mteb_adapter import MtebEncoder, bright_task_of
 
 INSTRUCTION = "Given a kitchen post, retrieve relevant passages that help answer the post"
 

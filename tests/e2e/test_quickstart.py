@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from reasonir.eval.cli import main as evaluate
+from reasonir.quickstart.world import generate_world
 from reasonir.train.cli import main as train
-from reasonir.world import generate_world
 
 
 def succeed(command, arguments):
@@ -62,7 +62,7 @@ def test_the_trained_folder_embeds_equally_in_sentence_transformers(trained):
     from sentence_transformers import SentenceTransformer
 
     from reasonir.model import Encoder
-    from reasonir.world import INSTRUCTIONS
+    from reasonir.quickstart.world import INSTRUCTIONS
 
     encoder = Encoder.from_pretrained(str(trained / "run" / "model"))
     theirs = SentenceTransformer(str(trained / "run" / "model"), device="cpu")

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from reasonir.core.files import read_jsonl
 from reasonir.eval import cli
-from reasonir.schema import read_jsonl
-from tests.servers import Reply, ScriptedServer, prompt_of
-from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import write_rows
+from tests.kit.servers import Reply, ScriptedServer, prompt_of
+from tests.kit.shared import SHARED_DATA, requires_shared_data
+from tests.kit.texts import write_rows
 
 BIOLOGY = SHARED_DATA / "openstax_biology"
 MADE_HERE = ("completions.jsonl", "manifest.json", "config.yaml")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.rag import page as page_module
-from reasonir.eval.rag.answered import cut_middle
-from tests.answer_folders import SUBJECTS, TOP, write_answers_folder
-from tests.browser import CHROMIUM, Visit, open_browser
-from tests.report_folders import write_bright, write_results_folder
+from reasonir.eval.report import answers_page as page_module
+from reasonir.eval.report.answered import cut_middle
+from tests.kit.answer_folders import SUBJECTS, TOP, write_answers_folder
+from tests.kit.browser import CHROMIUM, Visit, open_browser
+from tests.kit.report_folders import write_bright, write_results_folder
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 LETTERS = "ABCD"

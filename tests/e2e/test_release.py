@@ -79,12 +79,12 @@ def test_the_installed_wheel_works_from_an_empty_folder(site, tmp_path):
         return done.stdout
 
     where = run(
-        sys.executable, "-c", "import reasonir, reasonir.settings as s; print(reasonir.__file__, s.find_configs())"
+        sys.executable, "-c", "import reasonir, reasonir.core.command as s; print(reasonir.__file__, s.find_configs())"
     )
     assert where.split() == [str(site / "reasonir" / "__init__.py"), str(site / "reasonir" / "configs")]
     assert "--cfg job" in run(str(site / "bin" / "reasonir-train"), "--help")
     assert not any(tmp_path.iterdir())
-    run(sys.executable, "-m", "reasonir.world", "output_dir=world", "scale=0.01")
+    run(sys.executable, "-m", "reasonir.quickstart", "output_dir=world", "scale=0.01")
     steps = ["max_steps=2", "global_batch_queries=4", "query_max_tokens=64", "document_max_tokens=64", *MODEL]
     rows = "data.files=[world/train/office_cases.jsonl]"
     run(str(site / "bin" / "reasonir-train"), "+experiment=quickstart", "output_dir=run", rows, *steps)

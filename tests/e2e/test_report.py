@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from reasonir.corpora import read_bright
+from reasonir.data.bright import read_bright
+from reasonir.data.trec import read_run
 from reasonir.eval import cli
-from reasonir.eval.report_queries import cut, order_hits
-from reasonir.trec import read_run
-from tests.report_folders import write_bright, write_results_folder
+from reasonir.eval.report.queries import cut, order_hits
+from tests.kit.report_folders import write_bright, write_results_folder
 
 TASKS = {"pony": 7, "biology": 5}
 

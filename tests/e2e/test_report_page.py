@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from reasonir.data.bright import BRIGHT_TASKS
 from reasonir.eval import cli
-from reasonir.eval.config import BRIGHT_TASKS
-from tests.browser import CHROMIUM, Visit, open_browser
-from tests.report_folders import QUERIES, write_bright, write_results_folder
-from tests.texts import write_rows
+from tests.kit.browser import CHROMIUM, Visit, open_browser
+from tests.kit.report_folders import QUERIES, write_bright, write_results_folder
+from tests.kit.texts import write_rows
 
 SECONDS_TO_OPEN = 2.0
 LARGEST_PAGE_BYTES = 30e6

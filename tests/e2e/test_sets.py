@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from reasonir.corpora import read_bright
-from reasonir.eval.aspects import aspect_metrics
-from reasonir.eval.metrics import CUTS, trec_ranking
-from reasonir.eval.results import read_results
-from reasonir.schema import read_jsonl
-from reasonir.trec import read_qrels, read_run
+from reasonir.core.files import read_jsonl
+from reasonir.data.bright import read_bright
+from reasonir.data.trec import read_qrels, read_run
+from reasonir.eval.scores.aspect_metrics import aspect_metrics
+from reasonir.eval.scores.metrics import CUTS, trec_ranking
+from reasonir.eval.scores.results import read_results
 from tests.e2e.test_evaluation import beir, rows_of, run  # noqa: F401 (a fixture)
-from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import write_rows
-from tests.unit.test_hub import _own_cache, bright_pro, hub_set  # noqa: F401 (a fixture)
+from tests.kit.shared import SHARED_DATA, requires_shared_data
+from tests.kit.texts import write_rows
+from tests.unit.data.test_hub_collections import _own_cache, bright_pro, hub_set  # noqa: F401 (a fixture)
 
 
 def test_a_hub_set_gives_what_its_folder_gives(

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import synth_answers
-from tests.servers import ScriptedServer, misbehaviours
+from tests.kit import synth_answers
+from tests.kit.servers import ScriptedServer, misbehaviours
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -61,7 +61,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @contextmanager
 def server_process(answer: str) -> Iterator[str]:
-    line = [sys.executable, "-m", "tests.servers", "--answer", f"tests.e2e.synth_answers:{answer}"]
+    line = [sys.executable, "-m", "tests.kit.servers", "--answer", f"tests.kit.synth_answers:{answer}"]
     with subprocess.Popen(line, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

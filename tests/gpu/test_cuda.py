@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from reasonir.eval.search import exact_top_k
-from reasonir.model import fused
 from reasonir.model.adapters import add_adapters
-from reasonir.model.attention import Segments, packed_attention
-from reasonir.model.encoder import Encoder, PackedTexts
+from reasonir.model.encoder import Encoder
+from reasonir.model.packing import PackedTexts
+from reasonir.model.trunk import fused
+from reasonir.model.trunk.attention import Segments, packed_attention
+from reasonir.retrieval.top_k import exact_top_k
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from tests.texts import INSTRUCTION, SENTENCES
+from tests.kit.texts import INSTRUCTION, SENTENCES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from reasonir.model.attention import Segments
-from reasonir.model.encoder import Encoder, PackedTexts
+from reasonir.model.encoder import Encoder
+from reasonir.model.packing import PackedTexts
 from reasonir.model.pooling import pool
+from reasonir.model.trunk.attention import Segments
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from reasonir.train.loss import info_nce
+from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.prepare import set_dropout
 
 QUERIES = 6

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from reasonir.train.loss import info_nce
+from reasonir.train.objectives.infonce import info_nce
 from tests.reference.infonce import info_nce as slow_info_nce
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from reasonir.eval.rag.reader import Answer
 from reasonir.eval.rag.records import Question
-from reasonir.eval.significance import mcnemar, randomisation_test, t_interval, wilson_interval
+from reasonir.eval.scores.significance import mcnemar, randomisation_test, t_interval, wilson_interval
 
 DEPTHS = (1, 3, 5, 10)
 PERMUTATIONS = 100_000

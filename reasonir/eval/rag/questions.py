@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reasonir.core.errors import UserError
+from reasonir.core.files import read_jsonl
+from reasonir.data.rows import load_hub
 from reasonir.eval.rag.records import LETTERS, Question
-from reasonir.schema import UserError, load_hub, read_jsonl
 
 MMLU_GROUPS = {
     "STEM": "abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics "

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasonir.eval.context import Context, open_context
-from reasonir.eval.rag.answers import read_answer
-from reasonir.eval.rag.rag_config import PromptForm, RagConfig
+from reasonir.core.progress import Progress
+from reasonir.eval.rag.config import PromptForm, RagConfig
+from reasonir.eval.rag.read_answer import read_answer
 from reasonir.eval.rag.records import Question, Reading
-from reasonir.generator import Completion, Message, Request, open_generator
-from reasonir.prompting import Prompt, draw_number
-from reasonir.runs import Progress
+from reasonir.llm import Completion, Message, Request, open_generator
+from reasonir.llm.context import Context, open_context
+from reasonir.llm.prompts import Prompt, draw_number
 
 VARIABLES = ("passages", "subject", "question", "options", "letters")
 FAILED = "failed"

@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from reasonir.corpora import Collection, Document, Query, read_documents, stream_documents
-from reasonir.eval.config import Retriever, Side
-from reasonir.eval.embeddings import embed_cached, encoding_precision
-from reasonir.eval.encode import EMBEDDINGS_FILE, IDS_FILE
-from reasonir.eval.rag.index import find_index, search_index
-from reasonir.eval.rag.index_files import Encoded, open_encoded
-from reasonir.eval.rag.rag_config import RagConfig
-from reasonir.eval.ranking import Sought, open_encoder, rank
-from reasonir.eval.results import Run
-from reasonir.eval.search import as_run, exact_top_k
-from reasonir.eval.sharding import EncodingSettings
-from reasonir.schema import UserError
+from reasonir.core.errors import UserError
+from reasonir.data.collections import Collection, Document, Query, read_documents, stream_documents
+from reasonir.data.trec import Run
+from reasonir.eval.rag.config import RagConfig
+from reasonir.retrieval.ann.build import find_index, search_index
+from reasonir.retrieval.ann.shards import Encoded, open_encoded
+from reasonir.retrieval.config import Retriever, Side
+from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE, embed_cached, encoding_precision
+from reasonir.retrieval.ranking import Sought, open_encoder, rank_documents
+from reasonir.retrieval.sharding import EncodingSettings
+from reasonir.retrieval.top_k import as_run, exact_top_k
 
 CHUNK = re.compile(r"_\d+$")
 """What a chunk's id has behind the id of its document."""
@@ -52,7 +51,7 @@ class Store:
             assert self.texts is not None, "in memory"
             documents = [Document(name, text) for name, text in self.texts.items()]
             sought = Sought(Collection("datastore", documents, asked), asked, instruction)
-            run = rank(replace(config, top=depth), encoder, sought)[""]
+            run = rank_documents(replace(config, top=depth), encoder, sought)[""]
             self.counts |= sought.counts
             return run
         assert encoder is not None, "an encoded folder is searched densely"

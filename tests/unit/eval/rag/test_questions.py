@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from reasonir.core.errors import UserError
+from reasonir.core.files import write_jsonl
 from reasonir.eval.rag.questions import GROUP_OF, MMLU_GROUPS, read_choices, read_gpqa, read_mmlu
 from reasonir.eval.rag.records import LETTERS, Question
-from reasonir.schema import UserError, write_jsonl
-from tests.shared import SHARED_DATA, requires_shared_data
-from tests.texts import write_rows
-from tests.unit.test_corpora import refused
-from tests.unit.test_hub import hub_set
+from tests.kit.shared import SHARED_DATA, requires_shared_data
+from tests.kit.texts import write_rows
+from tests.unit.data.test_collections import refused
+from tests.unit.data.test_hub_collections import hub_set
 
 ROWS = [["What flows, always?", "water", " stone ", "wood", "glass", "A"], ["Two\nlines", "1", "2", "None", "NA", "D"]]
 HEADER = ["Unused", "Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)),

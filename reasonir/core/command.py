@@ -1,0 +1,237 @@
+"""From a command line to a typed configuration object, and from a mistake to one clear line.
+
+Owns: where `configs/` lies, composition through Hydra, the help page, exit codes. Invariant: below this
+room nothing sees OmegaConf or Hydra; commands receive plain dataclasses that passed their `validate()`.
+Leaves the meaning of the options to each stage's `config.py`.
+"""
+
+import atexit
+import dataclasses
+import difflib
+import os
+import random
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.help import _leaves, element_schemas, find_configs, help_page, option_rows
+from reasonir.core.processes import rank, world_size
+
+SECONDS_FOR_RANK_0 = 3.0
+HYDRA_FLAGS = (
+    "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
+    "--config-path", "-cp", "--config-name", "-cn", "--hydra-help", "--version", "--shell-completion", "-sc",
+)  # fmt: skip
+
+
+def run_command(
+    program: str, config_name: str, schema: type, run: Callable[[Any], None], argv: Sequence[str]
+) -> NoReturn:
+    """Compose `configs/<config_name>.yaml` with the overrides in `argv`, validate it and call `run`.
+
+    Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 1 with one line where a
+    run must not go on (`RunStopped`), 1 with a traceback on our own failure, 130 on Ctrl-C. `debug=true` shows the
+    traceback of any of them.
+    """
+    if any(argument in ("--help", "-h") for argument in argv):
+        print(help_page(program, config_name, schema))
+        sys.exit(0)
+    strange = next((a for a in argv if a.startswith("-") and a.split("=")[0] not in HYDRA_FLAGS), None)
+    if strange is not None:
+        print(f"{program}: error: unknown flag {strange}; options are name=value, --help lists them", file=sys.stderr)
+        sys.exit(2)
+    # Waiting OpenMP threads that spin make training 2 to 4 times slower as soon as another process wants a core, and
+    # gain nothing on an idle machine (docs/log.md). Read when torch is loaded, which no module did so far.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
+    try:
+        _compose_and_run(program, config_name, schema, run, argv)
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            _end(ended.code)
+        raise
+    except KeyboardInterrupt:
+        if rank() == 0:
+            print(f"{program}: interrupted; the same command takes the work up again", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        stopped = isinstance(error, RunStopped)
+        if debug or not (stopped or _is_user_mistake(error)):
+            if not _among_ranks():
+                raise
+            traceback.print_exc()
+            _leave_the_others(1)
+        if rank() > 0:
+            time.sleep(SECONDS_FOR_RANK_0)  # where all ranks fail alike, rank 0 speaks, and the launcher ends the rest
+        print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
+        _leave_the_others(1 if stopped else 2)
+    _end(0)
+
+
+def _leave_the_others(code: int) -> NoReturn:
+    """End after a failure. One of many ranks leaves at once: what it would clean up may wait for the others forever."""
+    if _among_ranks():
+        _vanish(code)
+    sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End a run that came to its end.
+
+    One of many ranks skips the interpreter's own end, where a native thread now and then aborts the process: its
+    launcher would call the run failed, or start it again (docs/log.md, 2026-11-26).
+    """
+    if world_size() > 1:
+        atexit._run_exitfuncs()
+        _vanish(code)
+    sys.exit(code)
+
+
+def _vanish(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _among_ranks() -> bool:
+    joined = sys.modules.get("torch.distributed")
+    return joined is not None and joined.is_available() and joined.is_initialized()
+
+
+def _compose_and_run(
+    program: str, config_name: str, schema: type, run: Callable[[Any], None], argv: Sequence[str]
+) -> None:
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name=f"{schema.__name__}", node=schema)
+
+    failures: list[BaseException] = []
+
+    def main(composed: Any) -> None:
+        # Hydra would print a line of its own about an exception that passes through it.
+        try:
+            config = _typed(composed, schema)
+            validate_tree(config)
+            run(config)
+        except BaseException as error:
+            failures.append(error)
+
+    # Hydra prints composition errors and exits 1 by itself otherwise; with this it hands them to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    previous = sys.argv
+    sys.argv = [program, *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
+    finally:
+        sys.argv = previous
+    if failures:
+        raise failures[0]
+
+
+def _typed(composed: Any, schema: type) -> Any:
+    from omegaconf import OmegaConf
+
+    known = {name for name, _, _ in option_rows(schema)}
+    mappings = {name for name, kind, _ in option_rows(schema) if kind.startswith("dict")}
+    given = _leaves(OmegaConf.to_container(composed), keep=mappings)
+    added = next((name for name in given if name not in known), None)
+    if added is not None:  # `+name=` gets past Hydra; to_object would fail on the slots with half a name
+        raise UserError(_unknown_option(added, schema))
+    for name, element in element_schemas(schema).items():
+        fields = {field.name for field in dataclasses.fields(element)}
+        entries = given.get(name) or {}
+        added = next((f"{name}.{key}.{f}" for key, entry in entries.items() for f in entry if f not in fields), None)
+        if added is not None:
+            raise UserError(_unknown_option(added, schema))
+    missing = sorted(OmegaConf.missing_keys(composed)) or sorted(known - given.keys())
+    if missing:
+        raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE")
+    return OmegaConf.to_object(composed)
+
+
+def validate_tree(config: Any) -> None:
+    """Call `validate()` on every dataclass of the tree, leaves first."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            validate_tree(value)
+    if hasattr(config, "validate"):
+        config.validate()
+
+
+def to_yaml(config: Any) -> str:
+    """Return the resolved configuration as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> list[str]:
+    """Return `field: old -> new` for every leaf in which a stored configuration differs from `config`."""
+    from omegaconf import OmegaConf
+
+    try:
+        old = _leaves(OmegaConf.to_container(OmegaConf.create(old_yaml)))
+    except Exception as error:  # yaml's and OmegaConf's own
+        raise UserError(f"the stored configuration cannot be read: {' '.join(str(error).split())}") from error
+    new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
+    return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _is_user_mistake(error: Exception) -> bool:
+    if isinstance(error, UserError):
+        return True
+    module = type(error).__module__
+    return module.startswith(("hydra.", "omegaconf."))
+
+
+def _one_line(error: Exception, schema: type) -> str:
+    """Fold an error's message into one line that names the option and the remedy."""
+    if isinstance(error, (UserError, RunStopped)):
+        return " ".join(str(error).split())
+    message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
+    if overridden := re.match(r"Could not override '([^']+)'", message):
+        return _unknown_option(overridden[1], schema)
+    if missing := re.search(r"missing mandatory value: (\S+)", message):
+        return f"{missing[1]} is missing: give {missing[1]}=VALUE"
+    if message.startswith("Error merging override") and error.__cause__ is not None:
+        cause = " ".join(str(error.__cause__).split()).split(" full_key:")[0]
+        inside = re.match(r"Error merging override \+*([^=]+)=", message)
+        if inside and "Invalid type assigned: dict" in cause:  # an option of an entry that is not there
+            return _unknown_option(inside[1], schema)
+        return f"{message.removeprefix('Error merging override ')}: {cause}"
+    return message
+
+
+def _unknown_option(name: str, schema: type) -> str:
+    known = [option for option, _, _ in option_rows(schema)]
+    if name in known:
+        return f"{name} takes new entries with a plus in front: '+{name}={{NAME: VALUE}}'"
+    for holder, element in element_schemas(schema).items():
+        if name.startswith(f"{holder}."):
+            key, _, rest = name.removeprefix(f"{holder}.").partition(".")
+            fields = [field.name for field in dataclasses.fields(element)]
+            if not rest or rest in fields:
+                return f"{holder} has no entry {key!r}; add one with '+{holder}={{{key}: {{{fields[0]}: VALUE}}}}'"
+            known = [f"{holder}.{key}.{field}" for field in fields]
+    near = difflib.get_close_matches(name, known, n=3)
+    if (find_configs() / name).is_dir():
+        return f"unknown option {name!r}; did you mean +{name}=?"
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the options"
+    return f"unknown option {name!r}; {hint}"

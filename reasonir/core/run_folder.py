@@ -1,0 +1,161 @@
+"""The output folder of a command: what was asked, what came out, and whether it is finished.
+
+Invariant: `manifest.json` is written last and atomically; its absence means unfinished. A folder never mixes two
+runs. Owns metrics.jsonl, the wandb sink and the progress line.
+"""
+
+import gzip
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from reasonir import __version__
+from reasonir.core.command import changed_fields, to_yaml
+from reasonir.core.errors import UserError
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_json
+
+MANIFEST_PACKAGES = (
+    "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
+    "accelerate", "deepspeed", "peft", "vllm", "faiss-cpu",
+)  # fmt: skip
+
+
+def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Return path, sha256, bytes and rows of every input file (files inside, for a folder)."""
+    described = []
+    for path in map(Path, paths):
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        described += [
+            {"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size, "rows": count_rows(f)}
+            for f in files
+            if f.exists()
+        ]
+    return described
+
+
+def count_rows(path: Path) -> int | None:
+    """Return the rows of a table (lines that are not blank); None for other files."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    if not {".jsonl", ".tsv", ".trec", ".txt"} & set(path.suffixes):
+        return None
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        return sum(1 for line in stream if line.strip())
+
+
+class RunFolder:
+    """One command's output folder, opened before any work."""
+
+    def __init__(
+        self,
+        path: str,
+        config: Any,
+        *,
+        resume: bool,
+        ignored: Iterable[str] = (),
+        ignored_groups: tuple[str, ...] = (),
+    ) -> None:
+        """Claim `path` for this configuration.
+
+        Args:
+            resume: whether to continue what the folder holds.
+            ignored: fields that may differ from the stored configuration (its own path, how far to go).
+            ignored_groups: beginnings of the names of such fields, with their dot.
+        Raises:
+            UserError: the folder holds another run, a run that `resume` was not given for, or other files.
+        """
+        self.path = Path(path)
+        self._config = config
+        self._started = time.time()
+        self._refuse_strangers(resume, list(ignored), ignored_groups)
+
+    def _refuse_strangers(self, resume: bool, ignored: list[str], ignored_groups: tuple[str, ...]) -> None:
+        if not self._config.output_dir:
+            raise UserError("output_dir is empty; name a folder")
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
+        stored = self.path / CONFIG_FILE
+        if not self.path.exists() or set(self.path.iterdir()) <= {stored}:
+            return  # options alone: a run that was refused, or ended, before it wrote anything binds nobody
+        if not stored.is_file():
+            raise UserError(f"output_dir={self.path} holds other files; name a new folder")
+        changed = changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
+        changed = [field for field in changed if not field.startswith(ignored_groups)]
+        if changed:
+            raise UserError(
+                f"output_dir={self.path} holds a run of another configuration ({'; '.join(changed[:3])}); "
+                "name a new folder, or give the same options"
+            )
+        if not resume:
+            raise UserError(f"output_dir={self.path} holds this run already; resume=true continues it")
+
+    def start(self) -> None:
+        """Create the folder and write the resolved configuration; an older manifest no longer counts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / MANIFEST_FILE).unlink(missing_ok=True)
+        text = to_yaml(self._config)
+        scratch = self.path / f".{CONFIG_FILE}.partial"
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, self.path / CONFIG_FILE)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last run in this folder reached its end."""
+        return (self.path / MANIFEST_FILE).is_file()
+
+    def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
+        """Write the manifest: command, versions, seeds, inputs by hash, counts in, out and rejected."""
+        manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
+        write_json(self.path / MANIFEST_FILE, manifest)
+
+
+def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started: float, **more: Any) -> dict[str, Any]:
+    """Return what every artefact says of itself; `started` is a `time.time()`."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "reasonir": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": _package_versions(),
+        "inputs": describe_inputs(inputs),
+        "counts": counts,
+        "wall_seconds": round(time.time() - started, 3),
+        "peak_memory_gib": round(peak_memory_gib(), 3),
+        **more,
+    }
+
+
+def peak_memory_gib() -> float:
+    """Return the largest resident memory of this process so far."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2**20 if sys.platform != "darwin" else kib / 2**30
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout this package runs from; None when installed elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _package_versions() -> dict[str, str]:
+    from importlib import metadata
+
+    versions = {}
+    for name in MANIFEST_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

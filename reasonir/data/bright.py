@@ -1,0 +1,197 @@
+"""BRIGHT: documents and examples of its tasks, from a folder or from the hub."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import read_jsonl
+from reasonir.data.aspects import Aspect, group_aspects, parse_aspects
+from reasonir.data.collections import (
+    PLACEHOLDER,
+    Collection,
+    Document,
+    Query,
+    _find,
+    _require_file,
+    add_documents,
+    read_documents,
+)
+from reasonir.data.rewritings import Rewritten, read_rewritten
+from reasonir.data.rows import find_hub, load_hub
+
+
+def list_bright_tasks(root: str, long: bool = False) -> list[str]:
+    """Return the names of the task folders under `root` (`root` itself, where it is one task).
+
+    Args:
+        root: folder, one task's folder, or hub:owner/name (then the splits).
+        long: of a hub data set, only the tasks with whole pages.
+    """
+    if root.startswith("hub:"):
+        return list(load_hub(root.removeprefix("hub:"), "long_documents" if long else "examples", None))
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(f"data.dir={root}: no such folder")
+    if _find(folder, "examples") is not None:
+        return [folder.resolve().name]
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and _find(path, "examples") is not None)
+    if not tasks:
+        raise UserError(f"data.dir={root}: no task here (folders with examples.jsonl and documents.jsonl)")
+    return tasks
+
+
+def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long: bool = False) -> Iterator[Collection]:
+    """Yield one collection a task.
+
+    Args:
+        root: folder, one task's folder, or hub:owner/name.
+        queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
+        long: use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
+    """
+    read = _bright_hub if root.startswith("hub:") else _bright_folder
+    return (read(root, task, queries, long) for task in tasks)
+
+
+def read_bright_queries(root: str, task: str) -> list[Query]:
+    """Return a task's queries without reading its documents; gold ids that these lack are not noticed."""
+    return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
+
+
+def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], str]:
+    if root.startswith("hub:"):
+        rows = enumerate(load_hub(root.removeprefix("hub:"), "examples", task), start=1)
+        # Bright-Pro numbers its queries with integers.
+        named = ((line, row | {"id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
+        return named, f"{root}/examples/{task}"
+    file = examples_file(root, task)
+    return read_jsonl(file), str(file)
+
+
+def examples_file(root: str, task: str) -> Path:
+    """Return the file of a task's queries."""
+    return _require_file(_task_folder(root, task), "examples")
+
+
+def _task_folder(root: str, task: str) -> Path:
+    folder = Path(root)
+    if _find(folder, "examples") is None or folder.resolve().name != task:
+        folder = folder / task
+    if not folder.is_dir():
+        raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
+    return folder
+
+
+def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
+    folder = _task_folder(root, task)
+    # A folder of pages only (no passages) keeps them in documents.jsonl.
+    pages = _find(folder, "long_documents") if long else None
+    documents = read_documents(str(pages or _require_file(folder, "documents")))
+    rows, source = _examples(root, task)
+    examples = list(rows)
+    file = None if long else _find(folder, "aspects")
+    aspects = None if file is None else group_aspects(read_jsonl(file), str(file), _query_ids(examples), documents)
+    rewritten = read_rewritten(queries, task, folder)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
+    instruction = folder / "instruction.txt"
+    text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed), text)
+
+
+def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
+    name = root.removeprefix("hub:")
+    documents: dict[str, str] = {}
+    configuration = "long_documents" if long else "documents"
+    add_documents(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
+    rows, source = _examples(root, task)
+    examples = list(rows)
+    found = None if long else find_hub(name, "aspects", task)
+    aspects = None
+    if found is not None:
+        where = f"{root}/aspects/{task}"
+        aspects = group_aspects(enumerate(found, start=1), where, _query_ids(examples), documents)
+    rewritten = read_rewritten(queries, task, name)
+    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
+    return Collection(task, [Document(*item) for item in documents.items()], list(parsed))
+
+
+def _bright_queries(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    source: str,
+    documents: Mapping[str, str] | None,
+    long: bool,
+    rewritten: Rewritten | None,
+    rewriting: str,
+    aspects: Mapping[str, tuple[Aspect, ...]] | None,
+) -> Iterator[Query]:
+    seen: set[str] = set()
+    have_aspects: bool | None = None
+    for line, row in rows:
+        identifier, text = row.get("id"), row.get("query")
+        if not isinstance(identifier, str) or not isinstance(text, str):
+            raise UserError(f"{source}:{line}: an example needs strings `id` and `query`")
+        if identifier in seen:
+            raise UserError(f"{source}:{line}: query id {identifier!r} stands twice")
+        seen.add(identifier)
+        if rewritten is not None:
+            other_line, text = rewritten.get(identifier, (0, None))
+            if not isinstance(text, str) or not text.strip():
+                state = "is missing" if other_line == 0 else "is empty"
+                raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
+        gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
+        unknown = [i for i in gold if documents is not None and i not in documents]
+        if unknown:
+            raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
+        inline = None if long or documents is None else row.get("aspects")
+        own = () if documents is None else parse_aspects(inline, f"{source}:{line}", documents)
+        own = own or (aspects or {}).get(identifier, ())
+        if gold and have_aspects not in (None, bool(own)):
+            state = "no aspects" if have_aspects else "aspects"
+            raise UserError(
+                f"{source}:{line}: query id {identifier!r} has {state}, unlike those before it; give all or none"
+            )
+        have_aspects = bool(own) if gold else have_aspects
+        yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)), own)
+
+
+def _query_ids(examples: Sequence[tuple[int, Mapping[str, Any]]]) -> set[str]:
+    return {str(row.get("id")) for _, row in examples}
+
+
+def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]:
+    ids = row.get(name)
+    if ids is None:
+        ids = []
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise UserError(f"{source}:{line}: `{name}` must be a list of strings")
+    return [i for i in dict.fromkeys(ids) if i != PLACEHOLDER]
+
+
+BRIGHT_TASKS = (
+    "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
+    "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",
+)  # fmt: skip
+
+
+def bright_instruction(option: str, collection: Collection, long: bool) -> str:
+    """Return the query instruction of a task.
+
+    The `bright` preset follows the families of the paper's evaluation, filled with the raw task id; a task folder's
+    own instruction.txt comes before it. arXiv 2504.20595, release 0aac962.
+    """
+    if option == "none":
+        return ""
+    if option != "bright":
+        return option.replace("{task}", collection.name)
+    if collection.instruction:
+        return collection.instruction
+    task, unit = collection.name, "documents" if long else "passages"
+    if task == "leetcode":
+        return "Given a coding problem, retrieve relevant examples that help answer the problem"
+    if task in ("aops", "theoremqa_questions"):
+        return "Given a Math problem, retrieve relevant examples that help answer the problem"
+    if task == "theoremqa_theorems":
+        return "Given a Math problem, retrieve relevant theorems that help answer the problem"
+    if task == "pony":
+        return f"Given a {task} question, retrieve relevant {unit} that help answer the question"
+    return f"Given a {task} post, retrieve relevant {unit} that help answer the post"

@@ -1,0 +1,236 @@
+"""Corpora and their queries, in the formats of BRIGHT and BEIR; corpora also as folders of texts.
+
+A task in BRIGHT's format may name aspects of its queries (`aspects.py`), as Bright-Pro does. Invariant: within a corpus
+an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file and line. Leaves training rows
+to `training_rows.py`, qrels and runs to `trec.py`, BEIR's sets on the hub to `hub_collections.py`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import read_jsonl
+from reasonir.data.aspects import Aspect
+from reasonir.data.rows import Ambiguous, Lookup, load_hub
+from reasonir.data.text_files import find_text_files, is_text_file, read_text_files
+from reasonir.data.trec import read_qrels
+
+LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
+"""What a folder that is a corpus holds."""
+PLACEHOLDER = "N/A"
+"""Stands in BRIGHT's id lists for "none"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document of a corpus; its text may be empty."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query, its relevant documents with grades, documents that must not be ranked for it, aspects where known."""
+
+    id: str
+    text: str
+    gold: Mapping[str, int]
+    excluded_ids: tuple[str, ...] = ()
+    aspects: tuple[Aspect, ...] = ()
+
+
+@dataclass(slots=True)
+class Collection:
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing).
+    index: what a search keeps of the documents for its next queries."""
+
+    name: str
+    documents: list[Document]
+    queries: list[Query]
+    instruction: str = ""
+    index: Any = None
+
+
+def read_documents(path: str) -> dict[str, str]:
+    """Read a corpus as {id: text}, in file order.
+
+    Args:
+        path: a BRIGHT task folder or root (its tasks merged), a BEIR folder or corpus file, JSONL of id and content,
+            .txt and .md files in a folder, or one, or hub:xlangai/BRIGHT.
+    Raises:
+        UserError: missing, empty, malformed, or one id with two texts.
+    """
+    documents: dict[str, str] = {}
+    for place, rows in corpus_parts(path):
+        add_documents(documents, rows, place)
+    if not documents:
+        raise UserError(f"{path}: the corpus is empty")
+    return documents
+
+
+def stream_documents(path: str) -> Iterator[Document]:
+    """Yield the documents of a corpus as they stand in its files, in constant memory; an id may come twice.
+
+    Raises:
+        UserError: as `read_documents`, when the line is reached.
+    """
+    for place, rows in corpus_parts(path):
+        for line, row in rows:
+            yield _parse_document(row, f"{place}:{line}")
+
+
+def read_lookup(path: str) -> Lookup:
+    """Read a corpus for looking up ids, as `read_documents` does, but let its tasks disagree.
+
+    BRIGHT numbers each task's documents on its own, so that an id may name two texts: such an id is `Ambiguous`, and
+    refused only where it is used. Twice with different text within one file is a mistake all the same.
+    """
+    parts = []
+    for place, rows in corpus_parts(path):
+        documents: dict[str, str] = {}
+        add_documents(documents, rows, place)
+        parts.append((place, documents))
+    if not any(documents for _, documents in parts):
+        raise UserError(f"{path}: the corpus is empty")
+    return merge_lookups(parts)
+
+
+def merge_lookups(parts: Sequence[tuple[str, Lookup]]) -> Lookup:
+    """Return one lookup of several, each with the name of its place; ids that they disagree on become `Ambiguous`."""
+    if len(parts) == 1:
+        return parts[0][1]
+    merged: dict[str, str | Ambiguous] = {}
+    disputed: set[str] = set()
+    for _, documents in parts:
+        for identifier, text in documents.items():
+            if isinstance(text, Ambiguous) or merged.setdefault(identifier, text) != text:
+                disputed.add(identifier)
+    for identifier in disputed:
+        merged[identifier] = Ambiguous(_places_of(identifier, parts))
+    return merged
+
+
+def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[str, ...]:
+    """Return where an id has a text that it has nowhere before."""
+    found: dict[str, str] = {}
+    for place, documents in parts:
+        entry = documents.get(identifier)
+        if isinstance(entry, Ambiguous):
+            found |= {other: other for other in entry.places}
+        elif entry is not None:
+            found.setdefault(entry, place)
+    return tuple(found.values())
+
+
+def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]]:
+    """Yield the files of a corpus, or the splits of a hub data set (of its `documents`, unless the path says)."""
+    if path.startswith("hub:"):
+        name, configuration = [*path.removeprefix("hub:").split(":"), "documents"][:2]
+        splits = load_hub(name, configuration, None)
+        for split in splits:
+            yield f"{path}/{split}", enumerate(splits[split], start=1)
+        return
+    files = _corpus_files(Path(path))
+    if not files:
+        folder, texts = find_text_files(Path(path))
+        if not texts:
+            raise UserError(f"{path}: no corpus here ({LAYOUTS})")
+        yield path, read_text_files(folder, texts)
+    for file in files:
+        yield str(file), read_jsonl(file)
+
+
+def _corpus_files(path: Path) -> list[Path]:
+    """Return the files of rows at a path; none where it may hold texts."""
+    if path.is_file():
+        return [] if is_text_file(path.name) else [path]
+    for name in ("documents", "corpus"):
+        found = _find(path, name)
+        if found is not None:
+            return [found]
+    return [found for folder in sorted(path.glob("*/")) if (found := _find(folder, "documents")) is not None]
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    for suffix in (".jsonl", ".jsonl.gz"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    return None
+
+
+def _require_file(folder: Path, name: str) -> Path:
+    found = _find(folder, name)
+    if found is None:
+        raise UserError(f"{folder}: {name}.jsonl (or .jsonl.gz) is missing")
+    return found
+
+
+def add_documents(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
+    """Parse the rows of a corpus into `documents`; refuse an id with two texts."""
+    for line, row in rows:
+        document = _parse_document(row, f"{source}:{line}")
+        if documents.setdefault(document.id, document.text) != document.text:
+            raise UserError(f"{source}:{line}: document id {document.id!r} stands twice with different text")
+
+
+def _parse_document(row: Mapping[str, Any], where: str) -> Document:
+    identifier = row.get("id", row.get("_id"))
+    text = row.get("content", row.get("text"))
+    if not isinstance(identifier, str) or not isinstance(text, str):
+        raise UserError(f"{where}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
+    title = row.get("title")
+    return Document(identifier, with_title(title if isinstance(title, str) else "", text))
+
+
+def with_title(title: str, text: str) -> str:
+    """Return what an encoder, a search or a reader sees of a document: its title, where it has one, and its text."""
+    return f"{title} {text}".strip() if title else text
+
+
+def read_beir(folder: str, split: str) -> Collection:
+    """Read a BEIR folder; queries without a relevant document in the split are left out, as BEIR does."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"data.dir={folder}: no such folder")
+    documents = read_documents(str(_require_file(root, "corpus")))
+    file = root / "qrels" / f"{split}.tsv"
+    if not file.is_file():
+        splits = ", ".join(sorted(path.stem for path in (root / "qrels").glob("*.tsv")))
+        raise UserError(f"{file}: no such file; there are splits: {splits or 'none'}")
+    texts: dict[str, str] = {}
+    source = _require_file(root, "queries")
+    for line, row in read_jsonl(source):
+        if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
+            raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
+        texts[row["_id"]] = row["text"]
+    return join_beir(root.resolve().name, documents, texts, read_qrels(str(file)), (str(source), str(file)))
+
+
+def join_beir(
+    name: str,
+    documents: Mapping[str, str],
+    texts: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    sources: tuple[str, str],
+) -> Collection:
+    """Return the collection of a corpus, queries' texts and qrels; queries that the qrels lack are left out.
+
+    Args:
+        sources: where the queries and the qrels come from, for messages.
+    Raises:
+        UserError: qrels that name an unknown document or query.
+    """
+    for query, grades in qrels.items():
+        unknown = [i for i in grades if i not in documents]
+        if unknown:
+            raise UserError(f"{sources[1]}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
+    missing = [query for query in qrels if query not in texts]
+    if missing:
+        raise UserError(f"{sources[1]}: query id {missing[0]!r} is not in {sources[0]}")
+    queries = [
+        Query(query, texts[query], {i: g for i, g in grades.items() if g > 0}) for query, grades in qrels.items()
+    ]
+    return Collection(name, [Document(*item) for item in documents.items()], queries)

@@ -1,0 +1,104 @@
+"""BEIR's retrieval sets on the hub, in the layouts that are in use there.
+
+    BeIR/<name>     configurations `corpus` and `queries`; the qrels in a data set of their own, BeIR/<name>-qrels
+    mteb/<name>     `corpus`, `queries`, and the qrels in `default` (or `qrels`)
+    R2MED/<name>    `corpus`, `query`, `qrels`, each with one split of its own name (arXiv 2505.14558)
+
+Rows: documents `_id` or `id`, `title`, `text`; queries `_id` or `id`, `text`; qrels `query-id, corpus-id, score` or
+`q_id, p_id, score`. Ids of qrels may be numbers (BeIR's are read from a csv file) and are compared as texts. A local
+folder in one of these layouts is read in the same way. Leaves folders of BEIR's own files to `corpora.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.data.collections import Collection, add_documents, join_beir
+from reasonir.data.rows import find_hub, load_hub
+
+QREL_COLUMNS = (("query-id", "corpus-id"), ("q_id", "p_id"))
+
+
+def read_beir_hub(name: str, split: str) -> Collection:
+    """Read a retrieval set from the hub; queries without a judgement in the split are left out.
+
+    Args:
+        name: owner/name, or a local folder in the same layout.
+        split: of the qrels; a corpus or queries with several splits are taken from the same one.
+    Raises:
+        UserError: a configuration, split or column that is missing, or ids that do not meet.
+    """
+    documents: dict[str, str] = {}
+    corpus, source = _load_texts(name, ("corpus",), split)
+    add_documents(documents, ((line, _with_id(row)) for line, row in enumerate(corpus, start=1)), source)
+    if not documents:
+        raise UserError(f"{source}: the corpus is empty")
+    texts: dict[str, str] = {}
+    rows, queries_source = _load_texts(name, ("queries", "query"), split)
+    for line, row in enumerate(map(_with_id, rows), start=1):
+        if row["id"] is None or not isinstance(row.get("text"), str):
+            raise UserError(f"{queries_source}:{line}: a query needs `_id` (or `id`) and a string `text`")
+        texts[row["id"]] = row["text"]
+    qrels, qrels_source = _read_qrels(name, split)
+    return join_beir(name.rstrip("/").rsplit("/", 1)[-1], documents, texts, qrels, (queries_source, qrels_source))
+
+
+def _with_id(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its id as a text under `id`; None where it has none."""
+    identifier = row.get("_id", row.get("id"))
+    return {**row, "id": None if identifier is None else str(identifier)}
+
+
+def _load_texts(name: str, configurations: tuple[str, ...], split: str) -> tuple[Any, str]:
+    """Return the rows of the first configuration that there is, and where they come from."""
+    for configuration in configurations:
+        splits = find_hub(name, configuration, None)
+        if splits is None:
+            continue
+        chosen = split if split in splits else next(iter(splits))
+        if split not in splits and len(splits) > 1:
+            raise _no_split(f"hub:{name}:{configuration}", split, splits)
+        return splits[chosen], f"hub:{name}:{configuration}:{chosen}"
+    raise UserError(f"hub:{name} has no configuration `{'` or `'.join(configurations)}`, so it is no BEIR set")
+
+
+def _read_qrels(name: str, split: str) -> tuple[dict[str, dict[str, int]], str]:
+    for configuration in ("default", "qrels"):
+        splits, place = find_hub(name, configuration, None), f"{name}:{configuration}"
+        if splits is not None:
+            break
+    else:
+        place = f"{name.rstrip('/')}-qrels"
+        splits = load_hub(place, None, None)
+    chosen = "qrels" if list(splits) == ["qrels"] else split
+    if chosen not in splits:
+        raise _no_split(f"hub:{place}", split, splits)
+    source = f"hub:{place}:{chosen}"
+    qrels: dict[str, dict[str, int]] = {}
+    for line, row in enumerate(splits[chosen], start=1):
+        query, document, grade = _parse_qrel(row, f"{source}:{line}")
+        known = qrels.setdefault(query, {}).setdefault(document, grade)
+        if known != grade:
+            where = f"{source}:{line}"
+            raise UserError(f"{where}: query {query!r} grades document {document!r} twice, {known} and {grade}")
+    return qrels, source
+
+
+def _parse_qrel(row: Mapping[str, Any], where: str) -> tuple[str, str, int]:
+    for query, document in QREL_COLUMNS:
+        if query in row and document in row:
+            break
+    else:
+        raise UserError(f"{where}: a judgement needs `query-id` and `corpus-id` (or `q_id` and `p_id`), and `score`")
+    score = row.get("score")
+    try:
+        whole = int(score) == float(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise UserError(f"{where}: grade {score!r} is not a whole number")
+    return str(row[query]), str(row[document]), int(score)  # type: ignore[arg-type]
+
+
+def _no_split(place: str, split: str, splits: Mapping[str, Any]) -> UserError:
+    return UserError(f"{place} has no split {split!r}; there are {', '.join(splits)}")

@@ -1,0 +1,85 @@
+"""Files of rewritten queries (`id, query`): how they are named, where they lie, what they hold.
+
+Invariant: what is read is checked by whoever matches it with the original queries, by id. A rewriting is named, such as
+`mine`, `mine_256` (asked for 256 tokens), `mine_256_s2` (the second sample of it).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import read_jsonl
+from reasonir.data.rows import load_hub
+
+ORIGINAL = "original"
+SUFFIXES = (".jsonl", ".jsonl.gz")
+Rewritten = Mapping[str, tuple[int, object]]
+"""Query id to (line, text); 0 is no line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """One rewriting of all queries. length_tokens: what was asked for; 0 where no length was. sample: from 1."""
+
+    length_tokens: int
+    sample: int
+    name: str
+
+    @classmethod
+    def named(cls, base: str, length_tokens: int | None, sample: int) -> "Rewriting":
+        """Return the rewriting of a length and a sample under a base name."""
+        length = f"_{length_tokens}" if length_tokens else ""
+        return cls(length_tokens or 0, sample, f"{base}{length}{f'_s{sample}' if sample > 1 else ''}")
+
+
+def find_rewritings(folder: Path, base: str) -> list[Rewriting]:
+    """Return the rewritings of a base name among the files of a task's folder, shortest first, no length at last."""
+    pattern = re.compile(rf"{re.escape(base)}(?:_([1-9]\d*))?(?:_s([1-9]\d*))?")
+    stems = {path.name.removesuffix(suffix) for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")}
+    matches = filter(None, map(pattern.fullmatch, stems))
+    found = [Rewriting(int(match[1] or 0), int(match[2] or 1), match[0]) for match in matches]
+    return sorted(found, key=lambda r: (r.length_tokens == 0, r.length_tokens, r.sample))
+
+
+def rewritten_file(queries: str, task: str, home: Path | None) -> Path:
+    """Return the file of a task's rewritten queries.
+
+    Args:
+        queries: a name (`<home>/<name>.jsonl`), or a path DIR/NAME: `DIR/<task>/NAME.jsonl`, as `reasonir-eval rewrite`
+            writes it, or `DIR/NAME/<task>.jsonl`, a folder with one file a task.
+        home: the task's own folder; None for a hub data set.
+    Raises:
+        UserError: no such file.
+    """
+    if "/" not in queries:
+        stems = [home / queries] if home is not None else []
+    else:
+        stems = [Path(queries).parent / task / Path(queries).name, Path(queries) / task]
+    for stem in stems:
+        for suffix in SUFFIXES:
+            if (file := stem.with_name(stem.name + suffix)).is_file():
+                return file
+    places = " and no ".join(f"{stem}.jsonl" for stem in stems)
+    raise UserError(f"queries={queries}: there is no {places} (or .jsonl.gz); make them with reasonir-eval rewrite")
+
+
+def read_rewritten(queries: str, task: str, home: Path | str) -> Rewritten | None:
+    """Return a task's rewritten queries; None for the original ones.
+
+    Args:
+        queries: "original", a name or a path, as `rewritten_file` takes it; of the hub, a name is the configuration
+            `<name>_reason`.
+        home: the task's own folder, or the hub data set's name.
+    """
+    if queries == ORIGINAL:
+        return None
+    rows: Iterable[tuple[int, Mapping[str, Any]]]
+    if isinstance(home, str) and "/" not in queries:
+        config = queries if queries.endswith("_reason") else f"{queries}_reason"
+        rows = enumerate(load_hub(home, config, task), start=1)
+    else:
+        rows = read_jsonl(rewritten_file(queries, task, home if isinstance(home, Path) else None))
+    return {str(row.get("id")): (line, row.get("query")) for line, row in rows}

@@ -1,0 +1,140 @@
+"""Rows of a table: JSON lines, parquet or a hub data set, each with its place for error messages."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import NoConfiguration, UserError
+from reasonir.core.files import read_jsonl
+
+NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
+"""How the datasets library says it; the second offline, where it knows only what its cache holds."""
+LONGEST_CELL = 2**31 - 1
+"""Characters of a cell of a table; the csv module refuses those over 131,072 otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """Stands in a corpus for an id with several texts; `places` are files or splits, each with a text of its own."""
+
+    places: tuple[str, ...]
+
+
+Lookup = Mapping[str, str | Ambiguous]
+"""Document ids and their texts."""
+
+
+def read_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line or row number from 1, object) of .jsonl, .jsonl.gz, .parquet or hub:owner/name[:config[:split]].
+
+    A .csv or .tsv file has a line of column names first, and every value is a text.
+    """
+    if source.startswith("hub:"):
+        yield from _read_hub(source)
+    elif source.endswith((".csv", ".tsv")):
+        yield from _read_table(source)
+    elif source.endswith(".parquet"):
+        yield from _read_parquet(source)
+    else:
+        yield from read_jsonl(source)
+
+
+def _read_table(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not Path(source).is_file():
+        raise UserError(f"{source}: no such file")
+    csv.field_size_limit(LONGEST_CELL)
+    line, found = 1, False
+    with Path(source).open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t" if source.endswith(".tsv") else ",", strict=True)
+        try:
+            for row in rows:
+                line, begins = rows.line_num, line + 1  # a quoted cell may hold line ends
+                if None in row or None in row.values():
+                    raise UserError(f"{source}:{begins}: the line has another number of cells than the column names")
+                found = True
+                yield begins, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read after line {line}: {error}") from error
+    if not found:
+        raise UserError(f"{source}: the file is empty (its first line holds the column names)")
+
+
+def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(source).is_file():
+        raise UserError(f"{source}: no such file")
+    try:
+        file = pyarrow.parquet.ParquetFile(source)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{source}: not a parquet file: {str(error).splitlines()[0]}") from error
+    number = 0
+    batches = file.iter_batches(batch_size=1_000)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise UserError(f"{source}:{number + 1}: damaged file: {str(error).splitlines()[0]}") from error
+        if batch is None:
+            break
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+    if not number:
+        raise UserError(f"{source}: the file is empty")
+
+
+def _read_hub(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    name, configuration, split = [*source.removeprefix("hub:").split(":"), "", ""][:3]
+    yield from enumerate(load_hub(name, configuration or None, split or "train"), start=1)
+
+
+def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
+    """Load a split of a hub data set (all splits by name, for None) through the datasets library.
+
+    Args:
+        name: owner/name, or a folder laid out as a data set of the hub.
+    Raises:
+        NoConfiguration: the data set is there but lacks the configuration.
+        UserError: anything else that goes wrong.
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, configuration, split=split, **_own_cache(name))
+    except Exception as error:  # the library raises a dozen unrelated types
+        where = ":".join(part for part in (name, configuration, split) if part)
+        # Of rows that do not fit each other the library says only that an error occurred; the cause says which.
+        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        message = str(cause).strip().splitlines()
+        said = f"hub:{where} cannot be loaded: {message[0] if message else type(cause).__name__}"
+        absent = configuration is not None and re.match(NO_CONFIGURATION, str(error))
+        raise (NoConfiguration if absent else UserError)(said) from error
+
+
+def _own_cache(name: str) -> dict[str, str]:
+    """Return the option that keeps a folder's rows apart in the cache of the datasets library.
+
+    The library knows a folder with a card by its last name alone: it would give out the rows of another folder of
+    that name, or those from before a change.
+    """
+    if not Path(name).is_dir():
+        return {}
+    from datasets import config
+
+    files = sorted(path.resolve() for path in Path(name).rglob("*") if path.is_file())
+    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / hashlib.sha256(state.encode()).hexdigest()[:16])}
+
+
+def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
+    """Load a split as `load_hub` does; None where the data set has no such configuration."""
+    try:
+        return load_hub(name, configuration, split)
+    except NoConfiguration:
+        return None

@@ -1,0 +1,54 @@
+"""A folder of plain text files as a corpus: a document a file, named by its path within the folder.
+
+Invariant: the same files give the same rows in the same order, on any machine. Leaves every other layout to
+`corpora.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+
+SUFFIXES = (".txt", ".md")
+"""In any letter case."""
+
+
+def is_text_file(name: str) -> bool:
+    """Say whether a file of this name is a document of its own."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def find_text_files(path: Path) -> tuple[Path, list[Path]]:
+    """Return a folder and its text files, of the folders inside it too, ordered by path; a single file is one of its
+    own folder. What begins with a dot is left out."""
+    if path.is_file():
+        return path.parent, [path]
+    found = []
+    for place, names, files in os.walk(path):
+        names[:] = [name for name in names if not name.startswith(".")]
+        found += [Path(place, file) for file in files if not file.startswith(".") and is_text_file(file)]
+    return path, sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def read_text_files(folder: Path, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number from 1, row of id and content), a file at a time; a byte order mark is no part of the text.
+
+    Raises:
+        UserError: a file that cannot be opened, or is not UTF-8, by its name and line.
+    """
+    for number, file in enumerate(files, start=1):
+        yield number, {"id": file.relative_to(folder).as_posix(), "content": _read_text(file)}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error

@@ -1,0 +1,170 @@
+"""Record types and strict reading and writing of the files that hold them.
+
+Invariant: what these functions return is whole and well-typed; anything else is a `UserError` that names file, line
+and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.data.row_formats import detect_format
+from reasonir.data.rows import Lookup, read_rows
+
+MAX_WEIGHT = 1e30
+"""Weights are stored as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstructedText:
+    """A text and the instruction before it ("" for none)."""
+
+    instruction: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A query, documents that answer it, documents that only seem to. `id` is the row's own or its line number."""
+
+    id: str
+    query: InstructedText
+    positives: tuple[InstructedText, ...]
+    negatives: tuple[InstructedText, ...]
+    weight: float
+    line: int
+
+
+@dataclass(slots=True)
+class RowsReport:
+    """What reading a source finds out. format: its name, "" for this project's own. unusable: rows without a positive
+    in a format that has such rows."""
+
+    format: str = ""
+    unusable: int = 0
+
+
+def read_training_rows(source: str, report: RowsReport | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, row) of a source of training rows, in this project's form whatever tool it was written for.
+
+    Args:
+        report: filled while the rows are read.
+    Raises:
+        UserError: a row that is not written as the first one is.
+    """
+    form, report = None, report or RowsReport()
+    for line, row in read_rows(source):
+        form = form or detect_format(row)
+        report.format = form.name
+        try:
+            translated = form.translate(row)
+        except ValueError as error:
+            raise UserError(f"{source}:{line}: {error} (the first row is in the format of {form.name})") from error
+        if translated is None:
+            report.unusable += 1
+        else:
+            yield line, translated
+
+
+def read_training_examples(
+    source: str,
+    documents: Lookup | None = None,
+    instruction: str = "",
+    min_positive_words: int = 0,
+    on_left_out: Callable[[TrainingExample], None] | None = None,
+    report: RowsReport | None = None,
+) -> Iterator[TrainingExample]:
+    """Yield the training rows of a source; extra fields of a row are ignored.
+
+    Rows in the format of another tool (`row_formats.py`) are read as what they say here.
+    A `pos` or `neg` entry is a text, an [instruction, text] pair, or, where `documents` is given, a document id in
+    either place. With `documents`, every `pos` must be an id; a `neg` may also be a text: whatever holds white space
+    (ReasonIR's HQ rows pair document ids with written negatives). `positive` and `negative` are other names of the two
+    (the E5 collection's), under which a single text needs no list.
+
+    Args:
+        instruction: for queries that bring none.
+        min_positive_words: rows whose every positive has fewer words are not yielded.
+        on_left_out: called with each row that is not yielded.
+        report: filled while the rows are read.
+    Raises:
+        UserError: naming source and line.
+    """
+    for line, row in read_training_rows(source, report):
+        where = f"{source}:{line}"
+        query = _instructed(row.get("query"), f"{where}: `query`")
+        if not query.text.strip():
+            raise UserError(f"{where}: `query` is empty; remove the row or give it a text")
+        positives = tuple(_entries(row, "pos", where, documents))
+        if not positives:
+            raise UserError(f"{where}: the row has no `pos`; every row needs at least one positive")
+        example = TrainingExample(
+            id=str(row["id"]) if row.get("id") is not None else str(line),
+            query=query if query.instruction else InstructedText(instruction, query.text),
+            positives=positives,
+            negatives=tuple(_entries(row, "neg", where, documents)),
+            weight=_weight(row.get("weight"), where),
+            line=line,
+        )
+        if all(len(positive.text.split()) < min_positive_words for positive in positives):
+            if on_left_out is not None:
+                on_left_out(example)
+        else:
+            yield example
+
+
+OTHER_NAMES = {"pos": "positive", "neg": "negative"}
+
+
+def _entries(row: Mapping[str, Any], field: str, where: str, documents: Lookup | None) -> Iterator[InstructedText]:
+    entries, other = row.get(field), OTHER_NAMES[field]
+    if row.get(other) is not None:
+        if entries is not None:
+            raise UserError(f"{where}: the row has both `{field}` and `{other}`; keep one of them")
+        field, entries = other, [row[other]] if isinstance(row[other], str) else row[other]
+    if entries is None:
+        return
+    if not isinstance(entries, list):
+        raise UserError(f"{where}: `{field}` must be a list, not {type(entries).__name__}")
+    for position, entry in enumerate(entries):
+        piece = _instructed(entry, f"{where}: `{field}`[{position}]")
+        if documents is not None:
+            piece = InstructedText(piece.instruction, _resolve(piece.text, field, where, documents))
+        if not piece.text.strip():
+            raise UserError(f"{where}: `{field}`[{position}] is empty; remove it or give it a text")
+        yield piece
+
+
+def _resolve(entry: str, field: str, where: str, documents: Lookup) -> str:
+    found = documents.get(entry)
+    if isinstance(found, str):
+        return found
+    if found is not None:
+        places = " and ".join(found.places)
+        raise UserError(
+            f"{where}: `{field}` names document id {entry[:80]!r}, which is ambiguous: it has different texts in "
+            f"{places}; name fewer corpora, or write the text into the row's `pos`"
+        )
+    if field.startswith("neg") and len(entry.split()) > 1:
+        return entry
+    holders = "data.documents (or data.sources.NAME.documents)"
+    raise UserError(f"{where}: `{field}` names document id {entry[:80]!r}, which {holders} does not hold")
+
+
+def _instructed(entry: Any, where: str) -> InstructedText:
+    if isinstance(entry, str):
+        return InstructedText("", entry)
+    if isinstance(entry, (list, tuple)) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        return InstructedText(entry[0], entry[1])
+    found = "missing" if entry is None else f"a {type(entry).__name__}"
+    raise UserError(f"{where} must be a text or an [instruction, text] pair, but is {found}")
+
+
+def _weight(value: Any, where: str) -> float:
+    if value is None:
+        return 1.0
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= MAX_WEIGHT:
+        raise UserError(f"{where}: `weight` is {value!r}; it must be a number from 0 to {MAX_WEIGHT:g}")
+    return float(value)

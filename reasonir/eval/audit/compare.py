@@ -1,0 +1,272 @@
+"""Comparing folders of results, top to bottom: `compare_results` is the main path.
+
+Invariant: systems are compared on the same queries of the same tasks; what only some of them hold is refused or
+counted. A system is one folder, or several repeats whose scores are averaged query by query. Leaves the arithmetic to
+`significance.py` and the page to `compare_page.py`.
+"""
+
+import difflib
+import glob
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import write_json, write_jsonl
+from reasonir.core.run_folder import RunFolder
+from reasonir.eval.audit.compare_page import render
+from reasonir.eval.audit.config import MAY_DIFFER, CompareConfig, Interval, Pairs, output_folder
+from reasonir.eval.scores.results import QUERIES_FILE, RESULTS_FILE, TaskResult, read_results
+from reasonir.eval.scores.significance import bootstrap_interval, holm, randomisation_test, t_interval
+
+TIE = 1e-9
+"""Scores that differ by less are a tie: averages over repeats carry the rounding of their sum."""
+Scores = dict[str, dict[str, float]]
+"""Task to {query id: score}."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What is compared. folders: its repeats. scores: one per repeat. inputs: the files that were read."""
+
+    name: str
+    folders: list[str]
+    scores: list[Scores]
+    inputs: list[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The queries that are compared, by task, in the order of their ids, and what was left out of each folder."""
+
+    queries: dict[str, list[str]]
+    left_out: dict[str, dict[str, int]]
+
+    def repeats(self, system: System) -> dict[str, np.ndarray]:
+        """Return a system's scores by task, each (repeats, queries)."""
+        return {
+            task: np.array([[scores[task][query] for query in queries] for scores in system.scores])
+            for task, queries in self.queries.items()
+        }
+
+
+def compare_results(config: CompareConfig) -> None:
+    """Read the results, test every pair of systems, write comparison and differences, print the tables."""
+    run = RunFolder(output_folder(config, "compare"), config, resume=True, ignored=MAY_DIFFER)
+    systems = read_systems(config)
+    grid = common_grid(systems, config.common_only)
+    run.start()
+    values = {system.name: grid.repeats(system) for system in systems}
+    means = {name: {task: array.mean(axis=0) for task, array in tasks.items()} for name, tasks in values.items()}
+    pairs = choose_pairs([system.name for system in systems], config.pairs)
+    comparisons = [compare_pair(a, b, means[a], means[b], grid, config) for a, b in pairs]
+    correct(comparisons)
+    options = ("metric", "confidence", "interval", "permutations", "bootstrap", "seed", "pairs")
+    report = {name: getattr(config, name) for name in options}
+    report["tasks"] = {task: len(queries) for task, queries in grid.queries.items()}
+    report["left_out"] = grid.left_out
+    report["systems"] = [describe_system(system, values[system.name], config.confidence) for system in systems]
+    report["comparisons"] = comparisons
+    write_json(run.path / "compare.json", report)
+    rows = write_jsonl(run.path / "differences.jsonl", list_differences(pairs, means, grid))
+    page = render(report)
+    (run.path / "compare.md").write_text(page, encoding="utf-8")
+    print(page)
+    counts = {"systems": len(systems), "queries": sum(report["tasks"].values()), "differences": rows}
+    counts |= {"left_out": grid.left_out}
+    run.finish(inputs=[file for system in systems for file in system.inputs], counts=counts)
+    print(f"comparison: {run.path}")
+
+
+def read_systems(config: CompareConfig) -> list[System]:
+    """Read every entry of `results`.
+
+    Raises:
+        UserError: no such folder, no results in it, an unknown metric, a score that is no finite number, one run only.
+    """
+    folders = [expand(entry) for entry in config.results]
+    if len(folders) == 1 and len(folders[0]) == 1:
+        raise UserError(f"results={config.results} holds one run; name two, or a pattern of repeats ('runs/seed_*')")
+    systems = []
+    for name, places in zip(config.names or name_systems(config.results), folders, strict=True):
+        found = [read_results(place) for place in places]
+        scores = [
+            {task: read_scores(result, place, config.metric) for task, result in tasks.items()}
+            for place, tasks in zip(places, found, strict=True)
+        ]
+        inputs = [Path(place) / RESULTS_FILE for place in places]
+        inputs += [result.folder / QUERIES_FILE for tasks in found for result in tasks.values()]
+        systems.append(System(name, places, scores, inputs))
+    return systems
+
+
+def expand(entry: str) -> list[str]:
+    """Return the folders that an entry stands for, in order: itself, or those that its pattern matches."""
+    if Path(entry).exists() or not glob.has_magic(entry):
+        return [entry]
+    matches = sorted(place for place in glob.glob(entry, recursive=True) if Path(place).is_dir())
+    if not matches:
+        raise UserError(f"results: no folder matches {entry!r}")
+    return matches
+
+
+def name_systems(entries: Sequence[str]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart; a number where two entries are equal."""
+    parts = [Path(entry).parts for entry in entries]
+    depth = 1
+    while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len({*parts}):
+        depth += 1
+    names = ["/".join(part[-depth:]) or entry for part, entry in zip(parts, entries, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, start=1)]
+
+
+def read_scores(result: TaskResult, place: str, metric: str) -> dict[str, float]:
+    """Return one task's scores by query."""
+    rows = result.per_query()
+    scores: dict[str, float] = {}
+    for query, row in rows.items():
+        if metric not in row:
+            near = difflib.get_close_matches(metric, row, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(row)}"
+            raise UserError(f"metric={metric} is not in {result.folder / QUERIES_FILE}; {hint}")
+        score = row[metric]
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise UserError(f"{place}: task {result.name}, query {query!r}: {metric} is {score!r}, no finite number")
+        scores[query] = float(score)
+    if len(scores) != result.mean.get("num_queries", len(scores)):
+        raise UserError(f"{place}: task {result.name} has {len(scores)} queries, its metrics.json says otherwise")
+    return scores
+
+
+def common_grid(systems: Sequence[System], common_only: bool) -> Grid:
+    """Return the tasks and queries that every folder holds.
+
+    Raises:
+        UserError: the folders differ and `common_only` is off (said with the first name), or nothing is common.
+    """
+    folders = [
+        (place, scores) for system in systems for place, scores in zip(system.folders, system.scores, strict=True)
+    ]
+    first_place, first = folders[0]
+    remedy = "; common_only=true compares what all share"
+    if not common_only:
+        for place, scores in folders[1:]:
+            _refuse_difference("task", first, scores, first_place, place, remedy)
+            for task in first:
+                _refuse_difference(f"task {task}: query", first[task], scores[task], first_place, place, remedy)
+    queries = {}
+    for task in first:
+        if all(task in scores for _, scores in folders):
+            queries[task] = sorted(set.intersection(*(set(scores[task]) for _, scores in folders)))
+    queries = {task: ids for task, ids in queries.items() if ids}
+    if not queries:
+        raise UserError(f"{first_place} and {folders[-1][0]} share no task with a query; nothing can be compared")
+    left_out = {}
+    for place, scores in folders:
+        tasks = len(scores) - len(queries)
+        rest = sum(len(scores[task]) - len(ids) for task, ids in queries.items())
+        if tasks or rest:
+            left_out[place] = {"tasks": tasks, "queries_of_common_tasks": rest}
+    return Grid(queries, left_out)
+
+
+def _refuse_difference(what: str, a: Any, b: Any, place_a: str, place_b: str, remedy: str) -> None:
+    for own, other, holder, lacking in ((a, b, place_a, place_b), (b, a, place_b, place_a)):
+        extra = [name for name in own if name not in other]
+        if extra:
+            more = f" and {len(extra) - 1} more" if extra[1:] else ""
+            raise UserError(f"{what} {extra[0]!r}{more} is in {holder} but not in {lacking}{remedy}")
+
+
+def choose_pairs(names: Sequence[str], which: Pairs) -> list[tuple[str, str]]:
+    """Return (a, b) of every comparison; differences are b - a."""
+    return list(combinations(names, 2)) if which is Pairs.all else [(names[0], name) for name in names[1:]]
+
+
+def compare_pair(
+    a: str, b: str, scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray], grid: Grid, config: CompareConfig
+) -> dict[str, Any]:
+    """Return the tests of two systems by task and for the average, and the queries that moved most."""
+    tasks = {task: judge([task], {task: scores_a[task]}, {task: scores_b[task]}, config) for task in grid.queries}
+    average = judge(sorted(grid.queries), scores_a, scores_b, config) if len(tasks) > 1 else tasks[next(iter(tasks))]
+    moves = [
+        row for row in list_differences([(a, b)], {a: scores_a, b: scores_b}, grid) if abs(row["difference"]) > TIE
+    ]
+    moves.sort(key=lambda row: -abs(row["difference"]))
+    keys = ("task", "id", "score_a", "score_b", "difference")
+    largest = [{key: row[key] for key in keys} for row in moves[: config.largest]]
+    return {"a": a, "b": b, "tasks": tasks, "average": dict(average), "largest_moves": largest}
+
+
+def judge(
+    tasks: Sequence[str], a: dict[str, np.ndarray], b: dict[str, np.ndarray], config: CompareConfig
+) -> dict[str, Any]:
+    """Return difference, interval, test and wins over some tasks together."""
+    differences = [b[task] - a[task] for task in tasks]
+    differences = [np.where(np.abs(d) <= TIE, 0.0, d) for d in differences]
+    everything = np.concatenate(differences)
+    label = crc32("\0".join(tasks).encode())  # the numbers of a task do not depend on which others stand beside it
+    chance = randomisation_test(differences, config.permutations, np.random.default_rng([config.seed, 0, label]))
+    interval = bootstrap_interval(
+        differences,
+        config.confidence,
+        config.bootstrap,
+        config.interval is Interval.bca,
+        np.random.default_rng([config.seed, 1, label]),
+    )
+    return {
+        "queries": len(everything),
+        "mean_a": float(np.mean([a[task].mean() for task in tasks])),
+        "mean_b": float(np.mean([b[task].mean() for task in tasks])),
+        "difference": float(np.mean([d.mean() for d in differences])),
+        "interval": interval,
+        "p_value": chance.p_value,
+        "p_value_holm": chance.p_value,
+        "exact": chance.exact,
+        "sign_patterns": chance.arrangements,
+        "wins": int(np.sum(everything > 0)),
+        "ties": int(np.sum(everything == 0)),
+        "losses": int(np.sum(everything < 0)),
+    }
+
+
+def correct(comparisons: list[dict[str, Any]]) -> None:
+    """Set the corrected p-values: Holm over all tests of tasks, and over those of averages, of all pairs."""
+    by_task = [test for comparison in comparisons for test in comparison["tasks"].values()]
+    for family in (by_task, [comparison["average"] for comparison in comparisons]):
+        for test, corrected in zip(family, holm([test["p_value"] for test in family]), strict=True):
+            test["p_value_holm"] = corrected
+
+
+def list_differences(
+    pairs: Sequence[tuple[str, str]], means: dict[str, dict[str, np.ndarray]], grid: Grid
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every pair and query."""
+    for a, b in pairs:
+        for task, queries in grid.queries.items():
+            for query, score_a, score_b in zip(queries, means[a][task].tolist(), means[b][task].tolist(), strict=True):
+                scores = {"score_a": score_a, "score_b": score_b, "difference": score_b - score_a}
+                yield {"a": a, "b": b, "task": task, "id": query, **scores}
+
+
+def describe_system(system: System, values: dict[str, np.ndarray], confidence: float) -> dict[str, Any]:
+    """Return a system's means, and over its repeats their average's mean, deviation and interval."""
+    by_repeat = {task: array.mean(axis=1) for task, array in values.items()}
+    by_repeat["average"] = np.mean(list(by_repeat.values()), axis=0)
+    spread = {}
+    for task, repeats in by_repeat.items():
+        deviation = float(np.std(repeats, ddof=1)) if len(repeats) > 1 else None
+        spread[task] = {
+            "mean": float(repeats.mean()),
+            "standard_deviation": deviation,
+            "interval": t_interval(repeats.tolist(), confidence),
+            "by_repeat": repeats.tolist(),
+        }
+    average = spread.pop("average")
+    return {"name": system.name, "folders": system.folders, "average": average, "tasks": spread}

@@ -1,0 +1,105 @@
+"""Training rows as a stream of hashed texts, with the documents that they name. Holds one batch of rows at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reasonir.data.rows import Lookup
+from reasonir.data.training_rows import OTHER_NAMES, TrainingExample, read_training_examples, read_training_rows
+from reasonir.text.ngrams import HashedTexts, TextHasher
+
+ROW_SIDES = ("query", "positive", "negative")
+"""Sides of a row; their numbers are their places."""
+BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """A text of a row. where: file and line. side: its place in ROW_SIDES."""
+
+    row: str
+    where: str
+    side: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDocument:
+    """A document that a row names by id as what it was made from. texts: hashes of its positives; None if unknown."""
+
+    row: str
+    where: str
+    id: str
+    texts: frozenset[int] | None
+
+    def fits(self, exact: int) -> bool:
+        """Say whether a document of this id may be the one meant: its text is a positive's, or the row has only ids."""
+        return self.texts is None or int(exact) in self.texts
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Some rows of one source."""
+
+    source: str
+    rows: int
+    texts: list[RowText]
+    hashed: HashedTexts
+    named: list[NamedDocument]
+
+
+def stream_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher) -> Iterator[RowBatch]:
+    """Yield the rows of all sources, as training reads them.
+
+    Raises:
+        UserError: as `read_training_examples`.
+    """
+    for source in sources:
+        held: list[tuple[dict[str, Any], TrainingExample]] = []
+        pairs = zip(read_training_rows(source), read_training_examples(source, lookup), strict=True)
+        for (_, row), example in pairs:
+            held.append((row, example))
+            if len(held) == BATCH_ROWS:
+                yield _hash_rows(source, held, lookup, hasher)
+                held = []
+        if held:
+            yield _hash_rows(source, held, lookup, hasher)
+
+
+def _hash_rows(
+    source: str, held: list[tuple[dict[str, Any], TrainingExample]], lookup: Lookup | None, hasher: TextHasher
+) -> RowBatch:
+    texts: list[RowText] = []
+    for _, example in held:
+        sides = ((example.query,), example.positives, example.negatives)
+        for side, pieces in enumerate(sides):
+            texts += [RowText(example.id, f"{source}:{example.line}", side, piece.text) for piece in pieces]
+    hashed = hasher.hash(text.text for text in texts)
+    positives: dict[str, set[int]] = {}
+    for text, exact in zip(texts, hashed.exact.tolist(), strict=True):
+        if ROW_SIDES[text.side] == "positive":
+            positives.setdefault(text.where, set()).add(exact)
+    named = []
+    for row, example in held:
+        where = f"{source}:{example.line}"
+        for identifier, is_entry in named_ids(row).items():
+            known = None if is_entry and lookup is None else frozenset(positives[where])
+            named.append(NamedDocument(example.id, where, identifier, known))
+    return RowBatch(source, len(held), texts, hashed, named)
+
+
+def named_ids(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the ids that a row may name documents by, each with whether it stands in place of a positive.
+
+    A positive without white space (ReasonIR's HQ rows), the row's own id and its provenance (rows of this project).
+    """
+    entries = row.get("pos") or row.get(OTHER_NAMES["pos"]) or []
+    entries = [entries] if isinstance(entries, str) else entries
+    texts = [entry if isinstance(entry, str) else entry[1] for entry in entries]
+    named = {text: True for text in texts if len(text.split()) == 1}
+    provenance = row.get("provenance")
+    others = [row.get("id"), provenance.get("document") if isinstance(provenance, dict) else None]
+    for identifier in others:
+        if isinstance(identifier, str):
+            named.setdefault(identifier, False)
+    return named

@@ -1,0 +1,168 @@
+"""`reasonir-eval datastore`: sources to passages.jsonl, each text once.
+
+Invariant: no two passages have the same text (title and content) or the same id; every document and context read is
+in a passage or counted as left out. Memory: hashes of texts and ids, 21 to 32 bytes each; texts pass through. Leaves
+reading to `datastore_sources.py`, cutting to `chunks.py`.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import file_sha256, write_jsonl
+from reasonir.core.progress import Progress
+from reasonir.core.run_folder import RunFolder
+from reasonir.data.collections import with_title
+from reasonir.eval.rag.datastore.chunks import Span, token_cutter, word_cutter
+from reasonir.eval.rag.datastore.config import DATASTORE_MAY_DIFFER, Chunking, DatastoreConfig
+from reasonir.eval.rag.datastore.sources import SourceText, context_id, read_source
+from reasonir.eval.rag.records import PASSAGES_FILE
+from reasonir.retrieval.ann import sizes as datastore_plan
+from reasonir.retrieval.ann.sizes import Plan
+from reasonir.text.digests import DigestTable
+from reasonir.text.lengths import open_tokenizer
+
+TEXTS_BETWEEN_UPDATES = 1_000
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to the texts of the sources. empty, duplicate: passages left out. renamed: documents."""
+
+    documents: int = 0
+    contexts: int = 0
+    passages: int = 0
+    empty: int = 0
+    duplicate: int = 0
+    renamed: int = 0
+    text_bytes: int = 0
+
+
+def build_datastore(config: DatastoreConfig) -> None:
+    """Print the plan, pool the sources, write passages.jsonl; with plan_only=true the plan alone."""
+    if config.passages is not None:
+        text_bytes = round(config.passages * config.passage_tokens * datastore_plan.BYTES_PER_TOKEN)
+        print(_describe(config, _plan(config, config.passages, text_bytes)))
+        if config.plan_only:
+            return
+    sources = list(dict.fromkeys(config.source or []))
+    pool = Pool(_cutter(config))
+    if config.plan_only:
+        for _ in pool.passages(sources):
+            pass
+        _report(config, pool.counts)
+        return
+    config.output_dir = config.output_dir or _default_folder(sources)
+    run = RunFolder(config.output_dir, config, resume=True, ignored=DATASTORE_MAY_DIFFER)
+    run.start()
+    file = run.path / PASSAGES_FILE
+    write_jsonl(file, pool.passages(sources))
+    planned = _report(config, pool.counts)
+    counts = asdict(pool.counts) | {"passages_of_source": pool.passages_of_source}
+    inputs = [source for source in sources if not source.startswith("hub:")]
+    run.finish(inputs=inputs, counts=counts, plan=asdict(planned), sha256=file_sha256(file))
+    print(f"{pool.counts.passages:,} passages: {file}")
+
+
+class Pool:
+    """Takes the texts of sources into a datastore."""
+
+    def __init__(self, cut: Callable[[str], list[Span]] | None) -> None:
+        """cut: returns the slices of a text that become passages; None leaves it whole."""
+        self.counts = Counts()
+        self.passages_of_source: dict[str, int] = {}
+        self._cut = cut
+        self._texts, self._ids = DigestTable(), DigestTable()
+        self._places: dict[str, int] = {}
+
+    def passages(self, sources: Iterable[str]) -> Iterator[dict[str, str]]:
+        """Yield the rows of passages.jsonl.
+
+        Raises:
+            UserError: a row that cannot be read, an id with two texts in one file, or nothing at all.
+        """
+        progress, read = Progress("datastore", 0, "texts"), 0
+        for source in sources:
+            before = self.counts.passages
+            for text in read_source(source):
+                yield from self._take(text)
+                read += 1
+                if read % TEXTS_BETWEEN_UPDATES == 0:
+                    progress.update(TEXTS_BETWEEN_UPDATES, f"{self.counts.passages:,} passages")
+            self.passages_of_source[source] = self.counts.passages - before
+        progress.close()
+        if self.counts.passages == 0:
+            raise UserError(f"source={list(sources)}: no passage, all {read} texts are empty")
+
+    def _take(self, text: SourceText) -> Iterator[dict[str, str]]:
+        if text.id is None:
+            self.counts.contexts += 1
+            name = context_id(text.content)
+        else:
+            self.counts.documents += 1
+            name = self._own_id(text, text.id)
+        spans = self._cut(text.content) if self._cut else [None]
+        for number, span in enumerate(spans):
+            content = text.content[slice(*span)].strip() if span else text.content
+            whole = with_title(text.title, content)
+            if not whole.strip():
+                self.counts.empty += 1
+            elif not self._texts.add(hashlib.sha256(whole.encode()).digest()):
+                self.counts.duplicate += 1
+            else:
+                self.counts.passages += 1
+                self.counts.text_bytes += len(whole.encode())
+                row = {"id": name if self._cut is None else f"{name}_{number}"}
+                yield row | ({"title": text.title} if text.title else {}) | {"content": content}
+
+    def _own_id(self, text: SourceText, name: str) -> str:
+        """Return a document's id, with the text's hash behind it where another file has it with another text."""
+        place = self._places.setdefault(text.place, len(self._places)) % 2**16
+        digest = hashlib.sha256(text.text.encode()).hexdigest()
+        value = int(digest[:12], 16) << 16 | place
+        found = self._ids.setdefault(_key(name), value)
+        if found is None or found >> 16 == value >> 16:
+            return name
+        if found & (2**16 - 1) == place:
+            raise UserError(f"{text.where}: document id {name!r} stands twice with different text")
+        self.counts.renamed += 1
+        return self._own_id(text, f"{name}~{digest[:8]}")
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
+def _cutter(config: DatastoreConfig) -> Callable[[str], list[Span]] | None:
+    if config.chunk is Chunking.none:
+        return None
+    if config.chunk is Chunking.words:
+        return word_cutter(config.chunk_size, config.overlap)
+    assert config.tokenizer is not None
+    return token_cutter(open_tokenizer(config.tokenizer), config.chunk_size, config.overlap)
+
+
+def _default_folder(sources: list[str]) -> str:
+    return str(Path("outputs") / f"datastore-{'-'.join(source.rstrip('/').rsplit('/', 1)[-1] for source in sources)}")
+
+
+def _plan(config: DatastoreConfig, passages: int, text_bytes: int) -> Plan:
+    return datastore_plan.plan(passages, text_bytes, config.dimension, config.pq_bytes, config.tokens_per_second)
+
+
+def _describe(config: DatastoreConfig, planned: Plan) -> str:
+    return datastore_plan.describe(planned, config.dimension, config.pq_bytes, config.tokens_per_second is not None)
+
+
+def _report(config: DatastoreConfig, counts: Counts) -> Plan:
+    """Print what was read and left out, and the plan where there was none before; return the plan."""
+    print(f"{counts.documents:,} documents and {counts.contexts:,} search results read")
+    print(f"left out: {counts.empty:,} passages that are empty, {counts.duplicate:,} whose text came before")
+    if counts.renamed:
+        print(f"{counts.renamed:,} documents renamed ID~HASH: another file has their id with another text")
+    planned = _plan(config, counts.passages, counts.text_bytes)
+    if config.passages is None:
+        print(_describe(config, planned))
+    return planned

@@ -1,0 +1,81 @@
+"""`reasonir-eval encode`: a file of texts to embeddings.npy and ids.txt, resumable, over several processes."""
+
+import json
+from pathlib import Path
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import MANIFEST_FILE, read_jsonl
+from reasonir.core.processes import rank
+from reasonir.core.run_folder import RunFolder
+from reasonir.data.collections import read_documents
+from reasonir.eval.benchmarks.config import MAY_DIFFER, describe
+from reasonir.model.encoder import Encoder
+from reasonir.retrieval.config import EncodeConfig, Side
+from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE, encoding_key, encoding_precision
+from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding, own_device
+
+
+def encode_file(config: EncodeConfig) -> None:
+    """Encode `input`; the ranks of a torchrun share its blocks out (in `cache_dir`) and rank 0 joins them.
+
+    Blocks carry the key of ids, texts, model and settings in their folder's name: what an interrupted run left is
+    used only where it would come out the same.
+    """
+    if config.output_dir is None:
+        config.output_dir = str(Path("outputs") / describe(config))
+    ids, texts = read_texts(config)
+    leads = rank() == 0
+    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
+    encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
+    settings = EncodingSettings(
+        "" if config.instruction == "none" else config.instruction,
+        config.max_tokens or encoder.default_max_tokens,
+        encoding_precision(config.precision.value, encoder),
+        config.dtype,
+    )
+    encoder.template.encode([(settings.instruction, "x")], settings.max_tokens)
+    key = encoding_key(encoder, [*ids, *texts], settings)
+    if stored_key(Path(config.output_dir)) == key:
+        if leads:
+            print(f"{config.output_dir} is complete already ({len(ids)} texts)")
+        return
+    blocks = Path(config.cache_dir).expanduser() / "blocks" / key
+    sharded = ShardedEncoding(encoder, texts, settings, blocks, "texts", config.chunk_tokens)
+    if run is None:
+        sharded.encode_share()
+        return
+    run.start()
+    sharded.encode_share()
+    (run.path / IDS_FILE).write_text("".join(f"{identifier}\n" for identifier in ids), encoding="utf-8")
+    truncated, checksum = sharded.join(run.path / EMBEDDINGS_FILE)
+    counts = {"texts": len(ids), "truncated_texts": truncated}
+    inputs = [config.input] if Path(config.input).exists() else []
+    run.finish(inputs=inputs, counts=counts, key=key, sha256=checksum, model_fingerprint=encoder.fingerprint)
+    sharded.discard_blocks()
+    print(f"{len(ids)} texts encoded, {truncated} cut at {settings.max_tokens} tokens")
+    print(f"{len(ids)} embeddings of dimension {encoder.dimension}: {run.path / EMBEDDINGS_FILE}")
+
+
+def stored_key(folder: Path) -> str | None:
+    """Return the key of the finished array in a folder; None where there is none."""
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file() or not (folder / EMBEDDINGS_FILE).is_file():
+        return None
+    return json.loads(manifest.read_text(encoding="utf-8")).get("key")
+
+
+def read_texts(config: EncodeConfig) -> tuple[list[str], list[str]]:
+    """Return ids and texts of the input, in its order."""
+    if config.side is Side.document:
+        documents = read_documents(config.input)
+        ids, texts = list(documents), list(documents.values())
+    else:
+        rows = [(line, row) for line, row in read_jsonl(config.input)]
+        for line, row in rows:
+            if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
+                raise UserError(f"{config.input}:{line}: a query row needs strings `id` and `query`")
+        ids, texts = [row["id"] for _, row in rows], [row["query"] for _, row in rows]
+    broken = next((i for i in ids if "\n" in i), None)
+    if broken is not None:
+        raise UserError(f"{config.input}: id {broken!r} holds a line break, which ids.txt cannot")
+    return ids, texts

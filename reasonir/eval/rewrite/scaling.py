@@ -1,0 +1,319 @@
+"""Retrieval over the length of rewritten queries, top to bottom: `measure_scaling` is the main path.
+
+Every point of the curve is a folder of results as `reasonir-eval bright` writes it, OUT/<retriever>/<rewriting>/. A
+retriever is loaded once and a corpus is embedded (or indexed) once for all its points. The same command goes on after
+any kill and ends with the same bytes; what is finished is not computed again.
+"""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.core.files import write_json
+from reasonir.core.run_folder import RunFolder
+from reasonir.data.bright import bright_instruction, examples_file, read_bright
+from reasonir.data.collections import Query
+from reasonir.data.rewritings import ORIGINAL, Rewriting, find_rewritings, read_rewritten, rewritten_file
+from reasonir.eval.benchmarks import evaluate as retrieve
+from reasonir.eval.benchmarks.config import MAY_DIFFER, BrightConfig
+from reasonir.eval.rewrite.config import BM25, SCALING_MAY_DIFFER, ScalingConfig, retriever_labels, short_source
+from reasonir.eval.rewrite.plot import Curve, draw
+from reasonir.eval.rewrite.rewrite import read_queries
+from reasonir.eval.scores.results import macro_average
+from reasonir.model.encoder import Encoder
+from reasonir.retrieval.config import ModelConfig, Retriever
+from reasonir.text.lengths import Counter, measure, open_counter
+
+PUBLISHED = (
+    "Published shape (arXiv 2504.20595, rewritings of 64 to 2,048 tokens): ReasonIR-8B and BM25 keep rising with the "
+    "length, GRIT-7B and Nomic flatten after 256 tokens."
+)
+
+
+@dataclass(slots=True)
+class Point:
+    """One set of queries. files: of the rewritten ones, by task. texts: by task and id. lengths: means over tasks."""
+
+    name: str
+    length_tokens: int | None
+    sample: int
+    files: dict[str, Path]
+    texts: dict[str, dict[str, str]]
+    lengths: dict[str, float]
+
+
+def measure_scaling(config: ScalingConfig) -> None:
+    """Read the rewritings, measure every retriever on each, write the table and the plot."""
+    root, tasks = retrieve.bright_source(config.data, config.tasks, config.long)
+    labels = retriever_labels(config.retrievers)
+    points = read_points(config, root, tasks, open_counter(config.tokenizer))
+    if config.output_dir is None:
+        config.output_dir = str(Path("outputs") / "eval" / f"scaling-{short_source(config.data)}-{config.name}")
+    folder = RunFolder(config.output_dir, config, resume=True, ignored=SCALING_MAY_DIFFER)
+    check_models(config)
+    measured = {}
+    for retriever, label in labels.items():
+        opened = open_points(config, retriever, folder.path / label, points)
+        check(config, root, tasks, opened)
+        folder.start()
+        measured[label] = measure_points(config, root, tasks, label, opened)
+    curve = summarize(points, measured, open_counter(config.tokenizer).by)
+    write_json(folder.path / "scaling.json", {"metric": "ndcg_at_10", "tasks": tasks, **curve})
+    text = table(curve, tasks)
+    (folder.path / "scaling.md").write_text(text, encoding="utf-8")
+    draw(folder.path, curves_of(curve), f"mean length of the queries ({curve['tokens_by']})", y_label(tasks))
+    inputs = [file for point in points for file in point.files.values()]
+    counts = {"points": len(points), "retrievers": len(labels), "tasks": len(tasks)}
+    folder.finish(inputs=[*example_files(config, root, tasks), *inputs], counts=counts)
+    print(f"\n{text}\n{folder.path}/scaling.png, scaling.svg, scaling.json; each point's results beside them")
+
+
+def check_models(config: ScalingConfig) -> None:
+    """Refuse a model that is not there now, not after the hours that those before it take."""
+    for model in config.retrievers:
+        if model in BM25 or Path(model).is_dir():
+            continue
+        if model.startswith(("/", ".", "~")):
+            raise UserError(f"retrievers: {model}: no such folder; give a model's folder, a hub id or bm25")
+        Encoder.from_pretrained(model, template=config.template.value)
+
+
+def example_files(config: ScalingConfig, root: str, tasks: Sequence[str]) -> list[Path]:
+    """Return the files of the original queries; none for hub data."""
+    return [examples_file(root, task) for task in tasks] if config.data.dir else []
+
+
+def read_points(config: ScalingConfig, root: str, tasks: Sequence[str], counter: Counter) -> list[Point]:
+    """Return the queries of every point, the original ones first, with their lengths measured.
+
+    Raises:
+        UserError: a task without a rewriting that is asked for or that another task has, or one without a query.
+    """
+    queries = {task: read_queries(root, task) for task in tasks}
+    originals = {task: {query.id: query.text for query in of_task} for task, of_task in queries.items()}
+    points = [_point(Rewriting(0, 1, ORIGINAL), {}, originals, counter)]
+    for rewriting in choose_rewritings(config, tasks):
+        path = f"{config.rewrites}/{rewriting.name}"
+        files = {task: rewritten_file(path, task, None) for task in tasks}
+        texts = {task: _texts(path, task, of_task) for task, of_task in queries.items()}
+        points.append(_point(rewriting, files, texts, counter))
+    return points
+
+
+def choose_rewritings(config: ScalingConfig, tasks: Sequence[str]) -> list[Rewriting]:
+    """Return the rewritings of the folder that all tasks have; refuse one that some lack."""
+    root = Path(config.rewrites)
+    if not root.is_dir():
+        raise UserError(f"rewrites={root}: no such folder; make it with reasonir-eval rewrite")
+    found = {task: find_rewritings(root / task, config.name) for task in tasks}
+    wanted = config.length_tokens
+    chosen = list(dict.fromkeys(
+        rewriting
+        for of_task in found.values()
+        for rewriting in of_task
+        if wanted is None or rewriting.length_tokens in wanted
+    ))  # fmt: skip
+    absent = [n for n in wanted or () if n not in {rewriting.length_tokens for rewriting in chosen}]
+    if absent or not chosen:
+        name = f"{config.name}_{absent[0]}" if absent else f"{config.name}_<length>"
+        raise UserError(
+            f"rewrites={root} holds no <task>/{name}.jsonl for {', '.join(tasks)}; make them with reasonir-eval "
+            f"rewrite name={config.name} length_tokens=[{absent[0] if absent else '64,256,1024'}]"
+        )
+    for task, of_task in found.items():
+        missing = next((rewriting for rewriting in chosen if rewriting not in of_task), None)
+        if missing is not None:
+            raise UserError(
+                f"rewrites={root} lacks {task}/{missing.name}.jsonl, which another task has; rewrite that task too, or "
+                "name the tasks= and length_tokens= that are complete"
+            )
+    return sorted(chosen, key=lambda r: (r.length_tokens == 0, r.length_tokens, r.sample))
+
+
+def _texts(path: str, task: str, queries: Sequence[Query]) -> dict[str, str]:
+    rewritten = read_rewritten(path, task, Path()) or {}
+    texts = {}
+    for query in queries:
+        _, text = rewritten.get(query.id, (0, None))
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{rewritten_file(path, task, None)}: the query of id {query.id!r} is missing or empty")
+        texts[query.id] = text
+    return texts
+
+
+def _point(rewriting: Rewriting, files: dict[str, Path], texts: dict[str, dict[str, str]], counter: Counter) -> Point:
+    by_task = [measure(list(of_task.values()), counter) for of_task in texts.values()]
+    lengths = {field: fmean(row[field] for row in by_task) for field in ("words_mean", "tokens_mean")}
+    return Point(rewriting.name, rewriting.length_tokens or None, rewriting.sample, files, texts, lengths)
+
+
+@dataclass(slots=True)
+class OpenPoint:
+    """A point of one retriever, and the folder of its results."""
+
+    point: Point
+    run: RunFolder
+    evaluation: retrieve.Evaluation
+
+
+def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Sequence[Point]) -> list[OpenPoint]:
+    """Load a retriever and claim the folder of each of its points, as `bright` would with these options."""
+    encoder = None
+    if retriever not in BM25:
+        encoder = Encoder.from_pretrained(retriever, template=config.template.value)
+    opened = []
+    for point in points:
+        options = BrightConfig(
+            output_dir=str(folder / point.name),
+            debug=config.debug,
+            model=ModelConfig(path=None if encoder is None else retriever, template=config.template),
+            chunk_tokens=config.chunk_tokens,
+            precision=config.precision,
+            cache_dir=config.cache_dir,
+            retriever=Retriever.dense if encoder is not None else Retriever(retriever),
+            query_max_tokens=config.query_max_tokens,
+            document_max_tokens=config.document_max_tokens,
+            top=config.top,
+            data=config.data,
+            tasks=config.tasks,
+            queries=f"{config.rewrites}/{point.name}" if point.files else ORIGINAL,
+            long=config.long,
+            instruction=config.instruction,
+        )
+        run = RunFolder(str(folder / point.name), options, resume=True, ignored=MAY_DIFFER)
+        opened.append(OpenPoint(point, run, retrieve.Evaluation(options, run, encoder)))
+    return opened
+
+
+def check(config: ScalingConfig, root: str, tasks: Sequence[str], opened: Sequence[OpenPoint]) -> None:
+    """Refuse what could not be measured before anything is computed."""
+    for collection in read_bright(root, tasks, long=config.long):
+        instruction = bright_instruction(config.instruction, collection, config.long)
+        retrieve.check_collection(opened[0].evaluation, collection, instruction)
+
+
+def measure_points(
+    config: ScalingConfig, root: str, tasks: Sequence[str], label: str, opened: Sequence[OpenPoint]
+) -> dict[str, dict[str, Any]]:
+    """Write each point's results into its folder; return what the curve takes from them, by the point's name."""
+    means: dict[str, dict[str, dict[str, float]]] = {each.point.name: {} for each in opened}
+    for each in opened:
+        each.run.start()
+    for collection in read_bright(root, tasks, long=config.long):
+        instruction = bright_instruction(config.instruction, collection, config.long)
+        for each in opened:
+            texts, place = each.point.texts[collection.name], each.run.path / collection.name
+            # The same collection with other queries, so that what a search keeps of its documents serves all points.
+            collection.queries = [dataclasses.replace(query, text=texts[query.id]) for query in collection.queries]
+            with contextlib.redirect_stdout(io.StringIO()):  # a point is a line here
+                mean = retrieve.evaluate_collection(each.evaluation, collection, instruction, place)
+            means[each.point.name][collection.name] = mean
+            cut = each.evaluation.counts[collection.name].get("queries_truncated", 0)
+            note = f", {cut} queries cut at the model's limit" if cut else ""
+            said = f"{label}, {collection.name}, {each.point.name}: nDCG@10 {mean['ndcg_at_10']:.4f}{note}"
+            print(said, flush=True)
+    originals = example_files(config, root, tasks)
+    return {each.point.name: close_point(each, means[each.point.name], label, originals) for each in opened}
+
+
+def close_point(
+    each: OpenPoint, results: dict[str, dict[str, float]], label: str, originals: Sequence[Path]
+) -> dict[str, Any]:
+    """Write what stands above the tasks of a point's folder; return its part of the curve."""
+    evaluation = each.evaluation
+    assert isinstance(evaluation.config, BrightConfig)
+    with contextlib.redirect_stdout(io.StringIO()):
+        retrieve.write_bright(evaluation, evaluation.config, results, [*originals, *each.point.files.values()])
+    return {
+        "folder": f"{label}/{each.point.name}",
+        "ndcg_at_10": macro_average(results)["ndcg_at_10"],
+        "tasks": {task: row["ndcg_at_10"] for task, row in results.items()},
+        "queries_truncated": sum(counts.get("queries_truncated", 0) for counts in evaluation.counts.values()),
+    }
+
+
+def summarize(points: Sequence[Point], measured: dict[str, dict[str, dict[str, Any]]], by: str) -> dict[str, Any]:
+    """Return lengths and scores of every retriever, samples of one length together."""
+    groups: dict[int | str | None, list[Point]] = {}
+    for point in points:
+        groups.setdefault(ORIGINAL if point.name == ORIGINAL else point.length_tokens, []).append(point)
+    retrievers: dict[str, list[dict[str, Any]]] = {label: [] for label in measured}
+    for group in groups.values():
+        for label, by_name in measured.items():
+            scores = [by_name[point.name]["ndcg_at_10"] for point in group]
+            retrievers[label].append(
+                {
+                    "queries": group[0].name,
+                    "length_tokens": group[0].length_tokens,
+                    "samples": len(group),
+                    "tokens_mean": fmean(point.lengths["tokens_mean"] for point in group),
+                    "words_mean": fmean(point.lengths["words_mean"] for point in group),
+                    "ndcg_at_10": fmean(scores),
+                    "standard_deviation": stdev(scores) if len(scores) > 1 else None,
+                    "of_samples": {point.name: by_name[point.name] for point in group},
+                }
+            )
+    return {"tokens_by": by, "retrievers": retrievers}
+
+
+def table(curve: dict[str, Any], tasks: Sequence[str]) -> str:
+    """Return scaling.md."""
+    first = next(iter(curve["retrievers"].values()))
+    head = [_title(point) for point in first]
+    lengths = [f"{point['tokens_mean']:.0f}" for point in first]
+    lines = [f"| nDCG@10, {_tasks(tasks)} | {' | '.join(head)} |", f"|---|{'---|' * len(first)}"]
+    lines.append(f"| *mean tokens ({curve['tokens_by']})* | {' | '.join(lengths)} |")
+    for label, row in curve["retrievers"].items():
+        lines.append(f"| {label} | {' | '.join(_cell(point) for point in row)} |")
+    if any(point["samples"] > 1 for point in first):
+        lines.append("\n±: standard deviation over the samples.")
+    for label, row in curve["retrievers"].items():
+        cut = {_title(p): sum(s["queries_truncated"] for s in p["of_samples"].values()) for p in row}
+        if any(cut.values()):
+            said = ", ".join(f"{title} {number}" for title, number in cut.items() if number)
+            lines.append(f"\n{label} cuts queries at its limit: {said}.")
+    return "\n".join([*lines, "", PUBLISHED]) + "\n"
+
+
+def curves_of(curve: dict[str, Any]) -> list[Curve]:
+    """Return what is drawn, in points of nDCG@10, shortest queries first."""
+    curves = []
+    for label, row in curve["retrievers"].items():
+        ends = sorted(row[1:], key=lambda point: point["tokens_mean"])
+        spread = [100 * (point["standard_deviation"] or 0.0) for point in ends]
+        curves.append(
+            Curve(
+                label=label,
+                original=(row[0]["tokens_mean"], 100 * row[0]["ndcg_at_10"]),
+                tokens=[point["tokens_mean"] for point in ends],
+                points=[100 * point["ndcg_at_10"] for point in ends],
+                spread=spread,
+            )
+        )
+    return curves
+
+
+def y_label(tasks: Sequence[str]) -> str:
+    """Return what the vertical axis shows."""
+    return f"nDCG@10, points ({_tasks(tasks)})"
+
+
+def _tasks(tasks: Sequence[str]) -> str:
+    return tasks[0] if len(tasks) == 1 else f"average of {len(tasks)} tasks"
+
+
+def _title(point: dict[str, Any]) -> str:
+    if point["queries"] == ORIGINAL:
+        return ORIGINAL
+    return f"{point['length_tokens']:,}" if point["length_tokens"] else "no length"
+
+
+def _cell(point: dict[str, Any]) -> str:
+    spread = f" ± {100 * point['standard_deviation']:.1f}" if point["standard_deviation"] is not None else ""
+    return f"{100 * point['ndcg_at_10']:.1f}{spread}"

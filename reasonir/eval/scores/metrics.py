@@ -1,0 +1,101 @@
+"""Retrieval metrics by trec_eval, through pytrec_eval, which only this file imports.
+
+Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as
+float32 and orders equal ones by document id, descending. Owns no files; metrics over aspects are `aspects.py`'s.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytrec_eval
+
+from reasonir.data.aspects import Aspect
+from reasonir.eval.scores.aspect_metrics import aspect_metric_names, aspect_metrics
+
+CUTS = (1, 5, 10, 25, 50, 100)
+FAMILIES = {"ndcg_cut": "ndcg_at", "map_cut": "map_at", "recall": "recall_at", "P": "precision_at"}
+METRIC_OF_MEASURE = {
+    **{f"{theirs}_{cut}": f"{ours}_{cut}" for theirs, ours in FAMILIES.items() for cut in CUTS},
+    "recip_rank": "mrr",
+}
+"""trec_eval's name of a measure to ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """What a run is worth.
+
+    mean: every metric's mean over the queries of `per_query`, a fraction of 1 (0 where there is none), and
+        `num_queries`, their number.
+    per_query: query id to metrics, in the order of the qrels.
+    queries_without_gold: queries of the qrels without a relevant document; left out.
+    missing_queries: queries with a relevant document for which the run has no hit; they count as 0.
+    unknown_queries: queries of the run that the qrels lack; left out.
+    """
+
+    mean: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+    queries_without_gold: int
+    missing_queries: int
+    unknown_queries: int
+
+
+def score_run(
+    run: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    excluded: Mapping[str, Collection[str]] | None = None,
+    aspects: Mapping[str, Sequence[Aspect]] | None = None,
+) -> RunMetrics:
+    """Score a run.
+
+    A query with a relevant document counts even where the run lacks it or is left without hits: 0 for every
+    metric, as BRIGHT averages (trec_eval -c; pytrec_eval alone would leave it out). A query without a
+    relevant document has no nDCG and is left out, as trec_eval does.
+
+    Args:
+        run: query id to {document id: score}; higher is better.
+        qrels: query id to {document id: grade}; relevant from 1.
+        excluded: query id to documents that are taken out of the run before anything is counted.
+        aspects: query id to aspects, of every query with a relevant document; adds `alpha_ndcg_at_k` and
+            `aspect_recall_at_k`.
+    """
+    gold = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
+    hits = {query: remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
+    hits = {query: scores for query, scores in hits.items() if scores}
+    measures = {f"{family}.{','.join(map(str, CUTS))}" for family in FAMILIES} | {"recip_rank"}
+    judged = {query: dict(gold[query]) for query in hits}
+    values = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(hits) if hits else {}
+    nothing = dict.fromkeys(METRIC_OF_MEASURE, 0.0)
+    per_query = {
+        query: {ours: values.get(query, nothing)[theirs] for theirs, ours in METRIC_OF_MEASURE.items()}
+        for query in gold
+    }
+    names = list(METRIC_OF_MEASURE.values())
+    if aspects:
+        names += aspect_metric_names(CUTS)
+        for query, row in per_query.items():
+            row |= aspect_metrics(trec_ranking(hits.get(query, {})), aspects[query], CUTS)
+    mean = {name: sum(row[name] for row in per_query.values()) / max(len(per_query), 1) for name in names}
+    return RunMetrics(
+        mean={**mean, "num_queries": len(per_query)},
+        per_query=per_query,
+        queries_without_gold=len(qrels) - len(gold),
+        missing_queries=len(gold) - len(hits),
+        unknown_queries=sum(query not in qrels for query in run),
+    )
+
+
+def trec_ranking(scores: Mapping[str, float]) -> list[str]:
+    """Return a query's documents in the order that trec_eval ranks them in."""
+    return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
+
+
+def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
+    """Return a query's hits without the excluded documents, scores as the float that pytrec_eval asks for."""
+    kept = dict(scores)
+    if set(map(type, kept.values())) - {float}:
+        kept = dict(zip(kept, map(float, kept.values()), strict=True))
+    for document in excluded:
+        kept.pop(document, None)
+    return kept

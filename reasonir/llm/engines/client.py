@@ -1,0 +1,145 @@
+"""How we speak to a server of OpenAI's kind: the key that nobody sees, which failures pass, how long to wait.
+
+Invariant: an error text that leaves this package does not hold the key. Retries are ours alone (the client makes
+none), so that an attempt is an attempt and a server's Retry-After is obeyed.
+"""
+
+import os
+import random
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import openai
+import tenacity
+
+from reasonir.core.errors import UserError
+from reasonir.llm.config import GeneratorConfig
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
+TRANSIENT_STATUS = {408, 409, 425, 429}
+TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "too large")
+"""A refusal with such words is about one prompt, not about the run."""
+SHORTEST_SECRET = 8
+"""A shorter key is a local server's password for show ("EMPTY"), and part of ordinary words."""
+
+
+class TransientError(Exception):
+    """A failure that another attempt may mend. unreachable: no connection came about, whatever the request."""
+
+    def __init__(self, text: str, wait_seconds: float = 0.0, status: int = 0, unreachable: bool = False) -> None:
+        super().__init__(text)
+        self.wait_seconds, self.status, self.unreachable = wait_seconds, status, unreachable
+
+
+class RefusedError(Exception):
+    """A failure of this request alone, which no attempt mends."""
+
+
+class Secret:
+    """The key: read from the environment, shown to the client alone."""
+
+    def __init__(self, variable: str, required: bool) -> None:
+        self.variable = variable
+        self._value = os.environ.get(variable, "").strip()
+        if not self._value and required:
+            raise UserError(f"{variable} is not set: export your key, or name a server: generator.base_url=URL")
+        if any(not 32 < ord(character) < 127 for character in self._value):
+            raise UserError(f"{variable} holds white space or other characters that no key has; export it again")
+
+    def __repr__(self) -> str:
+        return f"Secret({self.variable})"
+
+    def reveal(self) -> str:
+        """Return the key for the client, "none" where there is none."""
+        return self._value or "none"
+
+    def redact(self, text: str) -> str:
+        """Return a text without the key."""
+        return text.replace(self._value, f"<{self.variable}>") if len(self._value) >= SHORTEST_SECRET else text
+
+
+def secret_of(config: GeneratorConfig) -> Secret:
+    """Return the key of a configuration; only OpenAI's own server requires one."""
+    own_server = config.base_url is not None or bool(os.environ.get("OPENAI_BASE_URL"))
+    return Secret(config.api_key_env, required=not own_server)
+
+
+def retrying(kind: Any, max_attempts: int) -> Any:
+    """Return tenacity's `kind` (Retrying, AsyncRetrying) set to repeat what raises `TransientError`."""
+    return kind(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        stop=tenacity.stop_after_attempt(max_attempts),
+        wait=wait_seconds,
+        reraise=True,
+    )
+
+
+def no_connection(error: BaseException | None) -> bool:
+    """Say whether no connection came about at all; aiohttp's transport calls one that broke ConnectTimeout as well."""
+    while error is not None:
+        if {"ConnectError", "ClientConnectorError"} & {kind.__name__ for kind in type(error).__mro__}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> NoReturn:
+    """Raise what a failed call means: `TransientError`, `RefusedError`, or a `UserError` that ends the run."""
+    if not isinstance(error, openai.APIStatusError):  # connections that fail, break off, or speak no HTTP
+        cause = error.__cause__ or error
+        # A refused connection comes as a time-out of connecting (aiohttp's transport).
+        if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
+            raise TransientError(no_answer(config)) from None
+        text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+        raise TransientError(secret.redact(f"no connection: {text}"), unreachable=no_connection(cause)) from None
+    status, text = error.status_code, secret.redact(message_of(error))
+    if (status in TRANSIENT_STATUS or status >= 500) and "insufficient_quota" not in text:
+        raise TransientError(f"status {status}: {text}", retry_after_seconds(error.response.headers), status) from None
+    if status in (400, 413, 422) and any(words in text.lower() for words in TOO_LONG):
+        raise RefusedError(f"status {status}: {text}") from None
+    remedy = {
+        401: f"check the key in {secret.variable}",
+        403: f"check the rights of the key in {secret.variable}",
+        404: f"check generator.base_url and generator.model={config.model}",
+        429: "the account is out of credit",
+    }.get(status, "check the generator's options")
+    where = config.base_url or "OpenAI"
+    raise UserError(f"{where} refuses (status {status}): {text}; {remedy}") from None
+
+
+def no_answer(config: GeneratorConfig) -> str:
+    """Return what is said of a request that took too long."""
+    return f"no answer within {config.timeout_seconds:g} s"
+
+
+def wait_seconds(state: tenacity.RetryCallState) -> float:
+    """Return the pause before the next attempt: exponential with jitter, never less than the server asks for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.wait_seconds if isinstance(error, TransientError) else 0.0
+    longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1))
+    jitter = random.uniform(0.5, 1.0) * longest
+    return asked + jitter / 4 if asked else jitter
+
+
+def retry_after_seconds(headers: Any) -> float:
+    """Return the pause that a server asks for (seconds or a date), at most LONGEST_WAIT_SECONDS; 0 for none."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        if headers.get("retry-after-ms"):
+            seconds = float(headers["retry-after-ms"]) / 1000
+        elif value[-3:] == "GMT":
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        else:
+            seconds = float(value or 0)
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+
+
+def message_of(error: openai.APIStatusError) -> str:
+    """Return what the server says in one short line, its code included."""
+    body = error.body if isinstance(error.body, dict) else {}
+    text, code = body.get("message"), body.get("code") or body.get("type")
+    text = text if isinstance(text, str) and text else error.response.text or "(no text)"
+    return " ".join(f"{text} [{code}]".split() if code else text.split())[:300]

@@ -1,0 +1,191 @@
+"""Prompt files: what is asked, in a form that a researcher edits without touching code.
+
+A file holds `version`, `turns` (roles and jinja2 texts), `retry` (what is said after a refused answer), and where they
+apply `schema` (JSON schema of the answer), `instruction` (of the rows) and lists to draw from. Invariant: every mistake
+in a file is found before anything is asked, and its hash stands in every row that it made.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import yaml
+
+from reasonir.core.errors import UserError
+from reasonir.llm.records import Completion, Message
+
+OWN_FILES = Path(__file__).resolve().parents[1] / "prompts"
+ROLES = ("system", "user", "assistant")
+SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
+"""Of a refused answer, when it is shown to its writer again; one that did not end would fill the context."""
+REWRITE_VARIABLES = ("instruction", "query", "length_tokens", "length_words")
+"""What the turns of rewrite.yaml may use."""
+_environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt file. lists: further lists of texts that it holds, by name."""
+
+    name: str
+    version: str
+    sha256: str
+    source: bytes
+    turns: tuple[tuple[str, jinja2.Template], ...]
+    retry: jinja2.Template
+    schema: dict[str, Any] | None
+    instruction: str
+    lists: Mapping[str, list[str]]
+
+    def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        """Return the conversation that asks for an item."""
+        return tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
+
+    def feedback(self, reason: str) -> Message:
+        """Return what is said after a refused answer."""
+        return Message("user", self.retry.render(reason=reason).strip())
+
+    def after_refusal(self, refused: Completion, reason: str) -> tuple[Message, Message]:
+        """Return the turns that follow the opening ones after a refused answer: the answer, and why it is refused."""
+        shown = SHOWN_OF_CUT_OFF if refused.finish == "length" else SHOWN_CHARACTERS
+        return Message("assistant", refused.text[:shown].strip() or "(nothing)"), self.feedback(reason)
+
+
+def draw_number(seed: int, *names: object) -> int:
+    """Return a number below 2**31 that depends on the seed and the names alone."""
+    text = ":".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def rewrite_values(query: str, length_tokens: int | None, instruction: str = "") -> dict[str, Any]:
+    """Return what rewrite.yaml shows of a query: without its line breaks, as the paper's rewriting."""
+    lengths = {"length_tokens": length_tokens, "length_words": length_tokens and length_tokens * 3 // 4}
+    return {"instruction": instruction, "query": " ".join(query.split()), **lengths}
+
+
+def load_prompt(
+    name: str,
+    folder: str | None,
+    variables: Collection[str],
+    answer: str,
+    lists: Collection[str] = (),
+    *,
+    retried: bool = True,
+) -> Prompt:
+    """Read and check `<name>.yaml` of the user's folder, or the package's own where there is none.
+
+    Args:
+        variables: names that the turns may use.
+        answer: field (or fields, with a space) that the schema must require; "text" also without a schema.
+        lists: names of lists of texts that the file must hold.
+        retried: whether a refused answer is asked for again, so that the file needs `retry`.
+    Raises:
+        UserError: naming the file and what is wrong in it.
+    """
+    path = OWN_FILES / f"{name}.yaml"
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise UserError(f"prompts={folder}: no such folder; copy {OWN_FILES} and edit the copy")
+        edited = Path(folder) / f"{name}.yaml"
+        path = edited if edited.is_file() else path
+    raw = path.read_bytes()
+    content = _parse(path, raw)
+    unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", *lists}
+    if unknown:
+        raise UserError(f"{path}: unknown entry {sorted(unknown)[0]!r}")
+    for field in ("version", "turns", "retry") if retried else ("version", "turns"):
+        if not content.get(field):
+            raise UserError(f"{path}: `{field}` is missing")
+    schema = content.get("schema")
+    if schema is not None and (not isinstance(schema, dict) or schema.get("type") != "object"):
+        raise UserError(f"{path}: `schema` must be a JSON schema of type object")
+    asked = ["text"] if schema is None else schema.get("required", [])
+    missing = [field for field in answer.split() if field not in asked]
+    if missing:
+        raise UserError(f"{path}: `schema` must require the field `{missing[0]}`")
+    return Prompt(
+        name=name,
+        version=str(content["version"]),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        source=raw,
+        turns=tuple(_turns(path, content["turns"], variables)),
+        retry=_template(path, "retry", content.get("retry", ""), ("reason",)),
+        schema=schema,
+        instruction=str(content.get("instruction") or "").strip(),
+        lists={name: _texts(path, name, content.get(name)) for name in lists},
+    )
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(raw.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: broken YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a prompt file holds version, turns and retry")
+    return content
+
+
+def _turns(path: Path, turns: Any, variables: Collection[str]) -> list[tuple[str, jinja2.Template]]:
+    whole = isinstance(turns, list) and all(
+        isinstance(turn, dict) and turn.keys() == {"role", "text"} for turn in turns
+    )
+    if not whole or not turns:
+        raise UserError(f"{path}: `turns` must be a list of entries with role and text")
+    wrong = next((turn["role"] for turn in turns if turn["role"] not in ROLES), None)
+    if wrong is not None:
+        raise UserError(f"{path}: role {wrong!r} must be one of {', '.join(ROLES)}")
+    if turns[-1]["role"] != "user":
+        raise UserError(f"{path}: the last turn must be the user's")
+    return [(turn["role"], _template(path, f"turns[{n}]", turn["text"], variables)) for n, turn in enumerate(turns)]
+
+
+def _template(path: Path, place: str, text: Any, variables: Collection[str]) -> jinja2.Template:
+    if not isinstance(text, str):
+        raise UserError(f"{path}: `{place}` must be a text")
+    try:
+        used = jinja2.meta.find_undeclared_variables(_environment.parse(text))
+        template = _environment.from_string(text)
+    except jinja2.TemplateError as error:
+        raise UserError(f"{path}: `{place}`: {error}") from error
+    unknown = sorted(used - set(variables))
+    if unknown:
+        raise UserError(f"{path}: `{place}` uses {unknown[0]!r}; there are {', '.join(sorted(variables))}")
+    return template
+
+
+def _texts(path: Path, name: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
+        raise UserError(f"{path}: `{name}` must be a list of texts")
+    return value
+
+
+def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Refuse a folder that was begun with other prompts; its own copy of each is in prompts/."""
+    for prompt in prompts:
+        copy = folder / "prompts" / f"{prompt.name}.yaml"
+        if copy.is_file() and copy.read_bytes() != prompt.source:
+            raise UserError(
+                f"output_dir={folder} was begun with another prompt {prompt.name!r} (its copy: {copy}); "
+                "name a new folder, or take that prompt"
+            )
+
+
+def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Put a copy of each prompt into an output folder."""
+    for prompt in prompts:
+        copy = folder / "prompts" / f"{prompt.name}.yaml"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        scratch = copy.with_name(f".{copy.name}.partial")
+        scratch.write_bytes(prompt.source)
+        os.replace(scratch, copy)
+
+
+def describe_prompts(prompts: Sequence[Prompt]) -> list[dict[str, str]]:
+    """Return name, version and hash of each prompt, for the manifest."""
+    return [{"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256} for prompt in prompts]

@@ -1,0 +1,53 @@
+"""Texts packed into one stream without padding, and chunks of texts within a token budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from reasonir.model.trunk.attention import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTexts:
+    """Texts end to end. token_ids: int64 (T); lengths, prefix_tokens: int64 (B)."""
+
+    token_ids: torch.Tensor
+    lengths: torch.Tensor
+    prefix_tokens: torch.Tensor
+    segments: Segments
+
+    @classmethod
+    def of(cls, ids: Sequence[np.ndarray], prefix_tokens: Sequence[int], device: Any = "cpu") -> "PackedTexts":
+        """Lay token lists end to end on a device."""
+        lengths = [len(row) for row in ids]
+        return cls(
+            torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device),
+            torch.tensor(lengths, device=device),
+            torch.tensor(list(prefix_tokens), device=device),
+            Segments.of(lengths, device),
+        )
+
+
+def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:
+    """Sort texts by length, longest first, and cut them into chunks of at most `chunk_tokens` tokens.
+
+    A text longer than the budget gets a chunk of its own. Sorting puts equal lengths side by side, which packed
+    attention on a CPU batches; the largest chunk comes first, so that memory that does not suffice fails at once.
+
+    Returns:
+        Arrays of text indices; every index exactly once.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    chunks, start, filled = [], 0, 0
+    for position, index in enumerate(order):
+        if position > start and filled + lengths[index] > chunk_tokens:
+            chunks.append(order[start:position])
+            start, filled = position, 0
+        filled += int(lengths[index])
+    if len(order):
+        chunks.append(order[start:])
+    return chunks

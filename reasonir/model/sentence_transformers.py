@@ -1,0 +1,175 @@
+"""What a model folder or hub id says about its own embeddings, and which preset follows from it.
+
+Invariant: a sentence-transformers folder gets the preset under which our embeddings equal sentence-transformers' own,
+or is refused by name; only an instruction before a model that knows no prompts is left out of its mean, not taken in.
+Leaves the table of presets to `presets.py`, loading and saving to `checkpoint.py`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.model.pooling import Pooling
+from reasonir.model.presets import PRESETS, Preset, preset_of_hub_id
+from reasonir.model.templates import TemplateStyle, instruction_of
+from reasonir.model.trunk.bidirectional import Attention, is_decoder
+
+PRESET_FILE = "reasonir.json"
+CARD_FORMAT = 2
+MODULES_FILE = "modules.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+POOLING_MODES = {"mean": Pooling.mean, "cls": Pooling.cls, "lasttoken": Pooling.last}
+"""sentence-transformers' names, current; the older are pooling_mode_<name>[_token|_tokens]: true."""
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""In the order in which `SentenceTransformer.encode_document` looks for them."""
+
+
+def choose_preset(path: str, config: Any, template: str) -> Preset:
+    """Return the recipe of a model: as asked, else by its card, its hub id, its folder, else by the kind of model.
+
+    Args:
+        config: as `load_config` returned it.
+        template: a name of `PRESETS`, or "auto".
+    Raises:
+        UserError: no such name, or a sentence-transformers folder that cannot be embedded the same way here.
+    """
+    modules = read_json(path, MODULES_FILE)
+    if modules is not None:
+        _check_modules(path, modules)
+    if template != "auto":
+        if template not in PRESETS:
+            raise UserError(f"template={template}: no such preset; there are auto, {', '.join(PRESETS)}")
+        return PRESETS[template]
+    card = read_json(path, PRESET_FILE)
+    if card is not None:
+        return _preset_of_card(card)
+    named = None if Path(path).is_dir() else preset_of_hub_id(path)
+    if named is not None:
+        return named
+    if modules is not None:
+        return _preset_of_sentence_transformers(path, config, modules)
+    return PRESETS["reasonir" if is_decoder(config) else "plain"]
+
+
+def read_json(path: str, name: str) -> Any:
+    """Return a JSON file of a model folder or hub id, or None where it has no such file.
+
+    Raises:
+        UserError: the hub does not answer, or the file is not JSON. (Offline, what was not downloaded is not there.)
+    """
+    if Path(path).is_dir():
+        found: str | None = str(Path(path) / name) if (Path(path) / name).is_file() else None
+    else:
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(path.removeprefix("hub:"), name, _raise_exceptions_for_missing_entries=False)
+        except OSError as error:  # a file that is there must not pass for one that is not
+            raise UserError(f"model.path={path}: {name} cannot be read: {str(error).splitlines()[0]}") from error
+    if found is None:
+        return None
+    try:
+        return json.loads(Path(found).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model.path={path}: {name} is not JSON: {error}") from error
+
+
+def card_of(preset: Preset) -> dict[str, Any]:
+    """Return what `reasonir.json` holds of a recipe."""
+    return {
+        "format": CARD_FORMAT,
+        "template": str(preset.style),
+        "pooling": str(preset.pooling),
+        "attention": str(preset.attention),
+        "query_instruction": preset.query_instruction,
+        "document_prompt": preset.document_prompt,
+        "pools_prompt": preset.pools_prompt,
+    }
+
+
+def _preset_of_card(card: dict[str, Any]) -> Preset:
+    """Read both formats: the first said the style only, and meant masked means of bidirectional states."""
+    return Preset(
+        TemplateStyle(card["template"]),
+        Pooling(card.get("pooling", "mean")),
+        Attention(card.get("attention", "bidirectional")),
+        query_instruction=card.get("query_instruction", ""),
+        document_prompt=card.get("document_prompt", ""),
+        pools_prompt=card.get("pools_prompt", False),
+    )
+
+
+def _check_modules(path: str, modules: list[dict[str, Any]]) -> None:
+    for module in modules:
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UserError(f"model.path={path}: module {kind} of modules.json is not supported")
+
+
+def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[str, Any]]) -> Preset:
+    place = next((m["path"] for m in modules if m["type"].endswith("Pooling")), None)
+    settings = {} if place is None else read_json(path, f"{place}/config.json") or {}
+    pooling = _pooling(path, settings)
+    include_prompt = settings.get("include_prompt")
+    if pooling is Pooling.cls and include_prompt is False:
+        raise UserError(f"model.path={path}: pooling cls with include_prompt=false is not supported")
+    prompts = {
+        name: text for name, text in ((read_json(path, PROMPTS_FILE) or {}).get("prompts") or {}).items() if text
+    }
+    if include_prompt is None:  # a mean of a model without prompts was never trained to pool one: leave it out
+        include_prompt = bool(prompts) or pooling is not Pooling.mean
+    style = _style(prompts)
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
+    return Preset(
+        style,
+        pooling,
+        _attention(config, pooling),
+        query_instruction=_query_instruction(path, style, prompts.get("query", "")),
+        document_prompt="" if instruction_of(style, document) == "" else document,
+        pools_prompt=bool(include_prompt),
+    )
+
+
+def _pooling(path: str, settings: dict[str, Any]) -> Pooling:
+    stated = settings.get("pooling_mode")
+    modes = [stated] if isinstance(stated, str) else list(stated or ())
+    if not modes:
+        legacy = (name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True)
+        modes = [name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name in legacy]
+    modes = modes or ["mean"]
+    if len(modes) > 1 or modes[0] not in POOLING_MODES:
+        there = ", ".join(POOLING_MODES)
+        raise UserError(f"model.path={path}: pooling {' + '.join(modes)} is not supported; there are {there}")
+    return POOLING_MODES[modes[0]]
+
+
+def _attention(config: Any, pooling: Pooling) -> Attention:
+    """Return the attention that sentence-transformers would give the model.
+
+    A decoder is causal there unless its config.json says `is_causal: false`. Code that comes with the weights cannot be
+    asked (it is never run): where it pools a mean, the model is taken for a bidirectional one, as GritLM's is.
+    """
+    if not is_decoder(config):
+        return Attention.bidirectional
+    own_code = hasattr(config, "auto_map") and pooling is Pooling.mean
+    causal = getattr(config, "is_causal", not own_code)
+    return Attention.causal if causal else Attention.bidirectional
+
+
+def _style(prompts: dict[str, str]) -> TemplateStyle:
+    marked = (TemplateStyle.reasonir, TemplateStyle.e5_mistral, TemplateStyle.qwen3)
+    fitting = (style for text in prompts.values() for style in marked if instruction_of(style, text) is not None)
+    return next(fitting, TemplateStyle.plain)
+
+
+def _query_instruction(path: str, style: TemplateStyle, written: str) -> str:
+    if not written:
+        return ""
+    instruction = instruction_of(style, written)
+    if instruction is None:
+        raise UserError(
+            f"model.path={path}: the query prompt {written!r} of {PROMPTS_FILE} fits no text form; choose one by "
+            f"template={'|'.join(PRESETS)}"
+        )
+    return instruction

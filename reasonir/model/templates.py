@@ -1,0 +1,173 @@
+"""How an instruction and a text become encoder input: the only place, used by training, evaluation and export.
+
+Invariant: the leading `prefix_tokens` of a tokenised text are what mean pooling leaves out, and truncation
+never touches them. Leaves packing and pooling to `reasonir.model`.
+
+Styles:
+    reasonir  BOS + "<|user|>\\n" + instruction + "\\n<|embed|>\\n" + text, or BOS + "<|embed|>\\n" + text. The
+              tags are plain text; BOS is the tokenizer's own (GritLM's hard-coded "<s>" is wrong for Llama).
+              Everything up to the text is attended to but not pooled. arXiv 2504.20595, release 0aac962.
+    plain     the tokenizer's special tokens around "instruction text", as sentence-transformers feeds BERT-like
+              encoders. Without an instruction every token is pooled, [CLS] and [SEP] included; with one, [CLS]
+              and the instruction are left out (`include_prompt=False` there).
+    e5_mistral  the tokenizer's special tokens around "Instruct: instruction\\nQuery: text"; a text without an
+              instruction stands bare. arXiv 2401.00368.
+    qwen3     the same without the space after "Query:". arXiv 2506.05176.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from reasonir.core.errors import UserError
+
+
+class TemplateStyle(StrEnum):
+    """Which text form a model was trained with."""
+
+    reasonir = "reasonir"
+    plain = "plain"
+    e5_mistral = "e5_mistral"
+    qwen3 = "qwen3"
+
+
+_AROUND_INSTRUCTION = {
+    TemplateStyle.reasonir: ("<|user|>\n", "\n<|embed|>\n"),
+    TemplateStyle.plain: ("", " "),
+    TemplateStyle.e5_mistral: ("Instruct: ", "\nQuery: "),
+    TemplateStyle.qwen3: ("Instruct: ", "\nQuery:"),
+}
+"""What stands before and after an instruction; the text follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """One text ready for the encoder: int32 ids of shape (L,), L >= 1."""
+
+    ids: np.ndarray
+    prefix_tokens: int
+    truncated: bool
+
+
+def prompt(style: TemplateStyle, instruction: str) -> str:
+    """Return the string that stands before the text (without BOS or [CLS])."""
+    instruction = instruction.strip()
+    before, after = _AROUND_INSTRUCTION[style]
+    if instruction:
+        return f"{before}{instruction}{after}"
+    return "<|embed|>\n" if style is TemplateStyle.reasonir else ""
+
+
+def instruction_of(style: TemplateStyle, written: str) -> str | None:
+    """Return the instruction for which `prompt` gives this string; None where there is none."""
+    if written == prompt(style, ""):
+        return ""
+    before, after = _AROUND_INSTRUCTION[style]
+    instruction = written.removeprefix(before).removesuffix(after)
+    return instruction if prompt(style, instruction) == written else None
+
+
+class Template:
+    """A tokenizer and a style; turns (instruction, text) pairs into token ids.
+
+    Args:
+        document_prompt: stands before texts without an instruction, in place of what the style puts there.
+        pools_prompt: pooling takes in what stands before the text too; every `prefix_tokens` is then 0.
+    """
+
+    def __init__(
+        self, tokenizer: Any, style: TemplateStyle, *, document_prompt: str = "", pools_prompt: bool = False
+    ) -> None:
+        self._backend = whole_text_backend(tokenizer)
+        self.style = style
+        self.document_prompt = document_prompt
+        self.pools_prompt = pools_prompt
+        self._head: list[int]
+        self._tail: list[int]
+        if style is TemplateStyle.reasonir:
+            bos = tokenizer.bos_token_id
+            self._head, self._tail = ([bos] if bos is not None else []), []
+        else:
+            self._head, self._tail = special_tokens(self._backend)
+        description = f"{self._backend.to_str()}|{style}|{self._head}|{self._tail}|1"
+        if document_prompt or pools_prompt:
+            description += f"|{document_prompt!r}|{pools_prompt}"
+        self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
+
+    def prompt(self, instruction: str) -> str:
+        """Return the string that stands before a text with this instruction, "" for documents."""
+        return (
+            prompt(self.style, instruction) if instruction.strip() else self.document_prompt or prompt(self.style, "")
+        )
+
+    def encode(self, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[TokenizedText]:
+        """Tokenise (instruction, text) pairs to at most `max_tokens` ids each, cutting the text's end.
+
+        The whole string is tokenised at once, because merges may cross from the tag into the text.
+
+        Raises:
+            UserError: an instruction leaves no room for a single token of text.
+        """
+        prompts = [self.prompt(instruction) for instruction, _ in pairs]
+        strings = [before + text for before, (_, text) in zip(prompts, pairs, strict=True)]
+        encodings = self._backend.encode_batch(strings, add_special_tokens=False)
+        return [
+            self._assemble(encoding, len(before), len(string), max_tokens)
+            for encoding, before, string in zip(encodings, prompts, strings, strict=True)
+        ]
+
+    def _assemble(self, encoding: Any, prompt_chars: int, chars: int, max_tokens: int) -> TokenizedText:
+        ids: list[int] = encoding.ids
+        prompt_tokens = _first_token_from(encoding, prompt_chars, chars) if prompt_chars else 0
+        prefix = len(self._head) + prompt_tokens if prompt_chars and not self.pools_prompt else 0
+        room = max_tokens - len(self._head) - len(self._tail)
+        if prompt_tokens >= room and (prompt_tokens > room or len(ids) > prompt_tokens):
+            raise UserError(
+                f"the instruction and its tags take {len(self._head) + prompt_tokens} of {max_tokens} tokens and "
+                "leave none for the text; shorten the instruction or raise the limit (query_max_tokens, "
+                "document_max_tokens, max_tokens)"
+            )
+        kept = [*self._head, *ids[:room], *self._tail]
+        return TokenizedText(np.asarray(kept, dtype=np.int32), prefix, len(ids) > room)
+
+
+def _first_token_from(encoding: Any, start: int, end: int) -> int:
+    """Return the index of the first token that holds a character at or after `start`."""
+    for position in range(start, end):
+        token = encoding.char_to_token(position)
+        if token is not None:
+            return int(token)
+    return len(encoding.ids)
+
+
+def whole_text_backend(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer's `tokenizers` object that neither cuts nor pads.
+
+    A tokenizer.json may carry truncation and padding (all-MiniLM's does, at 128).
+    """
+    from tokenizers import Tokenizer
+
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def special_tokens(backend: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after a single text.
+
+    Args:
+        backend: from `whole_text_backend`.
+    """
+    bare = backend.encode("a", add_special_tokens=False).ids
+    full = backend.encode("a", add_special_tokens=True).ids
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    raise UserError("the tokenizer changes a text when it adds special tokens; such tokenizers are not supported")

@@ -1,0 +1,54 @@
+"""Which arithmetic a device should use: float32, or bfloat16 products under autocast.
+
+Invariant: `auto` decides by measurement on a CPU and says why; a resumed run keeps what it began with.
+"""
+
+import time
+
+import torch
+
+from reasonir.core.errors import UserError
+from reasonir.model.trunk.linear import speed_up_linear
+
+BF16_SPEEDUP_NEEDED = 3.0
+"""bf16 products must be this much faster on a CPU (AMX reaches 4 to 8): below it, casts eat much of the gain."""
+
+
+def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
+    """Return ("fp32" or "bf16", the reason in words).
+
+    Args:
+        requested: "auto", "fp32" or "bf16".
+    """
+    if requested != "auto":
+        if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise UserError("precision=bf16: this GPU has no bfloat16 arithmetic; use precision=fp32")
+        return requested, "as asked"
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported()
+        return ("bf16" if supported else "fp32"), f"{torch.cuda.get_device_name(device)}"
+    if device.type != "cpu":
+        return "fp32", f"{device.type} device"
+    ratio = bf16_speedup()
+    chosen = "bf16" if ratio >= BF16_SPEEDUP_NEEDED else "fp32"
+    return chosen, f"bf16 products run {ratio:.1f} x as fast as fp32 here, {BF16_SPEEDUP_NEEDED:g} x needed"
+
+
+def bf16_speedup() -> float:
+    """Measure how much faster bfloat16 linear layers are than float32 on this CPU, casts left out (about 0.1 s).
+
+    The two take turns, so that a busy machine slows both; the best try of each counts.
+    """
+    dtypes = (torch.float32, torch.bfloat16)
+    layers = {dtype: torch.nn.Linear(768, 768, bias=False).to(dtype) for dtype in dtypes}
+    for layer in layers.values():
+        speed_up_linear(layer)
+    inputs = {dtype: torch.randn(1024, 768).to(dtype) for dtype in dtypes}
+    seconds = dict.fromkeys(dtypes, float("inf"))
+    with torch.no_grad():
+        for _ in range(10):
+            for dtype, layer in layers.items():
+                begun = time.perf_counter()
+                layer(inputs[dtype])
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - begun)
+    return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -1,0 +1,5 @@
+import sys
+
+from reasonir.quickstart.world import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,193 @@
+"""Encodes a long list of texts in blocks that several processes share out; a killed job goes on after its last block.
+
+Invariant: where blocks begin and end hangs on the texts alone, never on the number of ranks, so that the rows of W
+processes are those of one, bit for bit. A block is a file of its own, complete as soon as it has its name; block b is
+rank (b + shift) mod W's. Rank 0 joins them. The ranks meet in the file system only: their folder must be one for all.
+"""
+
+import gc
+import hashlib
+import io
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reasonir.core.errors import UserError
+from reasonir.core.prefetch import ahead
+from reasonir.core.processes import local_rank, rank, world_size
+from reasonir.core.progress import Progress
+from reasonir.model.encoder import Encoder
+
+BLOCK_TEXTS = 2_048
+BLOCK_CHARACTERS = 4_194_304
+"""About a million tokens: a minute of a large model on one GPU, which is what a kill costs at most."""
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingSettings:
+    """What the rows of an array depend on besides the texts and the model."""
+
+    instruction: str
+    max_tokens: int
+    precision: str
+    dtype: str = "float32"
+
+
+def own_device() -> str:
+    """Return where this rank computes, and make it CUDA's current device: the GPU of its local rank, else the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    index = local_rank() % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def give_back_gpu() -> None:
+    """Return the memory of encoders that nobody holds any more to the GPU, for an engine that is about to start."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def cut_blocks(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (start, stop) of every block: at most so many texts, and characters unless one text alone has more."""
+    blocks, start, filled = [], 0, 0
+    for position, text in enumerate(texts):
+        full = position - start >= BLOCK_TEXTS or filled + len(text) > BLOCK_CHARACTERS
+        if position > start and full:
+            blocks.append((start, position))
+            start, filled = position, 0
+        filled += len(text)
+    return [*blocks, (start, len(texts))] if texts else []
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedEncoding:
+    """Texts on their way to an array (N, D).
+
+    folder: of the blocks; its name must stand for texts, model and settings. label: what progress calls them.
+    chunk_tokens: tokens of one forward pass.
+    """
+
+    encoder: Encoder
+    texts: Sequence[str]
+    settings: EncodingSettings
+    folder: Path
+    label: str
+    chunk_tokens: int | None = None
+
+    def encode_share(self) -> None:
+        """Encode the blocks of this rank that are not there yet."""
+        blocks = cut_blocks(self.texts)
+        mine = [number for number in range(len(blocks)) if self._rank_of(number) == rank()]
+        missing = [number for number in mine if not self._file(number).exists()]
+        if missing:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        whole, left = (sum(blocks[n][1] - blocks[n][0] for n in numbers) for numbers in (mine, missing))
+        if rank() == 0 and left < whole:
+            print(f"{self.label}: going on after {whole - left} of {whole} texts")
+        progress = Progress(f"encode {self.label}", whole, "texts", done=whole - left) if rank() == 0 else None
+        encoded = zip(missing, self._encode([blocks[number] for number in missing], progress), strict=True)
+        for _ in ahead(
+            lambda item: self._write(item[0], *item[1]), encoded
+        ):  # one is written while the next is encoded
+            pass
+        if progress is not None:
+            progress.close()
+
+    def join(self, target: Path) -> tuple[int, str]:
+        """Write all blocks end to end into `target`, once every rank has encoded its share; then remove them.
+
+        A block that is damaged is encoded again here. Time: one pass over the rows; memory: one block.
+
+        Returns:
+            How many texts were cut, and the file's sha256.
+        """
+        blocks = cut_blocks(self.texts)
+        self._wait_for_others(len(blocks))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        header = io.BytesIO()
+        shape = (len(self.texts), self.encoder.dimension)
+        description = np.lib.format.dtype_to_descr(np.dtype(self.settings.dtype))
+        layout = {"descr": description, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, layout)
+        digest, cut = hashlib.sha256(header.getvalue()), 0
+        with scratch.open("wb") as stream:
+            stream.write(header.getvalue())
+            for number, block in enumerate(blocks):
+                rows, truncated = self._read(number, block) or next(self._encode([block], None))
+                stream.write(rows.data)
+                digest.update(rows.data)
+                cut += truncated
+        os.replace(scratch, target)
+        for leftover in target.parent.glob(f".{target.name}.*.partial"):  # of a killed call
+            leftover.unlink(missing_ok=True)
+        return cut, digest.hexdigest()
+
+    def discard_blocks(self) -> None:
+        """Remove the blocks, for instance because they are joined."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _rank_of(self, number: int) -> int:
+        """Return a block's rank; the shift spreads many short lists, such as the queries of each task."""
+        shift = int(hashlib.sha256(self.folder.name.encode()).hexdigest()[:8], 16)
+        return (number + shift) % world_size()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"block-{number:06d}.npz"
+
+    def _encode(self, blocks: Sequence[tuple[int, int]], progress: Progress | None) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield the rows of each block and how many of its texts were cut."""
+        settings = self.settings
+        pairs = ([(settings.instruction, text) for text in self.texts[slice(*block)]] for block in blocks)
+        encoded = self.encoder.encode_blocks(
+            pairs, settings.max_tokens, self.chunk_tokens, settings.precision,
+            None if progress is None else progress.update,
+        )  # fmt: skip
+        for (start, _), (rows, truncated) in zip(blocks, encoded, strict=True):
+            rows = rows.astype(settings.dtype, copy=False)
+            broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(broken):
+                raise UserError(
+                    f"{self.label}: the model gives NaN or infinity for text {start + int(broken[0]) + 1} "
+                    f"({len(broken)} texts of a block of {len(rows)}); is the model whole? precision=fp32 may help"
+                )
+            yield rows, truncated
+
+    def _write(self, number: int, rows: np.ndarray, truncated: int) -> None:
+        content = io.BytesIO()
+        np.savez(content, rows=rows, truncated=truncated)
+        scratch = self._file(number).with_suffix(f".{os.getpid()}.partial")
+        scratch.write_bytes(content.getbuffer())
+        os.replace(scratch, self._file(number))
+
+    def _read(self, number: int, block: tuple[int, int]) -> tuple[np.ndarray, int] | None:
+        """Return a block's rows and how many of its texts were cut; None where the file is not as it was written."""
+        try:
+            with np.load(self._file(number)) as content:  # zip files carry checksums
+                rows, truncated = content["rows"], int(content["truncated"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        fits = rows.shape == (block[1] - block[0], self.encoder.dimension) and rows.dtype == self.settings.dtype
+        return (rows, truncated) if fits else None
+
+    def _wait_for_others(self, count: int) -> None:
+        """Wait until the other ranks have written their blocks; torchrun ends this one when one of them dies."""
+        others = [number for number in range(count) if self._rank_of(number) != rank()]
+        progress = Progress(f"{self.label}: wait for other ranks, in {self.folder}", len(others), "blocks")
+        while others:
+            left = [number for number in others if not self._file(number).exists()]
+            progress.update(len(others) - len(left))
+            others = left
+            if left:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        progress.close()

@@ -1,0 +1,92 @@
+"""From a model's answer to the fields that were asked for, or the reason why not.
+
+Invariant: what is returned obeys the schema and holds only text that a file can hold. Tolerant of what models wrap
+around JSON (thoughts, code fences, a sentence before), never of what is inside it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reasonir.llm.refusals import without_thoughts
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
+    "boolean": (bool,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an answer is not taken. reason: one word to count by; detail: a sentence for the model and the reader."""
+
+    reason: str
+    detail: str
+
+
+def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Refusal:
+    """Return the fields of an answer; `{"text": …}` where no schema asks for JSON."""
+    text = without_thoughts(text)
+    if schema is None:
+        return {"text": text} if _is_text(text) else Refusal("empty", "The answer was empty.")
+    if finish == "length":
+        return Refusal("cut_off", "The answer was too long and was cut off before its end; be shorter.")
+    found = _first_object(text)
+    if found is None:
+        return Refusal("json", "The answer was not one JSON object.")
+    problem = schema_problem(found, schema)
+    if problem:
+        return Refusal("schema", f"The JSON object is not as asked: {problem}.")
+    if not _is_text(json.dumps(found, ensure_ascii=False)):
+        return Refusal("json", "The answer holds half a surrogate pair, which is no text.")
+    return found
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return bool(text)
+
+
+def _first_object(text: str) -> dict[str, Any] | None:
+    """Return the first JSON object in a text that parses; line breaks within strings are let pass."""
+    decoder = json.JSONDecoder(strict=False)
+    start = text.find("{")
+    for _ in range(8):  # a brace in a sentence before the object
+        if start < 0:
+            return None
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start = text.find("{", start + 1)
+            continue
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def schema_problem(value: Any, schema: dict[str, Any], name: str = "the object") -> str:
+    """Return what breaks the schema first, "" where nothing does. Knows the parts of JSON schema that prompts use."""
+    kind = schema.get("type")
+    if kind is not None and (not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "boolean")):
+        return f"{name} must be of type {kind}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"{name} must be one of {schema['enum']}"
+    if isinstance(value, dict):
+        missing = [key for key in schema.get("required", ()) if key not in value]
+        if missing:
+            return f"`{missing[0]}` is missing"
+        parts = ((value[key], part, f"`{key}`") for key, part in schema.get("properties", {}).items() if key in value)
+        return next(filter(None, (schema_problem(*part) for part in parts)), "")
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            return f"{name} has {len(value)} entries, fewer than {schema['minItems']}"
+        entries = (schema_problem(entry, schema.get("items", {}), f"an entry of {name}") for entry in value)
+        return next(filter(None, entries), "")
+    if isinstance(value, str):
+        return f"{name} is empty" if schema.get("minLength", 0) and not value.strip() else ""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if (low is not None and value < low) or (high is not None and value > high):
+        return f"{name} must lie between {low} and {high}"
+    return ""

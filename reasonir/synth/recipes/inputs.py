@@ -1,0 +1,140 @@
+"""What the recipes read, as streams: corpora document by document, rows line by line, a shard's part of them.
+
+Invariant: the order is the input's own; memory grows by some 20 bytes an item (hashes of ids), not by its text.
+"""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.data.collections import Document, read_lookup, stream_documents
+from reasonir.data.rows import Lookup, read_rows
+from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
+
+
+@dataclass(slots=True)
+class Item:
+    """One piece of work. id: its name in all outputs; position: its place in the whole input, all shards together."""
+
+    id: str
+    position: int
+    source: Any = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A training row: as it stands in the file, and its texts resolved. No positives: a mere query."""
+
+    fields: dict[str, Any]
+    query: InstructedText
+    positives: tuple[InstructedText, ...]
+    negatives: tuple[InstructedText, ...]
+
+
+class Fingerprints:
+    """Which texts came before, by 64 bits of a hash: 16 to 32 bytes an entry, whatever its length."""
+
+    def __init__(self) -> None:
+        self._slots = array("Q", bytes(8 * 1024))
+        self._count = 0
+
+    def seen(self, text: str) -> bool:
+        """Say whether a text came before; if not, remember it."""
+        key = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
+        if self._put(key):
+            return True
+        self._count += 1
+        if 2 * self._count > len(self._slots):
+            old, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
+            for entry in old:
+                if entry:
+                    self._put(entry)
+        return False
+
+    def _put(self, key: int) -> bool:
+        """Put a key into its slot; say whether it was there."""
+        slot = key % len(self._slots)
+        while self._slots[slot] not in (0, key):
+            slot = (slot + 1) % len(self._slots)
+        found = self._slots[slot] == key
+        self._slots[slot] = key
+        return found
+
+
+def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None) -> Iterator[Item]:
+    """Yield the items of shard i of n (by the hash of their id) among the first `limit`."""
+    part, parts = shard
+    for item in islice(items, limit):
+        if parts == 1 or int.from_bytes(hashlib.sha256(item.id.encode()).digest()[:8], "big") % parts == part:
+            yield item
+
+
+def read_corpus(path: str) -> Iterator[Item]:
+    """Yield the documents of a corpus; `source` is the Document, None for an id that stood before."""
+    known = Fingerprints()
+    for position, document in enumerate(stream_documents(path)):
+        yield Item(document.id, position, None if known.seen(document.id) else document)
+
+
+def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
+    """Yield training rows; `source` is a Row. Ids are resolved in `corpus`, where one is given.
+
+    Raises:
+        UserError: a row that training would refuse, by file and line.
+    """
+    documents: Lookup | None = None if corpus is None else read_lookup(corpus)
+    rows = zip(read_training_rows(path), read_training_examples(path, documents), strict=True)
+    for position, ((_, fields), example) in enumerate(rows):
+        yield Item(example.id, position, Row(fields, example.query, example.positives, example.negatives))
+
+
+def read_queries(path: str) -> Iterator[Item]:
+    """Yield the queries of training rows or of JSONL with id and query; `source` is a Row without texts resolved."""
+    for position, (line, fields) in enumerate(read_rows(path)):
+        query = fields.get("query")
+        if isinstance(query, str):
+            instructed = InstructedText("", query)
+        elif isinstance(query, (list, tuple)) and len(query) == 2 and all(isinstance(part, str) for part in query):
+            instructed = InstructedText(query[0], query[1])
+        else:
+            raise UserError(f"{path}:{line}: `query` must be a text or an [instruction, text] pair")
+        if not instructed.text.strip():
+            raise UserError(f"{path}:{line}: `query` is empty; remove the row or give it a text")
+        identifier = fields.get("id")
+        yield Item(str(line) if identifier is None else str(identifier), position, Row(fields, instructed, (), ()))
+
+
+def positives_are_ids(path: str, documents: Lookup) -> bool:
+    """Say whether the first row of a file names its positives by ids of a corpus; a file has one form throughout."""
+    _, first = next(read_training_rows(path))
+    entries = first.get("pos", first.get("positive")) or [""]
+    entry = entries if isinstance(entries, str) else entries[0]
+    name = entry if isinstance(entry, str) else entry[-1] if isinstance(entry, (list, tuple)) and entry else None
+    return isinstance(name, str) and name in documents
+
+
+def count_lines(path: str) -> int:
+    """Return the lines of a plain file, for the progress line; 0 where only reading it all would tell."""
+    file = Path(path)
+    if not file.is_file() or file.suffix not in (".jsonl", ".json"):
+        return 0
+    with file.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def cut_words(text: str, most: int | None) -> tuple[str, int]:
+    """Return a text's first words, and how many were cut off."""
+    if most is None:
+        return text, 0
+    ends = [found.end() for found in re.finditer(r"\S+", text)]
+    return (text, 0) if len(ends) <= most else (text[: ends[most - 1]], len(ends) - most)
+
+
+__all__ = ["Document", "Fingerprints", "Item", "Row", "count_lines", "cut_words", "positives_are_ids", "read_corpus",
+           "read_queries", "read_query_rows", "take_shard"]  # fmt: skip

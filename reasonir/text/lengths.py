@@ -1,0 +1,80 @@
+"""How long texts are, in words and tokens.
+
+Owns the count of tokens and its summary; says with every figure who counted.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from reasonir.core.errors import UserError
+
+PIECE = re.compile(r"[^\W\d_]{1,8}|\d{1,2}|(?:[^\w\s]|_){1,2}|[^\S ]| (?=\s)")
+"""Stands for one token: up to eight letters, two digits, two signs, a line break, a space before white space. Its count
+lies within 6 % of GPT-2's in each of ten BRIGHT tasks, for queries as for their rewritings."""
+ESTIMATE = "GPT-2's tokens, estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Counts the tokens of texts. by: who counts, for the reader."""
+
+    by: str
+    count: Callable[[Sequence[str]], list[int]]
+
+
+def open_counter(tokenizer: str | None) -> Counter:
+    """Return who counts tokens: a tokenizer (folder, tokenizer.json or hub id), or the estimate for None.
+
+    Raises:
+        UserError: a tokenizer that does not load.
+    """
+    if tokenizer is None:
+        return Counter(ESTIMATE, lambda texts: [len(PIECE.findall(text)) for text in texts])
+    return _counter_of(tokenizer, open_tokenizer(tokenizer))
+
+
+def open_tokenizer(tokenizer: str) -> Any:
+    """Return a tokenizer of the tokenizers library that neither cuts nor pads.
+
+    Args:
+        tokenizer: folder, tokenizer.json or hub id.
+    Raises:
+        UserError: it does not load.
+    """
+    try:
+        if tokenizer.endswith(".json"):
+            from tokenizers import Tokenizer
+
+            opened = Tokenizer.from_file(tokenizer)
+        else:
+            from transformers import AutoTokenizer
+
+            opened = AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer
+        opened.no_truncation()
+        opened.no_padding()
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"tokenizer={tokenizer} does not load: {' '.join(str(error).split())[:200]}") from error
+    return opened
+
+
+def _counter_of(name: str, tokenizer: Any) -> Counter:
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    place = Path(name)
+    return Counter(f"tokens of {place.parent.name if place.suffix == '.json' else place.name}", count)
+
+
+def measure(texts: Sequence[str], counter: Counter) -> dict[str, float]:
+    """Return mean and median of the texts' words and tokens."""
+    words, tokens = [len(text.split()) for text in texts], counter.count(texts)
+    return {
+        "words_mean": fmean(words),
+        "words_median": median(words),
+        "tokens_mean": fmean(tokens),
+        "tokens_median": median(tokens),
+    }

@@ -1,0 +1,224 @@
+"""Which rows a step trains on: mixing sources, shuffling, and the batch with its known answers.
+
+Invariant: the batch of a step is a pure function of (sources, weights, batch size, seed, step): no state, so the
+order is the same for any number of workers and any step can be jumped to.
+
+Letters: B queries of a global batch, N distinct documents of it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reasonir.core.errors import UserError
+from reasonir.train.data.token_store import TokenStore
+
+# Streams of random numbers, so that no two uses of one seed share their draws.
+SHUFFLE, SCHEDULE, CHOICE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """A global batch of one source. Documents are distinct texts; several queries may share one.
+
+    query_ids, document_ids: token ids, int32 arrays; *_prefixes: leading tokens that are not pooled.
+    positive_index_B: column of each query's positive. ignore_BN: True where a document must not count as negative.
+    weights: float32 (B). row_names: "file:line" of each row, for messages.
+    """
+
+    step: int
+    source: str
+    query_ids: list[np.ndarray]
+    query_prefixes: np.ndarray
+    document_ids: list[np.ndarray]
+    document_prefixes: np.ndarray
+    positive_index_B: np.ndarray
+    ignore_BN: np.ndarray
+    weights: np.ndarray
+    row_names: list[str]
+
+
+class MixedBatches:
+    """Global batches over several sources, each batch from one of them.
+
+    Batch j of a source covers rows [jG, (j+1)G) of its endless sequence of per-epoch shuffles, so what an epoch leaves
+    over opens the next batch. Sources take turns by time stamps: the j-th batch of a source with share p is due at
+    (j + u) / p, u uniform in [0, 1) drawn from (seed, source, j); steps follow the order of the stamps. Every prefix
+    thus holds each source's share to within a batch or two, in shuffled order.
+    """
+
+    def __init__(
+        self,
+        stores: list[TokenStore],
+        weights: list[float] | None,
+        global_batch_queries: int,
+        negatives_per_query: int,
+        seed: int,
+    ) -> None:
+        """Mix `stores`; `weights` are shares of batches, by default in proportion to rows."""
+        if weights is not None and (len(weights) != len(stores) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
+            raise UserError(f"data.weights={weights} must be {len(stores)} finite numbers, not negative, not all zero")
+        if global_batch_queries < 1:
+            raise UserError(f"global_batch_queries={global_batch_queries} must be positive")
+        self.stores = stores
+        self.batch_queries = global_batch_queries
+        self.negatives_per_query = negatives_per_query
+        self.seed = seed
+        shares = np.array(weights if weights is not None else [store.rows for store in stores], dtype=np.float64)
+        self.shares = shares / shares.sum()
+        self._schedule = np.empty((0, 2), dtype=np.int64)
+        self._permutations: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows of all sources."""
+        return sum(store.rows for store in self.stores)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps that hold as many rows as there are."""
+        return self.rows / self.batch_queries
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the sequence of batches, by content."""
+        parts = [*(store.key for store in self.stores), self.shares.tolist(), self.batch_queries]
+        return hashlib.sha256(repr([*parts, self.negatives_per_query, self.seed]).encode()).hexdigest()
+
+    @property
+    def common_query_instruction(self) -> str:
+        """The one instruction of all queries of all sources; "" where they differ."""
+        found = {store.meta["query_instruction"] for store in self.stores}
+        return found.pop() or "" if len(found) == 1 else ""
+
+    def source_of(self, step: int) -> tuple[int, int]:
+        """Return (source, how many batches it gave before) of a step counted from 0."""
+        if step >= len(self._schedule):
+            self._schedule = self._plan_schedule(max(1_024, 2 * (step + 1)))
+        source, batch = self._schedule[step]
+        return int(source), int(batch)
+
+    def _plan_schedule(self, steps: int) -> np.ndarray:
+        """Order all batches due before a time by which at least `steps` are due."""
+        horizon = steps + len(self.stores)
+        stamps, events = [], []
+        for source, share in enumerate(self.shares):
+            count = int(np.ceil(horizon * share)) + 1 if share > 0 else 0
+            draws = self._generator(SCHEDULE, source, 0).random(count)
+            due = (np.arange(count) + draws) / max(share, 1e-300)
+            stamps.append(due)
+            events.append(np.stack([np.full(count, source), np.arange(count)], axis=1))
+        times, pairs = np.concatenate(stamps), np.concatenate(events)
+        order = np.lexsort((pairs[:, 0], times))
+        return pairs[order][: np.searchsorted(times[order], horizon)]
+
+    def _generator(self, stream: int, source: int, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, stream, source, number))))
+
+    def rows_of(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return (source, row indices (B,), the epoch each row is in (B,)) of a step."""
+        source, batch = self.source_of(step)
+        size = self.stores[source].rows
+        positions = np.arange(batch * self.batch_queries, (batch + 1) * self.batch_queries)
+        epochs = positions // size
+        rows = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            rows[chosen] = self._permutation(source, int(epoch))[positions[chosen] % size]
+        return source, rows, epochs
+
+    def _permutation(self, source: int, epoch: int) -> np.ndarray:
+        key = (source, epoch)
+        if key not in self._permutations:
+            if len(self._permutations) > 2 * len(self.stores) + 2:
+                self._permutations.pop(next(iter(self._permutations)), None)
+            shuffled = self._generator(SHUFFLE, source, epoch).permutation(self.stores[source].rows)
+            self._permutations[key] = shuffled
+        return self._permutations[key]
+
+    def batch(self, step: int) -> BatchPlan:
+        """Return the global batch of a step counted from 0."""
+        source, rows, epochs = self.rows_of(step)
+        store = self.stores[source]
+        positives = np.array(
+            [self._rotated(source, store.listed("positive", r), r, e, 1)[0] for r, e in zip(rows, epochs, strict=True)]
+        )
+        negatives = [
+            self._rotated(source, store.listed("negative", r), r, e, self.negatives_per_query)
+            for r, e in zip(rows, epochs, strict=True)
+        ]
+        documents, columns = np.unique(np.concatenate([positives, *negatives]), return_inverse=True)
+        queries = store.arrays["row_query"][rows]
+        prefixes, lines = store.arrays["prefix_tokens"], store.arrays["lines"]
+        positive_index = columns[: len(rows)].astype(np.int64)
+        return BatchPlan(
+            step=step,
+            source=store.path,
+            query_ids=[store.text_ids(text) for text in queries],
+            query_prefixes=prefixes[queries],
+            document_ids=[store.text_ids(text) for text in documents],
+            document_prefixes=prefixes[documents],
+            positive_index_B=positive_index,
+            ignore_BN=known_answers(store, rows, queries, documents, positive_index),
+            weights=store.arrays["weights"][rows],
+            row_names=[f"{store.path}:{line}" for line in lines[rows]],
+        )
+
+    def _rotated(self, source: int, listed: np.ndarray, row: int, epoch: int, count: int) -> np.ndarray:
+        """Return `count` entries of a list (all, where it has fewer), others in each epoch until all were used."""
+        if len(listed) <= count:
+            return listed
+        mixed = np.random.SeedSequence((self.seed, CHOICE, source, int(row))).generate_state(1)[0]
+        start = int(mixed) + int(epoch) * count
+        return listed[(start + np.arange(count)) % len(listed)]
+
+    def epoch_report(self, steps_done: int) -> list[dict[str, Any]]:
+        """Return per source what `steps_done` steps used of it: nothing is dropped unseen."""
+        report = []
+        used = np.array([self.source_of(step)[0] for step in range(steps_done)], dtype=np.int64)
+        for source, store in enumerate(self.stores):
+            batches = int((used == source).sum())
+            drawn = batches * self.batch_queries
+            report.append(
+                {
+                    "path": store.path,
+                    "rows": store.rows,
+                    "rows_left_out": store.left_out,
+                    "rows_unusable": store.unusable,
+                    "batches": batches,
+                    "rows_drawn": drawn,
+                    "epochs": round(drawn / store.rows, 4),
+                    "rows_never_drawn": max(0, store.rows - drawn),
+                    "truncated_queries": store.truncated_queries,
+                    "truncated_documents": store.truncated_documents,
+                }
+            )
+        return report
+
+
+def known_answers(
+    store: TokenStore, rows: np.ndarray, queries: np.ndarray, documents: np.ndarray, positive_index: np.ndarray
+) -> np.ndarray:
+    """Mark the documents of a batch that answer a query, other than its chosen positive.
+
+    A document answers a query when its bare text equals a positive listed by the row, or by any row of the batch that
+    asks the same text.
+
+    Returns:
+        bool (B, N), False at each query's positive.
+    """
+    hashes = store.arrays["text_hashes"]
+    columns: dict[int, list[int]] = {}
+    for column, text_hash in enumerate(hashes[documents].tolist()):
+        columns.setdefault(text_hash, []).append(column)
+    answers: dict[int, set[int]] = {}
+    for row, question in zip(rows, hashes[queries].tolist(), strict=True):
+        answers.setdefault(question, set()).update(hashes[store.listed("positive", row)].tolist())
+    ignore = np.zeros((len(rows), len(documents)), dtype=bool)
+    for i, question in enumerate(hashes[queries].tolist()):
+        for text_hash in answers[question]:
+            ignore[i, columns.get(text_hash, [])] = True
+    ignore[np.arange(len(rows)), positive_index] = False
+    return ignore

@@ -1,0 +1,298 @@
+"""A training file tokenised once: flat arrays on disk, mapped into memory, found again by content and settings.
+
+Invariant: a store under its final name is complete, and its name depends on the file's bytes, the looked-up
+documents, the instruction given to bare queries, the filter of short positives, the template and the token limits.
+Within a store each distinct text (instruction, text, side) stands once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from reasonir.core.errors import UserError
+from reasonir.data.rows import Lookup, read_rows
+from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
+
+ROWS_PER_BATCH = 1_000
+FORMAT = 4
+ARRAYS = (
+    "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
+    "negatives", "weights", "lines",
+)  # fmt: skip
+
+
+class TextTemplate(Protocol):
+    """What tokenising needs: `reasonir.model.templates.Template` has it."""
+
+    fingerprint: str
+
+    def encode(self, pairs: list[tuple[str, str]], max_tokens: int) -> list[Any]:
+        """Return objects with `ids`, `prefix_tokens`, `truncated`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStore:
+    """A tokenised source.
+
+    Text i has token ids tokens[offsets[i]:offsets[i+1]], of which the first prefix_tokens[i] are not pooled;
+    text_hashes[i] identifies its bare text, without instruction. Row r asks query text row_query[r] and lists texts
+    positives[positive_offsets[r]:positive_offsets[r+1]], negatives likewise; it stands in line lines[r] of the file.
+    """
+
+    path: str
+    key: str
+    tokens_flat: np.ndarray
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Number of training rows."""
+        return len(self.arrays["row_query"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all distinct texts."""
+        return len(self.tokens_flat)
+
+    @property
+    def truncated_queries(self) -> int:
+        """Distinct queries that were cut."""
+        return int(self.meta["truncated"]["query"])
+
+    @property
+    def truncated_documents(self) -> int:
+        """Distinct documents that were cut."""
+        return int(self.meta["truncated"]["document"])
+
+    @property
+    def left_out(self) -> int:
+        """Rows of the file that the filter of short positives left out."""
+        return int(self.meta["left_out"])
+
+    @property
+    def unusable(self) -> int:
+        """Rows of the file without a positive, in a format of another tool that has such rows."""
+        return int(self.meta["unusable"])
+
+    @property
+    def format(self) -> str:
+        """Format of the file's rows, "" for this project's own."""
+        return str(self.meta["format"])
+
+    def text_ids(self, text: int) -> np.ndarray:
+        """Return a text's token ids, int32 (L,)."""
+        offsets = self.arrays["offsets"]
+        return self.tokens_flat[offsets[text] : offsets[text + 1]]
+
+    def listed(self, kind: str, row: int) -> np.ndarray:
+        """Return the text indices of a row's "positive" or "negative" list."""
+        offsets = self.arrays[f"{kind}_offsets"]
+        return self.arrays[f"{kind}s"][offsets[row] : offsets[row + 1]]
+
+
+def open_token_store(
+    path: str,
+    documents: Lookup | None,
+    template: TextTemplate,
+    query_max_tokens: int,
+    document_max_tokens: int,
+    cache_dir: Path,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    instruction: str = "",
+    min_positive_words: int = 0,
+) -> TokenStore:
+    """Return the tokenised form of a training file, from the cache or made now.
+
+    Args:
+        documents: where ids of the rows are looked up; None where rows hold texts.
+        on_progress: called with the number of rows done.
+        instruction: for queries that bring none.
+        min_positive_words: rows whose every positive has fewer words are left out and counted.
+    Raises:
+        UserError: from reading the rows, from an instruction longer than the token limit, or where no row is left.
+    """
+    settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, instruction, min_positive_words]
+    identity = [_content_hash(path), _documents_hash(documents), *settings]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
+    folder = cache_dir / "tokens" / key
+    if not _is_whole(folder):
+        growing = _Growing()
+        examples = read_training_examples(
+            path, documents, instruction, min_positive_words, growing.leave_out, growing.report
+        )
+        limits = {"query": query_max_tokens, "document": document_max_tokens}
+        _build(path, growing, examples, template, limits, folder, on_progress)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    flat = folder / "tokens.bin"
+    tokens = np.memmap(flat, dtype=np.int32, mode="r") if flat.stat().st_size else np.empty(0, np.int32)
+    return TokenStore(path, key, tokens, {name: np.load(folder / f"{name}.npy") for name in ARRAYS}, meta)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Say whether a store lies there with all its bytes (a copy or a full disk may have cut it)."""
+    try:
+        sizes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["bytes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _content_hash(path: str) -> str:
+    if path.startswith("hub:"):  # a name says nothing about the revision behind it
+        digest = hashlib.sha256()
+        for _, row in read_rows(path):
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _documents_hash(documents: Lookup | None) -> str | None:
+    if documents is None:
+        return None
+    digest = hashlib.sha256()
+    for identifier, entry in documents.items():
+        text = entry if isinstance(entry, str) else "\0ambiguous"  # whatever its texts, no row may use it
+        digest.update(f"{len(identifier)}:{len(text)}:{identifier}{text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+@dataclass(slots=True)
+class _Growing:
+    """The arrays of a store while they are built, 8 bytes an entry; `known` takes some 150 bytes a distinct text."""
+
+    offsets: array = field(default_factory=lambda: array("q", [0]))
+    prefix_tokens: array = field(default_factory=lambda: array("q"))
+    text_hashes: array = field(default_factory=lambda: array("Q"))
+    row_query: array = field(default_factory=lambda: array("q"))
+    positive_offsets: array = field(default_factory=lambda: array("q", [0]))
+    positives: array = field(default_factory=lambda: array("q"))
+    negative_offsets: array = field(default_factory=lambda: array("q", [0]))
+    negatives: array = field(default_factory=lambda: array("q"))
+    weights: array = field(default_factory=lambda: array("d"))
+    lines: array = field(default_factory=lambda: array("q"))
+    known: dict[bytes, int] = field(default_factory=dict)
+    truncated: dict[str, int] = field(default_factory=lambda: {"query": 0, "document": 0})
+    query_instructions: set[str] = field(default_factory=set)
+    left_out: int = 0
+    report: RowsReport = field(default_factory=RowsReport)
+
+    def leave_out(self, example: TrainingExample) -> None:
+        """Count a row that the filter holds back."""
+        self.left_out += 1
+
+
+def _build(
+    path: str,
+    growing: _Growing,
+    examples: Iterator[TrainingExample],
+    template: TextTemplate,
+    limits: dict[str, int],
+    folder: Path,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with (scratch / "tokens.bin").open("wb") as stream:
+            while batch := list(islice(examples, ROWS_PER_BATCH)):
+                for ids in _append(growing, batch, template, limits, path):
+                    stream.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
+                if on_progress is not None:
+                    on_progress(len(batch))
+        if not growing.row_query:
+            if growing.report.unusable and not growing.left_out:
+                raise UserError(f"{path}: none of the {growing.report.unusable} pairs has a label of 0.5 or more")
+            raise UserError(f"{path}: min_positive_words leaves out all {growing.left_out} rows; lower it")
+        _write_arrays(growing, scratch)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _append(
+    growing: _Growing, batch: list[TrainingExample], template: TextTemplate, limits: dict[str, int], path: str
+) -> Iterator[np.ndarray]:
+    """Add a batch of rows; yield the token ids of texts not seen before."""
+    new: dict[str, list[InstructedText]] = {"query": [], "document": []}
+    waiting: list[tuple[str, int]] = []
+
+    def index_of(piece: InstructedText, side: str) -> int:
+        identity = f"{side}\0{piece.instruction}\0{piece.text}".encode("utf-8", "surrogatepass")
+        key = hashlib.blake2b(identity, digest_size=16).digest()
+        if key not in growing.known:
+            growing.known[key] = len(growing.known)
+            waiting.append((side, len(new[side])))
+            new[side].append(piece)
+            bare = hashlib.blake2b(piece.text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            growing.text_hashes.append(int.from_bytes(bare, "little"))
+        return growing.known[key]
+
+    for example in batch:
+        growing.row_query.append(index_of(example.query, "query"))
+        growing.query_instructions.add(example.query.instruction)
+        growing.positives.extend(index_of(piece, "document") for piece in example.positives)
+        growing.negatives.extend(index_of(piece, "document") for piece in example.negatives)
+        growing.positive_offsets.append(len(growing.positives))
+        growing.negative_offsets.append(len(growing.negatives))
+        growing.weights.append(example.weight)
+        growing.lines.append(example.line)
+    encoded = {}
+    for side, pieces in new.items():
+        pairs = [(piece.instruction, piece.text) for piece in pieces]
+        try:
+            encoded[side] = template.encode(pairs, limits[side])
+        except UserError:
+            _name_line(batch, side, template, limits[side], path)
+            raise
+    for side, position in waiting:
+        text = encoded[side][position]
+        growing.offsets.append(growing.offsets[-1] + len(text.ids))
+        growing.prefix_tokens.append(text.prefix_tokens)
+        growing.truncated[side] += text.truncated
+        yield text.ids
+
+
+def _name_line(batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str) -> None:
+    """Raise what the template refuses, with the line of the first row that holds it."""
+    for example in batch:
+        pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]
+        try:
+            template.encode([(piece.instruction, piece.text) for piece in pieces], max_tokens)
+        except UserError as error:
+            raise UserError(f"{path}:{example.line}: {error}") from error
+
+
+def _write_arrays(growing: _Growing, folder: Path) -> None:
+    kinds = {"prefix_tokens": np.int32, "text_hashes": np.uint64, "weights": np.float32}
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", np.array(getattr(growing, name), dtype=kinds.get(name, np.int64)))
+    instructions = sorted(growing.query_instructions)
+    meta = {
+        "rows": len(growing.row_query),
+        "left_out": growing.left_out,
+        "unusable": growing.report.unusable,
+        "format": growing.report.format,
+        "distinct_texts": len(growing.known),
+        "tokens": growing.offsets[-1],
+        "truncated": growing.truncated,
+        "query_instruction": instructions[0] if len(instructions) == 1 else None,
+        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,227 @@
+"""What a run will do and need, before any weight is loaded: steps, tokens, bytes between ranks, memory of a rank.
+
+Invariant: pure functions on plain numbers, no torch, no network; the same figures on a laptop as on the cluster.
+Owns bytes between ranks and the printed page; sizes stand in `sizes.py`, memory in `memory.py`. Leaves counting rows
+to the caller.
+
+Letters: B queries and N documents of a global batch, W ranks, D embedding dimension, P parameters, T trained ones.
+"""
+
+from dataclasses import dataclass, replace
+
+from reasonir.core.choices import Precision
+from reasonir.train.config import Engine, GatherPrecision, TrainConfig
+from reasonir.train.memory.estimate import (
+    GIB,
+    GRAPH_SHARE,
+    SHARDED,
+    MemoryFigures,
+    MemorySetting,
+    plan_memory,
+    suggest_savings,
+)
+from reasonir.train.memory.sizes import BatchFigures, ModelShape, plan_batch, read_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficFigures:
+    """Of one rank and step: bytes received (as many are sent), entries of its score block, operations for them."""
+
+    documents_bytes: float
+    document_gradients_bytes: float
+    gradients_bytes: float
+    weights_bytes: float
+    scores: int
+    score_operations: int
+
+
+def plan_traffic(
+    shape: ModelShape,
+    batch: BatchFigures,
+    *,
+    engine: Engine,
+    wire_bytes: int,
+    weight_bytes: int,
+    gradient_bytes: int,
+    forward_passes: int,
+    backward_passes: int,
+) -> TrafficFigures:
+    """Count bytes between ranks; with r = (W - 1) / W, the share of anything that lies with the others:
+
+    documents: N D r wire_bytes, and as much for their gradients (reduce-scatter).
+    gradients: ddp, zero1, zero2 one ring all-reduce a step, 2 r T (DeepSpeed's default,
+    use_multi_rank_bucket_allreduce); zero3, fsdp2 one reduce-scatter a backward pass, r T.
+    weights: zero1, zero2 all-gather what was updated, r T; zero3, fsdp2 gather all of them in every pass of a chunk,
+    (forward + backward passes) r P. Layers that are computed again in the backward pass lie there already.
+    scores: B/W x N, 2 D operations each.
+
+    Args:
+        wire_bytes: of an embedding's entry. weight_bytes: of a weight as it travels. gradient_bytes: of its gradient.
+        forward_passes, backward_passes: of this rank's chunks in one step.
+    """
+    share = (batch.ranks - 1) / batch.ranks
+    trained, everything = shape.trained_parameters, shape.parameters
+    documents = batch.documents * shape.hidden_size * share * wire_bytes
+    gradients = weights = 0.0
+    if engine in SHARDED:
+        gradients = backward_passes * trained * share * gradient_bytes
+        weights = (forward_passes + backward_passes) * everything * share * weight_bytes
+    elif engine is not Engine.single:
+        gradients = 2 * trained * share * gradient_bytes
+        weights = 0.0 if engine is Engine.ddp else trained * share * weight_bytes
+    scores = batch.rank_queries * batch.documents
+    return TrafficFigures(
+        documents_bytes=documents, document_gradients_bytes=documents, gradients_bytes=gradients,
+        weights_bytes=weights, scores=scores, score_operations=2 * shape.hidden_size * scores,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """All that is printed. sources: a line on each data source."""
+
+    setting: MemorySetting
+    traffic: TrafficFigures
+    memory: MemoryFigures
+    sources: list[str]
+    gather_precision: str
+    device_memory_gib: float
+    suggestions: list[str]
+
+
+def plan_figures(
+    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device_memory_gib: float = 80.0
+) -> RunFigures:
+    """Derive every figure of a run from its options; see `plan_run`."""
+    shape = read_shape(config.model, config.lora)
+    batch = plan_batch(
+        queries=config.global_batch_queries, negatives_per_query=config.negatives_per_query,
+        query_max_tokens=config.query_max_tokens, document_max_tokens=config.document_max_tokens,
+        chunk_tokens=config.chunk_tokens, ranks=ranks, rows=rows,
+        max_steps=config.max_steps, epochs=config.epochs,
+    )  # fmt: skip
+    engine, json_options = config.parallel.engine, config.parallel.deepspeed
+    zero = json_options.get("zero_optimization", {})
+    half = engine.startswith("zero") and json_options.get("bf16", {}).get("enabled") is True
+    setting = MemorySetting(
+        shape=shape, batch=batch, engine=engine, chunk_tokens=config.chunk_tokens,
+        arithmetic="fp32" if config.precision is Precision.fp32 else "bf16" if half else "autocast",
+        graph_memory_gib=config.graph_memory_gib or 0.0, gradient_checkpointing=config.gradient_checkpointing,
+        offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+        offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
+    )  # fmt: skip
+    if config.graph_memory_gib is None:  # the run itself measures; here the smaller share
+        free = device_memory_gib - plan_memory(setting).device_gib
+        setting = replace(setting, graph_memory_gib=max(0.0, GRAPH_SHARE["cpu"] * free))
+    lowered = engine is Engine.fsdp2 and config.precision is not Precision.fp32  # its policy gathers bfloat16
+    traffic = plan_traffic(
+        shape, batch, engine=engine, wire_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
+        weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes,
+        forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
+        backward_passes=batch.rank_chunks,
+    )  # fmt: skip
+    return RunFigures(
+        setting=setting, traffic=traffic, memory=plan_memory(setting), sources=sources,
+        gather_precision=config.parallel.gather_precision.value, device_memory_gib=device_memory_gib,
+        suggestions=suggest_savings(setting, device_memory_gib),
+    )  # fmt: skip
+
+
+def plan_run(
+    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device_memory_gib: float = 80.0
+) -> str:
+    """Say what a run will do and need.
+
+    Args:
+        ranks: processes, one a device.
+        rows: of all sources, as published; None where that of one is unknown.
+        sources: a line on each, for the page.
+        device_memory_gib: of one device, for the advice; 80 is an H100's.
+    """
+    return render_plan(plan_figures(config, ranks, rows, sources, device_memory_gib))
+
+
+def render_plan(plan: RunFigures) -> str:
+    """Lay the figures out as one page of text."""
+    blocks = [_batch_lines(plan), _compute_lines(plan), _traffic_lines(plan), _memory_lines(plan)]
+    if plan.setting.batch.ranks == 1:
+        del blocks[2]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _line(name: str, value: str, note: str = "") -> str:
+    return f"  {name:<27}{value:>22}  {note}".rstrip()
+
+
+def _batch_lines(plan: RunFigures) -> list[str]:
+    batch, shape = plan.setting.batch, plan.setting.shape
+    lines = ["data", *(f"  {line}" for line in plan.sources), ""]
+    each = f"{batch.queries:,} / {batch.ranks:,} ranks"
+    lines += [
+        _line("queries a step", f"{batch.queries:,}", f"{batch.rank_queries:,} a rank = {each}"),
+        _line("documents a step", f"{batch.documents:,}", f"{batch.rank_documents:,} a rank"),
+        _line("tokens a step", f"<= {batch.step_tokens:,}", f"<= {batch.rank_tokens:,} a rank"),
+        _line("chunks a rank and step", f"<= {batch.rank_chunks:,}", f"of {plan.setting.chunk_tokens:,} tokens"),
+    ]
+    if batch.steps_per_epoch is not None:
+        note = f"{batch.rows:,} rows / {batch.queries:,} queries"
+        lines.append(_line("steps an epoch", f"{batch.steps_per_epoch:,.1f}", note))
+    if batch.steps is not None and batch.run_tokens is not None:
+        note = "" if batch.epochs is None else f"{batch.epochs:.2f} epochs"
+        lines += [_line("steps", f"{batch.steps:,}", note), _line("tokens of the run", f"<= {batch.run_tokens:,}")]
+    lines += [
+        "",
+        f"model: sizes from {shape.source}" + ("" if shape.exact else " (unknown family: estimated)"),
+        _line("parameters", f"{shape.parameters:,}", f"{shape.layers} layers, dimension {shape.hidden_size:,}"),
+        _line("trained", f"{shape.trained_parameters:,}", f"{shape.trained_parameters / shape.parameters:.2%}"),
+    ]
+    return lines
+
+
+def _compute_lines(plan: RunFigures) -> list[str]:
+    setting, batch = plan.setting, plan.setting.batch
+    kept, more = setting.kept_chunks, int(setting.gradient_checkpointing)
+    passes = (kept * (3 + more) + (batch.rank_chunks - kept) * (4 + more)) / batch.rank_chunks
+    work = 2 * setting.shape.layers * setting.shape.layer_matrix_parameters * batch.rank_tokens * passes
+    return [
+        "computing (in forward passes; a backward pass counts as two)",
+        _line("chunks with kept graph", f"{kept:,} of {batch.rank_chunks:,}", f"{3 + more} passes each"),
+        _line("chunks computed twice", f"{batch.rank_chunks - kept:,}", f"{4 + more} passes each (GradCache)"),
+        _line("operations a rank and step", f"<= {work:.2e}", f"{passes:.2f} passes; matrices of the layers only"),
+        f"  gradient_checkpointing={str(bool(more)).lower()}; true costs one more pass: 5 instead of 4, "
+        "4 instead of 3 with a kept graph",
+    ]
+
+
+def _traffic_lines(plan: RunFigures) -> list[str]:
+    traffic, batch = plan.traffic, plan.setting.batch
+    rows = {
+        f"documents ({plan.gather_precision})": traffic.documents_bytes,
+        "gradients of documents": traffic.document_gradients_bytes,
+        "gradients of weights": traffic.gradients_bytes,
+        "weights": traffic.weights_bytes,
+    }
+    engine = f"parallel={plan.setting.engine}, {batch.ranks:,} rank{'s' if batch.ranks > 1 else ''}"
+    return [
+        f"between ranks, received by each in a step ({engine})",
+        *(_line(name, f"{value / 1e6:,.2f} MB") for name, value in rows.items()),
+        _line(
+            "scores a rank", f"{traffic.scores:,}", f"{batch.rank_queries:,} queries x {batch.documents:,} documents"
+        ),
+    ]
+
+
+def _memory_lines(plan: RunFigures) -> list[str]:
+    setting, memory = plan.setting, plan.memory
+    fits = memory.device_gib <= plan.device_memory_gib
+    lines = [f"memory of a rank ({setting.arithmetic}, {setting.weight_bytes} bytes a weight)"]
+    lines += [_line(name, f"{value / GIB:,.2f} GiB") for name, value in memory.device.items() if value]
+    verdict = "fits" if fits else "does NOT fit"
+    lines.append(_line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {plan.device_memory_gib:.0f} GiB"))
+    lines += [_line(f"{name}, on the host", f"{value / GIB:,.2f} GiB") for name, value in memory.host.items()]
+    if setting.shape.dora:  # seen on Llamas of 128 and 512 channels
+        lines.append("  DoRA's graphs keep more, not counted: another copy of the matrices, up to 2/3 more activations")
+    if not fits:
+        lines.append("to make it fit, in this order:" if plan.suggestions else "no option here makes it smaller")
+        lines += [f"  {text}" for text in plan.suggestions]
+    return lines

@@ -1,0 +1,195 @@
+"""Sizes of a model and of a batch by the options alone: parameters, how many of them train, texts, tokens, steps.
+
+Invariant: no weight, no torch, no network; tokens and chunks are upper limits (every text at its maximum).
+Leaves memory to `memory.py`, bytes between ranks and the printed page to `plan.py`.
+"""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reasonir.core.errors import UserError
+from reasonir.train.config import LoraConfig, ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Sizes of a trunk. gated: Llama's three feed-forward matrices and RMS norms, else BERT's two and biases.
+
+    matrices: name within a layer -> (inputs, outputs). prefix: of the layers' names. exact: the family is known.
+    dora: its adapters learn lengths too.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocabulary_size: int
+    gated: bool
+    parameters: int
+    trained_parameters: int
+    matrices: dict[str, tuple[int, int]]
+    prefix: str
+    exact: bool
+    source: str
+    dora: bool = False
+
+    @property
+    def layer_matrix_parameters(self) -> int:
+        """Entries of one layer's matrices: what its matrix products read."""
+        return sum(rows * columns for rows, columns in self.matrices.values())
+
+    @property
+    def largest_unit(self) -> int:
+        """Parameters of the largest part that a sharded engine gathers at once: a layer, or the embeddings."""
+        return max(self.layer_matrix_parameters, self.vocabulary_size * self.hidden_size)
+
+
+def read_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
+    """Return the sizes of `model.path`'s config.json (a folder, or already in the hub's cache), else of `model.*`."""
+    file = None if model.path is None else find_config_file(model.path)
+    if file is not None:
+        shape = shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+    else:
+        written = {"model_type": "llama", "rms_norm_eps": 1e-6, "vocab_size": model.vocabulary_size,
+                   "hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size,
+                   "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
+                   "num_key_value_heads": model.key_value_heads}  # fmt: skip
+        absent = "" if model.path is None else f" ({model.path} is not on this machine)"
+        shape = shape_of_json(written, f"the options model.*{absent}")
+    return with_adapters(shape, lora) if lora.rank else shape
+
+
+def find_config_file(path: str) -> Path | None:
+    """Return a model folder's config.json, or a hub id's from the local cache; None where it is not cached."""
+    folder = Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder / "config.json"
+    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"model.path={path}: no such model folder (config.json is missing)")
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(path.removeprefix("hub:"), "config.json")
+    except ValueError:  # not even the form of a hub id
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
+    """Read sizes from a transformers config.json and count parameters.
+
+    Llama's family: V h + h + layers (matrices, biases, 2 h of norms). BERT's: (V + positions + types) h + 2 h +
+    layers (matrices, biases, 4 h of norms) + a pooler of h^2 + h that is never trained. Other families are counted
+    like the one they resemble (`exact` is False).
+    """
+    try:
+        hidden, inner = content["hidden_size"], content["intermediate_size"]
+        layers, heads = content["num_hidden_layers"], content["num_attention_heads"]
+        vocabulary, kind = content["vocab_size"], content.get("model_type", "")
+    except KeyError as error:
+        raise UserError(f"{source} gives no {error.args[0]}; the run cannot be planned from it") from error
+    key_value_heads = content.get("num_key_value_heads") or heads
+    head = content.get("head_dim") or hidden // heads
+    wide, narrow = heads * head, key_value_heads * head
+    gated = "rms_norm_eps" in content
+    if gated:
+        matrices = {"self_attn.q_proj": (hidden, wide), "self_attn.k_proj": (hidden, narrow),
+                    "self_attn.v_proj": (hidden, narrow), "self_attn.o_proj": (wide, hidden),
+                    "mlp.gate_proj": (hidden, inner), "mlp.up_proj": (hidden, inner),
+                    "mlp.down_proj": (inner, hidden)}  # fmt: skip
+        bias = wide + 2 * narrow if kind == "qwen2" or content.get("attention_bias") else 0
+        bias += hidden if kind != "qwen2" and content.get("attention_bias") else 0
+        bias += 2 * inner + hidden if content.get("mlp_bias") else 0
+        small = bias + 2 * hidden + (2 * head if kind == "qwen3" else 0)
+        outside, frozen = (vocabulary + 1) * hidden, 0
+    else:
+        matrices = {"attention.self.query": (hidden, wide), "attention.self.key": (hidden, narrow),
+                    "attention.self.value": (hidden, narrow), "attention.output.dense": (wide, hidden),
+                    "intermediate.dense": (hidden, inner), "output.dense": (inner, hidden)}  # fmt: skip
+        small = sum(outputs for _, outputs in matrices.values()) + 4 * hidden
+        positions = content.get("max_position_embeddings", 0) + content.get("type_vocab_size", 0)
+        outside, frozen = (vocabulary + positions + 2) * hidden, hidden * (hidden + 1)
+    trained = outside + layers * (sum(a * b for a, b in matrices.values()) + small)
+    return ModelShape(
+        hidden_size=hidden, intermediate_size=inner, layers=layers, heads=heads, key_value_heads=key_value_heads,
+        head_size=head, vocabulary_size=vocabulary, gated=gated, parameters=trained + frozen,
+        trained_parameters=trained, matrices=matrices, prefix="layers" if gated else "encoder.layer",
+        exact=kind in ("llama", "mistral", "qwen2", "qwen3", "bert"), source=source,
+    )  # fmt: skip
+
+
+def with_adapters(shape: ModelShape, lora: LoraConfig) -> ModelShape:
+    """Return the shape with adapters as all that trains: rank (inputs + outputs) a layer, + outputs with DoRA."""
+    added, used = 0, set()
+    for name, (inputs, outputs) in shape.matrices.items():
+        for layer in range(shape.layers):
+            full = f"{shape.prefix}.{layer}.{name}"
+            meant = {t for t in lora.targets if t in ("all-linear", full) or full.endswith(f".{t}")}
+            used |= meant
+            added += (lora.rank * (inputs + outputs) + outputs * lora.dora) if meant else 0
+    unknown = [target for target in lora.targets if target not in used]
+    if unknown and shape.exact:
+        there = ", ".join(sorted({name.split(".")[-1] for name in shape.matrices}))
+        raise UserError(f"lora.targets: the model has no linear layer {unknown[0]!r}; there are {there}, all-linear")
+    return replace(shape, parameters=shape.parameters + added, trained_parameters=added, dora=lora.dora)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFigures:
+    """A global batch over the ranks. rank_*: of one rank and step, at most. None: rows are not known."""
+
+    queries: int
+    documents: int
+    ranks: int
+    rank_queries: int
+    rank_documents: int
+    rank_tokens: int
+    rank_chunks: int
+    longest_text: int
+    step_tokens: int
+    rows: int | None
+    steps_per_epoch: float | None
+    steps: int | None
+    epochs: float | None
+    run_tokens: int | None
+
+
+def plan_batch(
+    *,
+    queries: int,
+    negatives_per_query: int,
+    query_max_tokens: int,
+    document_max_tokens: int,
+    chunk_tokens: int,
+    ranks: int,
+    rows: int | None,
+    max_steps: int | None,
+    epochs: float,
+) -> BatchFigures:
+    """Derive what a step and the run hold at most: each query brings 1 + negatives documents of full length.
+
+    Chunks: texts of full length, longest first, cut where the next would exceed `chunk_tokens`; shorter texts never
+    need more. Steps: max_steps, else epochs x rows / queries, rounded up.
+    """
+    documents = queries * (1 + negatives_per_query)
+    local_queries, local_documents = math.ceil(queries / ranks), math.ceil(documents / ranks)
+    lengths = [query_max_tokens] * local_queries + [document_max_tokens] * local_documents
+    chunks, filled = 0, math.inf
+    for length in sorted(lengths, reverse=True):
+        if filled + length > chunk_tokens:
+            chunks, filled = chunks + 1, 0
+        filled += length
+    per_epoch = None if rows is None else rows / queries
+    steps = max_steps or (None if per_epoch is None else max(1, math.ceil(epochs * per_epoch)))
+    step_tokens = queries * query_max_tokens + documents * document_max_tokens
+    return BatchFigures(
+        queries=queries, documents=documents, ranks=ranks, rank_queries=local_queries, rank_documents=local_documents,
+        rank_tokens=sum(lengths), rank_chunks=chunks, longest_text=max(query_max_tokens, document_max_tokens),
+        step_tokens=step_tokens, rows=rows, steps_per_epoch=per_epoch, steps=steps,
+        epochs=steps / per_epoch if steps and per_epoch else None, run_tokens=steps * step_tokens if steps else None,
+    )  # fmt: skip

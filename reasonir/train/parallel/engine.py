@@ -1,0 +1,323 @@
+"""Engines: who holds weights, gradients and optimizer state, and how ranks turn their gradients into one step.
+
+The seam between training and torch's or DeepSpeed's machinery; the only room that knows either. Invariant: after
+`update`, every engine has applied the gradient of the sum over ranks of what they passed to `backward` (each rank
+passes its share of the global mean loss), clipped by its true global norm: not 1/W of it, not W times.
+
+Letters: W ranks.
+"""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from reasonir.core.errors import UserError
+from reasonir.model.encoder import Encoder
+from reasonir.train.parallel.ranks import Ranks
+
+BuildOptimizer = Callable[[Encoder], torch.optim.Optimizer]
+FILLED_IN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+             "optimizer", "scheduler", "fp16")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of one weight's numbers that this rank holds: weight.flatten()[start : start + count].
+
+    They stand in holder.flatten()[offset : offset + count], the tensor that the optimizer updates and keeps state of.
+    """
+
+    name: str
+    start: int
+    count: int
+    holder: torch.Tensor
+    offset: int
+
+
+class Engine:
+    """One process, or replicas: every rank holds everything, one all-reduce of the gradient a step.
+
+    Gradients of all weights lie in one buffer, so that one collective reduces them and nothing is copied.
+    lockstep: whether ranks must run the same number of forward passes. whole: whether a rank holds all weights.
+    """
+
+    lockstep = False
+    whole = True
+
+    def __init__(self, encoder: Encoder, optimizer: torch.optim.Optimizer, ranks: Ranks, limit: float) -> None:
+        """Take over the encoder's gradients; `limit` is the largest global gradient norm (0: any)."""
+        self.embed: Callable[..., torch.Tensor] = encoder
+        self.optimizer, self.ranks, self.limit = optimizer, ranks, limit
+        self.named: dict[str, Any] = trained_weights(encoder)
+        self._buffers = self._lay_out_gradients() if ranks.world > 1 else []
+
+    def _lay_out_gradients(self) -> list[torch.Tensor]:
+        buffers = []
+        for dtype in {p.dtype for p in self.named.values()}:
+            weights = [p for p in self.named.values() if p.dtype == dtype]
+            buffer = torch.zeros(sum(p.numel() for p in weights), dtype=dtype, device=weights[0].device)
+            for p, gradient in zip(weights, buffer.split([p.numel() for p in weights]), strict=True):
+                p.grad = gradient.view_as(p)
+            buffers.append(buffer)
+        return buffers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, for their learning rates."""
+        return self.optimizer.param_groups
+
+    def begin(self) -> None:
+        """Forget the gradients of the step before."""
+        for buffer in self._buffers:
+            buffer.zero_()
+        if not self._buffers:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, share: torch.Tensor) -> None:
+        """Add the gradient of one chunk's share of the loss."""
+        share.backward()
+
+    def update(self) -> float:
+        """Reduce, clip and apply the gradient; return its global 2-norm. A norm that is not finite applies nothing.
+
+        Collective.
+        """
+        for buffer in self._buffers:
+            dist.all_reduce(buffer)
+        parameters = list(self.named.values())
+        norm = self._norm(parameters)
+        if math.isfinite(norm):
+            clip_gradients(parameters, torch.tensor(norm, device=self.ranks.device), self.limit)
+            self.optimizer.step()
+        return norm
+
+    def _norm(self, parameters: Sequence[torch.Tensor]) -> float:
+        return float(gradient_norm(parameters))
+
+    @property
+    def states(self) -> dict[torch.Tensor, dict[str, Any]]:
+        """The optimizer's state by holder (under ZeRO, by flat partition)."""
+        return self.optimizer.state
+
+    def pieces(self, *, share: bool) -> Iterator[Piece]:
+        """Yield what this rank holds of the trained weights.
+
+        Args:
+            share: only this rank's share, so that all ranks together yield each number once; else all it holds.
+        """
+        rank, world = (self.ranks.rank, self.ranks.world) if share else (0, 1)
+        for name, p in self.named.items():
+            start, stop = p.numel() * rank // world, p.numel() * (rank + 1) // world
+            if stop > start:
+                yield Piece(name, start, stop - start, p, start)
+
+
+class FullyShardedEngine(Engine):
+    """torch's FSDP2: weights, gradients and optimizer in shards along the first dimension, gathered layer by layer."""
+
+    lockstep = True
+    whole = False
+
+    def __init__(self, encoder: Encoder, build: BuildOptimizer, ranks: Ranks, limit: float, precision: str) -> None:
+        """Shard the encoder in place, then build the optimizer over the shards."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+        low = torch.bfloat16 if precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
+        for block in _blocks(encoder.trunk):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        sharded: Any = fully_shard(encoder, mesh=mesh, mp_policy=policy)
+        self.embed = sharded
+        self.optimizer, self.ranks, self.limit = build(encoder), ranks, limit
+        self.named = trained_weights(encoder)
+        self._buffers = []
+
+    def backward(self, share: torch.Tensor) -> None:
+        """Add the gradient of one chunk's share; FSDP2 averages over ranks (gloo knows no other factor)."""
+        (share * self.ranks.world).backward()
+
+    def _norm(self, parameters: Sequence[torch.Tensor]) -> float:
+        norm: Any = gradient_norm(parameters)
+        return float(norm.full_tensor())
+
+    def pieces(self, *, share: bool) -> Iterator[Piece]:
+        """Yield this rank's rows of every weight."""
+        for name, p in self.named.items():
+            rows = -(-p.shape[0] // self.ranks.world)
+            width = p[0].numel() if p.ndim > 1 else 1
+            count = local(p).numel()
+            if count:
+                yield Piece(name, self.ranks.rank * rows * width, count, p, 0)
+
+
+class ZeroEngine(Engine):
+    """DeepSpeed's ZeRO stages 1 to 3.
+
+    DeepSpeed averages over ranks, so each share is scaled by W first. Stages 1 and 2 keep the chunks' gradients local
+    and reduce them once at the end of the step (`coalesce_grad_reduction`): left alone they would keep the last
+    chunk's only. Stage 3 reduces every chunk's, for it has no room for whole gradients.
+    """
+
+    def __init__(
+        self, encoder: Encoder, build: BuildOptimizer, ranks: Ranks, limit: float, json: dict[str, Any], precision: str
+    ) -> None:
+        """Hand encoder and optimizer to DeepSpeed."""
+        self.ranks = ranks
+        self.stage = int(json["zero_optimization"]["stage"])
+        self.lockstep, self.whole = self.stage == 3, self.stage < 3
+        self.named = trained_weights(encoder)
+        complete = {
+            "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
+            **json,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": limit,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 2**40,
+        }
+        if json.get("bf16", {}).get("enabled"):
+            complete["torch_autocast"]["enabled"] = False
+        deepspeed = _import_deepspeed(ranks.device)
+        self.wrapped, *_ = deepspeed.initialize(
+            model=encoder, optimizer=build(encoder), config=complete, dist_init_required=False
+        )
+        self.embed = self.wrapped
+        self.zero = self.wrapped.optimizer
+        self.optimizer = self.zero.optimizer
+        self._open = ExitStack()
+
+    def begin(self) -> None:
+        """Forget the gradients of the step before; stages 1 and 2 hold reductions back from here on."""
+        if self.stage < 3:
+            self._open = ExitStack()
+            self._open.enter_context(self.wrapped.coalesce_grad_reduction())
+
+    def backward(self, share: torch.Tensor) -> None:
+        """Add the gradient of one chunk's share of the loss."""
+        self.wrapped.backward(share * self.ranks.world, scale_wrt_gas=False)
+
+    def update(self) -> float:
+        """Reduce, clip and apply the gradient; return its global 2-norm. DeepSpeed skips a norm that is not finite."""
+        self._open.close()
+        self.wrapped.step()
+        norm = float(self.wrapped.get_global_grad_norm())
+        return norm if norm >= 0 else math.nan
+
+    def pieces(self, *, share: bool) -> Iterator[Piece]:
+        """Yield this rank's part of the flat float32 partitions."""
+        names = {id(p): name for name, p in self.named.items()}
+        if self.stage < 3:
+            for group, flat in zip(self.zero.bit16_groups, self.zero.single_partition_of_fp32_groups, strict=True):
+                for p in group:
+                    if p._hp_mapping is not None:
+                        here, there = p._hp_mapping.lp_fragment_address, p._hp_mapping.hp_fragment_address
+                        yield Piece(names[id(p)], here.start, here.numel, flat, there.start)
+            return
+        for name, p in self.named.items():
+            group_index, offset, count = self.zero.grad_position[self.zero.get_param_id(p)]
+            start = count * self.ranks.rank
+            if p.ds_numel > start:  # the last ranks hold padding
+                flat = self.zero.fp32_partitioned_groups_flat[group_index]
+                yield Piece(name, start, min(count, p.ds_numel - start), flat, offset)
+
+
+def open_engine(
+    name: str,
+    encoder: Encoder,
+    build: BuildOptimizer,
+    ranks: Ranks,
+    *,
+    max_gradient_norm: float,
+    precision: str = "fp32",
+    deepspeed: dict[str, Any] | None = None,
+) -> Engine:
+    """Return the engine called `name`, over the encoder's trainable weights.
+
+    Args:
+        name: single, ddp, zero1, zero2, zero3 or fsdp2.
+        build: makes the optimizer, once the weights are where the engine wants them.
+        max_gradient_norm: gradients of a larger global norm are scaled down to it; 0 never clips.
+        precision: "fp32" or "bf16" (autocast).
+        deepspeed: DeepSpeed's JSON, for the ZeRO stages.
+    Raises:
+        UserError: DeepSpeed JSON that contradicts the run.
+    """
+    if name in ("single", "ddp"):
+        return Engine(encoder, build(encoder), ranks, max_gradient_norm)
+    _join_alone(ranks)
+    if name == "fsdp2":
+        return FullyShardedEngine(encoder, build, ranks, max_gradient_norm, precision)
+    json = deepspeed or {}
+    if taken := [key for key in FILLED_IN if key in json]:
+        raise UserError(f"parallel.deepspeed.{taken[0]}: this follows from the run's own options; remove it")
+    stage = json.get("zero_optimization", {}).get("stage")
+    if f"zero{stage}" != name:
+        raise UserError(f"parallel.deepspeed.zero_optimization.stage={stage} contradicts engine {name}")
+    return ZeroEngine(encoder, build, ranks, max_gradient_norm, json, precision)
+
+
+def _join_alone(ranks: Ranks) -> None:
+    """Open a process group of one where sharded engines run without a launcher."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed without its chatter; on a CPU, without the kernel it would compile and never use here."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed 0.19 calls names that torch 2.13 has renamed, in every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+        from deepspeed.utils import logger
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _blocks(trunk: Any) -> list[torch.nn.Module]:
+    """Return the layers that are gathered one by one."""
+    names = set(trunk._no_split_modules or ())
+    blocks = [module for module in trunk.modules() if type(module).__name__ in names]
+    if blocks:
+        return blocks
+    stacks = [list(module) for module in trunk.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(stacks, key=len, default=[])
+
+
+def trained_weights(encoder: Encoder) -> dict[str, Any]:
+    """Return the parameters that learn, by name."""
+    return {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+
+
+def local(tensor: Any) -> torch.Tensor:
+    """Return this rank's part of a sharded tensor, or the tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the 2-norm over all gradients."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def clip_gradients(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
+    """Scale all gradients by limit / norm where the norm exceeds the limit; 0 clips nothing."""
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(list(parameters), limit, norm)

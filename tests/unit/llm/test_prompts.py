@@ -1,0 +1,90 @@
+"""Prompt files: whole, checked, editable."""
+
+from pathlib import Path
+
+import pytest
+
+from reasonir.core.errors import UserError
+from reasonir.llm import Completion
+from reasonir.llm.prompts import OWN_FILES, REWRITE_VARIABLES, load_prompt, rewrite_values
+
+OWN = {
+    "hq": (("document",), "query"),
+    "eq": (("document",), "query"),
+    "negatives": (("instruction", "query", "positive", "negatives", "min_words"), "negative"),
+    "vl_tasks": (("field", "count", "example"), "tasks"),
+    "vl": (("task", "query_words", "positive_words"), "query positive"),
+    "rewrite": (REWRITE_VARIABLES, "text"),
+    "judge": (("instruction", "query", "document"), "score"),
+}
+FILE = "version: v1\nturns:\n  - {role: user, text: 'Read {{ document }}'}\nretry: 'No - {{ reason }}'\n"
+
+
+def test_every_own_file_is_known_here() -> None:
+    """But for the evaluation's, whose tests know theirs."""
+    assert {path.stem for path in OWN_FILES.glob("*.yaml") if not path.stem.startswith(("rerank_", "rag_"))} == set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_prompts_show_every_variable(name: str) -> None:
+    variables, answer = OWN[name]
+    prompt = load_prompt(name, None, variables, answer, ("fields",) if name == "vl_tasks" else ())
+    values = {variable: f"<{variable} here>" for variable in variables} | {"negatives": ["<negatives here>"]}
+    shown = "\n".join(message.content for message in prompt.messages(values))
+    unused = {"length_tokens", "instruction"} if name == "rewrite" else set()
+    assert all(f"<{variable} here>" in shown for variable in set(variables) - unused - {"instruction"})
+    assert "{{" not in shown and "{%" not in shown and prompt.version.startswith(name.replace("_", "-"))
+    assert "because of this" in prompt.feedback("because of this").content
+
+
+def test_an_edited_file_comes_first_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "rewrite.yaml").write_text(FILE.replace("document", "query"))
+    edited = load_prompt("rewrite", str(tmp_path), ("query",), "text")
+    assert edited.version == "v1" and edited.messages({"query": "{{ a }}"})[0].content == "Read {{ a }}"
+    assert load_prompt("eq", str(tmp_path), ("document",), "query").version == "eq-1"
+    assert edited.sha256 != load_prompt("rewrite", None, OWN["rewrite"][0], "text").sha256
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("version: [", "broken YAML"),
+        ("- a", "holds version, turns and retry"),
+        (FILE + "extra: 1\n", "unknown entry 'extra'"),
+        (FILE.replace("version: v1\n", ""), "`version` is missing"),
+        (FILE.replace("document", "documnt"), "uses 'documnt'; there are document"),
+        (FILE.replace("{{ document", "{{ document |"), "`turns[0]`"),
+        (FILE.replace("role: user", "role: human"), "role 'human'"),
+        (FILE.replace("role: user", "role: assistant"), "the last turn must be the user's"),
+        (FILE.replace("{{ reason }}", "{{ why }}"), "`retry` uses 'why'"),
+        (FILE + "schema: {type: array}\n", "must be a JSON schema of type object"),
+        (FILE + "schema: {type: object, required: [q]}\n", "must require the field `text`"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "p.yaml").write_text(content)
+    with pytest.raises(UserError) as raised:
+        load_prompt("p", str(tmp_path), ("document",), "text")
+    assert expected in str(raised.value) and str(tmp_path / "p.yaml") in str(raised.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; copy"):
+        load_prompt("hq", str(tmp_path / "no"), ("document",), "query")
+
+
+def test_a_rewriting_asks_without_line_breaks_and_with_its_length() -> None:
+    prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
+    (asked,) = prompt.messages(rewrite_values("Why does\n it\r\nrise?\n", 64))
+    assert asked.content.startswith("Why does it rise?\n") and "64 tokens (some 48 words)" in asked.content
+    (free,) = prompt.messages(rewrite_values("Why?", None))
+    assert "tokens" not in free.content and "cut off" not in free.content
+
+
+def test_a_refused_answer_is_shown_again_and_one_that_ran_on_only_in_part() -> None:
+    prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
+    for finish, shown in (("stop", 8_000), ("length", 400)):
+        answer, reason = prompt.after_refusal(Completion(id="", text="x" * 9_000, finish=finish), "Too dull.")
+        assert (answer.role, answer.content, reason.role) == ("assistant", "x" * shown, "user")
+        assert "Too dull." in reason.content
+    assert prompt.after_refusal(Completion(id="", text=" ", finish="stop"), "")[0].content == "(nothing)"

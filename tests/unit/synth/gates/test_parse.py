@@ -1,0 +1,70 @@
+"""Answers as models give them."""
+
+import json
+
+import pytest
+
+from reasonir.synth.gates.parse import Refusal, read_answer, schema_problem
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string", "minLength": 1},
+        "score": {"type": "integer", "minimum": 0, "maximum": 5},
+    },
+    "required": ["query"],
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"query": "why?"}',
+        '```json\n{"query": "why?"}\n```',
+        'Sure:\n{"query": "why?"} I hope {that} helps.',
+        '<think>{"query": "draft"}</think>{"query": "why?"}',
+        'reasoning without a start</think> {"query": "why?"}',
+        'in set notation {1, 2}: {"query": "why?"}',
+    ],
+)
+def test_what_is_around_the_object_does_not_count(text: str) -> None:
+    assert read_answer(text, "stop", SCHEMA) == {"query": "why?"}
+
+
+def test_line_breaks_within_strings_pass() -> None:
+    assert read_answer('{"query": "a\nb"}', "stop", SCHEMA) == {"query": "a\nb"}
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("", "stop", "json"),
+        ("why?", "stop", "json"),
+        ('["query"]', "stop", "json"),
+        ('{"query": "why', "stop", "json"),
+        ('{"query": "why', "length", "cut_off"),
+        ("{" * 100_000, "stop", "json"),
+        ('{"query": 3}', "stop", "schema"),
+        ('{"query": null}', "stop", "schema"),
+        ('{"query": " "}', "stop", "schema"),
+        ('{"quer": "why?"}', "stop", "schema"),
+        ('{"query": "why?", "score": 6}', "stop", "schema"),
+        ('{"query": "why?", "score": true}', "stop", "schema"),
+        ('{"query": "\\ud800"}', "stop", "json"),
+    ],
+)
+def test_anything_else_is_refused_with_its_reason(text: str, finish: str, reason: str) -> None:
+    refused = read_answer(text, finish, SCHEMA)
+    assert isinstance(refused, Refusal) and refused.reason == reason and refused.detail.endswith(".")
+
+
+def test_plain_text_needs_no_schema_and_may_be_cut() -> None:
+    assert read_answer(" thoughts ", "length", None) == {"text": "thoughts"}
+    assert isinstance(read_answer("<think>nothing else</think>", "stop", None), Refusal)
+
+
+def test_schema_problem_looks_into_lists() -> None:
+    schema = {"type": "object", "properties": {"tasks": {"type": "array", "minItems": 2, "items": {"type": "string"}}}}
+    assert schema_problem(json.loads('{"tasks": ["a", "b"]}'), schema) == ""
+    assert "fewer than 2" in schema_problem({"tasks": ["a"]}, schema)
+    assert "an entry of `tasks` must be of type string" in schema_problem({"tasks": ["a", 3]}, schema)

@@ -1,0 +1,44 @@
+"""Free memory is read from the machine, its control groups included."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from reasonir.train.memory import graph_budget as free_memory
+
+CPU = torch.device("cpu")
+
+
+def write_group(folder: Path, limit: str, current: int, file: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{current}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {file}\n")
+
+
+def test_half_of_what_is_free_on_a_cpu_shared_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone, whole = free_memory.graph_allowance(CPU), free_memory.device_memory_gib(CPU)
+    assert 0 < alone <= psutil.virtual_memory().total / 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory.graph_allowance(CPU) == pytest.approx(alone / 4, rel=0.2)
+    assert free_memory.device_memory_gib(CPU) == pytest.approx(whole / 4)
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch system sets them: a limit on the job, none on the step below it."""
+    groups = tmp_path / "cgroup"
+    line = tmp_path / "self"
+    line.write_text("0::/slurm/job_1/step_0\n")
+    write_group(groups, "max", 0, 0)
+    write_group(groups / "slurm" / "job_1", "8000000", 5_000_000, 1_000_000)
+    write_group(groups / "slurm" / "job_1" / "step_0", "max", 4_000_000, 0)
+    monkeypatch.setattr(free_memory, "CGROUPS", groups)
+    monkeypatch.setattr(free_memory, "OWN_GROUP", line)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert free_memory.graph_allowance(CPU) == 2_000_000
+    assert free_memory.device_memory_gib(CPU) == 8_000_000 / 2**30
+    line.unlink()
+    assert free_memory.graph_allowance(CPU) > 2_000_000

@@ -1,0 +1,148 @@
+"""Dealing texts to ranks, stretching chunks, and checkpoints of any number of ranks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.train import checkpoint
+from reasonir.train.optim import build_adamw
+from reasonir.train.parallel.cross_device import attention_share_of, deal_texts, text_cost
+from reasonir.train.parallel.engine import Engine
+from reasonir.train.parallel.ranks import Ranks
+from reasonir.train.step import largest_texts, stretch_chunks
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_every_text_is_dealt_once_and_queries_evenly(ranks: int) -> None:
+    draw = np.random.default_rng(ranks)
+    queries, documents = draw.integers(5, 2_000, 24).astype(float), draw.integers(5, 2_000, 37).astype(float)
+    deal = deal_texts(queries, documents, ranks)
+    assert np.array_equal(np.sort(np.concatenate(deal.queries)), np.arange(24))
+    assert np.array_equal(np.sort(np.concatenate(deal.documents)), np.arange(37))
+    assert {len(indices) for indices in deal.queries} == {24 // ranks}
+    loads = [queries[q].sum() + documents[d].sum() for q, d in zip(deal.queries, deal.documents, strict=True)]
+    assert np.allclose(deal.load, loads)
+    assert all(np.array_equal(d, np.sort(d)) for d in (*deal.queries, *deal.documents))
+
+
+def test_the_deal_is_balanced_where_file_order_is_not() -> None:
+    draw = np.random.default_rng(0)
+    cost = text_cost(draw.lognormal(5.5, 1.2, 128 * 48).clip(8, 2_048), attention_share_of(7_000_000_000, 32, 4_096))
+    deal = deal_texts(cost[: 128 * 16], cost[128 * 16 :], 128)
+    in_order = cost[: 128 * 16].reshape(128, 16).sum(1) + cost[128 * 16 :].reshape(128, 32).sum(1)
+    assert in_order.max() / in_order.mean() - 1 > 0.3
+    assert deal.spread < 0.01
+
+
+def test_queries_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="7 queries do not divide by 2 ranks"):
+        deal_texts(np.ones(7), np.ones(9), 2)
+
+
+def test_attention_counts_more_for_long_texts() -> None:
+    share = attention_share_of(7_000_000_000, 32, 4_096)
+    one, two = text_cost(np.array([2_048.0, 4_096.0]), share)
+    assert 2.0 < two / one < 2.2
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 12])
+def test_stretched_chunks_keep_order_and_fill_up_with_idle_ones(count: int) -> None:
+    lengths = np.array([9, 8, 8, 5, 4, 2, 1])
+    chunks = stretch_chunks([np.array([0, 1]), np.array([2, 3, 4]), np.array([5, 6])], lengths, count)
+    assert len(chunks) == count and all(len(chunk) for chunk in chunks)
+    together = np.concatenate(chunks)
+    assert together[:7].tolist() == list(range(7))
+    assert (together[7:] == 6).all(), "idle chunks repeat the shortest text"
+
+
+def test_largest_texts_fill_one_chunk_a_rank() -> None:
+    plan = largest_texts(40, 100, 350, 3)
+    assert len(plan.query_ids) == 3 and len(plan.document_ids) == 9
+    assert sum(map(len, plan.query_ids)) + sum(map(len, plan.document_ids)) == 3 * 340
+
+
+class _As(Ranks):
+    """One of several ranks, without a group: enough to say who writes what."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        super().__init__(5.0)
+        self.rank, self.world = rank, world
+
+
+def trained_engine(tiny, ranks: Ranks) -> Engine:
+    engine = Engine(tiny, build_adamw(tiny, 1e-2, 1e-2, 0.0), Ranks(5.0), 0.0)
+    for p in tiny.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    engine.update()
+    engine.ranks = ranks
+    return engine
+
+
+STATE = checkpoint.TrainingState(3, "fp32", 99, "data")
+
+
+def write(engine: Engine, folder: Path, worlds: int) -> Path:
+    """Save as `worlds` ranks would, rank 0 last: it commits."""
+    for rank in reversed(range(worlds)):
+        engine.ranks = _As(rank, worlds)
+        writer = checkpoint.CheckpointWriter(folder, engine.ranks, keep=2)
+        writer.save(engine, STATE)
+        writer.wait()
+    return folder / "step_3"
+
+
+@pytest.mark.parametrize("worlds", [1, 3])
+def test_a_checkpoint_of_any_number_of_ranks_restores_weights_and_moments(tiny, tmp_path: Path, worlds: int) -> None:
+    engine = trained_engine(tiny, _As(0, worlds))
+    path = write(engine, tmp_path, worlds)
+    assert len(list(path.glob("rank_*.safetensors"))) == worlds
+    saved = {name: p.detach().clone() for name, p in tiny.named_parameters()}
+    moments = {name: engine.states[p]["exp_avg_sq"].clone() for name, p in tiny.named_parameters()}
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.zero_()
+    engine.optimizer.state.clear()
+    reader = checkpoint.CheckpointReader(path)
+    assert reader.state == STATE
+    checkpoint.load_weights(reader, tiny)
+    engine.ranks = Ranks(5.0)
+    checkpoint.load_optimizer(reader, engine)
+    reader.close()
+    assert all(torch.equal(p, saved[name]) for name, p in tiny.named_parameters())
+    assert max(float(m.max()) for m in moments.values()) > 0
+    for name, p in tiny.named_parameters():
+        assert torch.equal(engine.states[p]["exp_avg_sq"], moments[name])
+        assert float(engine.states[p]["step"]) == 3
+
+
+def test_a_checkpoint_with_a_file_missing_or_of_another_model_is_refused(tiny, tmp_path: Path) -> None:
+    path = write(trained_engine(tiny, _As(0, 3)), tmp_path, 3)
+    reader = checkpoint.CheckpointReader(path)
+    other = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match="does not fit this model"):
+        checkpoint.load_weights(reader, other)
+    reader.close()
+    (path / "rank_00001.safetensors").unlink()
+    with pytest.raises(UserError, match="2 rank files and was written by 3 ranks"):
+        checkpoint.CheckpointReader(path)
+
+
+def test_a_damaged_checkpoint_is_named(tiny, tmp_path: Path) -> None:
+    path = write(trained_engine(tiny, _As(0, 1)), tmp_path, 1)
+    file = path / "rank_00000.safetensors"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"rank_00000\.safetensors cannot be read"):
+        checkpoint.CheckpointReader(path)
+
+
+def test_rank_0_waits_for_all_files_and_then_gives_up(tiny, tmp_path: Path) -> None:
+    engine = trained_engine(tiny, _As(0, 2))
+    engine.ranks.timeout_seconds = 0.3
+    writer = checkpoint.CheckpointWriter(tmp_path, engine.ranks, keep=2)
+    writer.save(engine, STATE)
+    with pytest.raises(RunStopped, match="not all ranks wrote"):
+        writer.wait()
+    assert checkpoint.list_checkpoints(tmp_path) == []
