@@ -2,7 +2,8 @@
 
 It knows which words a query and which a document uses for the same thing (`reasonir.quickstart.world`), and nothing
 else: with it the whole chain runs without a model, and what it writes is right by construction. It says nothing
-about how well a real generator writes. Invariant: an answer depends on the request alone, so that a run that was stopped goes on alike.
+about how well a real generator writes. Invariant: an answer depends on the request alone, so that a run that was
+stopped goes on alike.
 """
 
 import hashlib

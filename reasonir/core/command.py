@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.fields import check_range
 from reasonir.core.help import _leaves, element_schemas, find_configs, help_page, option_rows
 from reasonir.core.processes import rank, world_size
 
@@ -154,12 +155,19 @@ def _typed(composed: Any, schema: type) -> Any:
     return OmegaConf.to_object(composed)
 
 
-def validate_tree(config: Any) -> None:
-    """Call `validate()` on every dataclass of the tree, leaves first."""
+def validate_tree(config: Any, prefix: str = "") -> None:
+    """Check the range of every field of the tree (`fields.py`) and call every `validate()`, leaves first.
+
+    Args:
+        config: A dataclass object whose fields may be dataclass objects.
+        prefix: What stands before the names of its fields on the command line, such as `generator.`.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            validate_tree(value)
+            validate_tree(value, f"{prefix}{field.name}.")
+        else:
+            check_range(field, f"{prefix}{field.name}", value)
     if hasattr(config, "validate"):
         config.validate()
 

@@ -1,0 +1,75 @@
+"""Ranges of options, written at the field: `learning_rate: float = positive()`.
+
+`core/command.py` checks every field's range before it calls `validate()`, so that `validate()` holds only the rules
+that relate several options. The value itself always comes from a YAML file or the command line. Null passes: a field
+that may not be null says so by its type.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from reasonir.core.errors import require
+
+RANGE = "range"
+"""The key of a field's metadata under which its range lies."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that an option accepts, and the words for them."""
+
+    low: float
+    high: float
+    low_included: bool
+    high_included: bool
+    rule: str
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number lies in the range; NaN and infinity never do."""
+        above = value >= self.low if self.low_included else value > self.low
+        below = value <= self.high if self.high_included else value < self.high
+        return math.isfinite(value) and above and below
+
+
+def positive() -> Any:
+    """Declare an option that must be above 0 and finite."""
+    return _field(Range(0, math.inf, False, False, "must be positive"))
+
+
+def at_least(low: float) -> Any:
+    """Declare an option that must be `low` or more, and finite."""
+    return _field(Range(low, math.inf, True, False, f"must be {low:g} or more"))
+
+
+def within(low: float, high: float, ends: str = "[]") -> Any:
+    """Declare an option between two numbers.
+
+    Args:
+        low: The lower end.
+        high: The upper end.
+        ends: Which ends belong to the range, as in mathematics: `[]`, `(]`, `[)` or `()`.
+    """
+    assert ends in ("[]", "(]", "[)", "()"), ends
+    rule = f"must lie in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    return _field(Range(low, high, ends[0] == "[", ends[1] == "]", rule))
+
+
+def check_range(field: dataclasses.Field[Any], name: str, value: Any) -> None:
+    """Raise the one-line refusal of a value outside the range of its field.
+
+    Args:
+        field: The dataclass field, with or without a range.
+        name: The option's name on the command line, with dots.
+        value: What the option holds; a list is checked number by number.
+    """
+    limits: Range | None = field.metadata.get(RANGE)
+    if limits is None or value is None:
+        return
+    numbers = value if isinstance(value, list) else [value]
+    require(all(limits.holds(number) for number in numbers), name, value, limits.rule)
+
+
+def _field(limits: Range) -> Any:
+    # "???" is omegaconf's MISSING, which this module must not import: the value is required from YAML.
+    return dataclasses.field(default="???", metadata={RANGE: limits})
