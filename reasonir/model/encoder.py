@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from reasonir.core.prefetch import ahead
+from reasonir.model.folders import load_parts, save_encoder
 from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.pooling import Pooling, pool
 from reasonir.model.presets import Preset
@@ -65,14 +66,10 @@ class Encoder(torch.nn.Module):
         Raises:
             UserError: unreadable folder, missing weights or tokenizer, or a failed leak probe.
         """
-        from reasonir.model.folders import load_encoder
-
-        return load_encoder(path, dtype=dtype, device=device, template=template)
+        return cls(**load_parts(path, dtype=dtype, device=device, template=template))
 
     def save_pretrained(self, path: str) -> None:
         """Write a folder that this class, transformers and SentenceTransformer load, atomically."""
-        from reasonir.model.folders import save_encoder
-
         save_encoder(self, path)
 
     @property

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -33,11 +33,28 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 
 
-def load_encoder(path: str, *, dtype: torch.dtype | None, device: str | None, template: str) -> Any:
-    """Load a model folder or hub id as an `Encoder` (see `Encoder.from_pretrained`)."""
-    from transformers.utils import logging
+class EncoderParts(TypedDict):
+    """The arguments of `Encoder`, read from a model folder."""
 
-    from reasonir.model.encoder import Encoder
+    trunk: Any
+    tokenizer: Any
+    template: Template
+    fingerprint: str
+    declared_max_tokens: int | None
+    pooling: Pooling
+    query_instruction: str
+
+
+def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, template: str) -> EncoderParts:
+    """Load what an `Encoder` consists of from a model folder or hub id.
+
+    Args:
+        path: A model folder of any supported layout, or a hub id.
+        dtype: Of the weights; None is float32 on a CPU and the checkpoint's own dtype elsewhere.
+        device: Where the weights go; None is "cuda" where there is one, else "cpu".
+        template: "auto" or the name of a preset.
+    """
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -49,12 +66,12 @@ def load_encoder(path: str, *, dtype: torch.dtype | None, device: str | None, te
     preset = choose_preset(path, config, template)
     tokenizer, form = load_template(path, preset)
     trunk = load_trunk(path, config, dtype, preset.attention).to(device)
-    return Encoder(
-        trunk,
-        tokenizer,
-        form,
-        fingerprint(path, trunk, preset),
-        declared_max_tokens(path),
+    return EncoderParts(
+        trunk=trunk,
+        tokenizer=tokenizer,
+        template=form,
+        fingerprint=fingerprint(path, trunk, preset),
+        declared_max_tokens=declared_max_tokens(path),
         pooling=preset.pooling,
         query_instruction=preset.query_instruction,
     )

@@ -220,7 +220,6 @@ def test_no_prefix_is_shared_by_three_files_of_a_folder() -> None:
     assert {key: files for key, files in prefixes.items() if files >= 3 and key[1]} == {}
 
 
-@pytest.mark.xfail(strict=True, reason="model/folders.py and model/encoder.py import each other")
 def test_modules_import_in_no_circle() -> None:
     graph = {
         file: {other for name, _ in imports(TREES[file]) if (other := file_of(name)) not in (None, file)}
