@@ -1,27 +1,135 @@
-"""JSON and JSON lines: reading with file and line, writing beside and renaming."""
+"""Files and folders that are complete or not there; JSON and JSON lines, read with file and line.
+
+Every file that a later command reads is written to a name beside its own and renamed at the end, because a killed
+process, a full disk or an error in the middle must not leave half a file under the final name.
+"""
 
 import gzip
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, TextIO, overload
 
 from reasonir.core.errors import UserError
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
 
 
+@overload
+def whole_file(
+    path: str | Path, mode: Literal["w"] = "w", *, durable: bool = False, per_process: bool = False
+) -> AbstractContextManager[TextIO]: ...
+
+
+@overload
+def whole_file(
+    path: str | Path, mode: Literal["wb"], *, durable: bool = False, per_process: bool = False
+) -> AbstractContextManager[BinaryIO]: ...
+
+
+@contextmanager
+def whole_file(path: str | Path, mode: str = "w", *, durable: bool = False, per_process: bool = False) -> Iterator[Any]:
+    """Open a file that appears under its name complete, when the block ends without an error, or not at all.
+
+    Text is UTF-8 with Unix line ends on every machine.
+
+    Args:
+        path: The final name; its folder must exist. An older file stays readable until the block has ended.
+        mode: `w` for text, `wb` for bytes.
+        durable: Wait until the disk holds the bytes, so that a power cut leaves no empty file.
+        per_process: As in `whole_path`.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    whole = whole_path(path, durable=durable, per_process=per_process)
+    with whole as scratch, scratch.open(mode, **text) as stream:  # type: ignore[call-overload]
+        yield stream
+
+
+@contextmanager
+def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = False) -> Iterator[Path]:
+    """Give the name of a file beside `path` for a library to write to, and rename that file when the block has ended.
+
+    A block that fails leaves no file. A killed process leaves `.NAME.partial`, which the next attempt overwrites.
+
+    Args:
+        path: The final name; its folder must exist.
+        durable: Wait until the disk holds the bytes.
+        per_process: Several processes may write the same file at once (a shared cache): each writes
+            `.NAME.<process id>.partial`, and the last to end wins.
+    """
+    path = Path(path)
+    scratch = _beside(path, per_process)
+    try:
+        yield scratch
+        if durable:
+            flush_to_disk(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `path` to fill, and put it in place of `path` when the block has ended.
+
+    A block that fails leaves the older folder as it was.
+
+    Args:
+        path: The final name; missing parents are made.
+        per_process: As in `whole_path`.
+    """
+    path = Path(path)
+    scratch = _beside(path, per_process)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        replace_folder(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replace_folder(scratch: Path, target: Path) -> None:
+    """Put a finished folder in place of `target`; a crash in between leaves one of the two whole."""
+    if target.exists():
+        retired = target.with_name(f".{target.name}.old")
+        shutil.rmtree(retired, ignore_errors=True)
+        os.replace(target, retired)
+        os.replace(scratch, target)
+        shutil.rmtree(retired)
+    else:
+        os.replace(scratch, target)
+
+
+def _beside(path: Path, per_process: bool) -> Path:
+    process = f".{os.getpid()}" if per_process else ""
+    return path.with_name(f".{path.name}{process}.partial")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk holds a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file that appears complete or not at all."""
+    with whole_file(path) as stream:
+        stream.write(text)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: complete under its final name or not there at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", encoding="utf-8") as stream:
+    """Write JSON that appears complete or not at all, and wait until the disk holds it."""
+    with whole_file(path, durable=True) as stream:
         stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, path)
 
 
 def file_sha256(path: str | Path) -> str:
@@ -74,28 +182,17 @@ def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows, one JSON object a line, gzipped for .gz; the file appears complete or not at all."""
+    """Write rows, one JSON object a line, gzipped for .gz, complete or not at all; return how many there were."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        count = _write_lines(scratch, rows, zipped=path.suffix == ".gz")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return count
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], zipped: bool) -> int:
     count = 0
-    with path.open("wb") as raw:
+    with whole_file(path, "wb", durable=True) as raw:
         # A fixed time stamp and no name: the same rows give the same bytes.
-        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if zipped else raw
+        zipped = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else None
+        stream = zipped or raw
         for row in rows:
             stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
             count += 1
-        if stream is not raw:
-            stream.close()
-        raw.flush()
-        os.fsync(raw.fileno())
+        if zipped is not None:
+            zipped.close()  # writes the end of the archive; the file below stays open
     return count

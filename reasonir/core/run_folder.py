@@ -5,7 +5,6 @@ runs. Owns metrics.jsonl, the wandb sink and the progress line.
 """
 
 import gzip
-import os
 import platform
 import resource
 import subprocess
@@ -18,7 +17,8 @@ from typing import Any
 from reasonir import __version__
 from reasonir.core.command import changed_fields, to_yaml
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_json
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_text
+from reasonir.core.stamp import input_files, remove_stamp, write_stamp
 
 MANIFEST_PACKAGES = (
     "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
@@ -28,15 +28,10 @@ MANIFEST_PACKAGES = (
 
 def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Return path, sha256, bytes and rows of every input file (files inside, for a folder)."""
-    described = []
-    for path in map(Path, paths):
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        described += [
-            {"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size, "rows": count_rows(f)}
-            for f in files
-            if f.exists()
-        ]
-    return described
+    return [
+        {"path": str(file), "sha256": file_sha256(file), "bytes": file.stat().st_size, "rows": count_rows(file)}
+        for file in input_files(paths)
+    ]
 
 
 def count_rows(path: Path) -> int | None:
@@ -75,11 +70,11 @@ class RunFolder:
         self.path = Path(path)
         self._config = config
         self._started = time.time()
+        if not path:
+            raise UserError("output_dir is empty; name a folder")
         self._refuse_strangers(resume, list(ignored), ignored_groups)
 
     def _refuse_strangers(self, resume: bool, ignored: list[str], ignored_groups: tuple[str, ...]) -> None:
-        if not self._config.output_dir:
-            raise UserError("output_dir is empty; name a folder")
         for path in (self.path, *self.path.parents):
             if path.exists() and not path.is_dir():
                 raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
@@ -101,11 +96,8 @@ class RunFolder:
     def start(self) -> None:
         """Create the folder and write the resolved configuration; an older manifest no longer counts."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / MANIFEST_FILE).unlink(missing_ok=True)
-        text = to_yaml(self._config)
-        scratch = self.path / f".{CONFIG_FILE}.partial"
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, self.path / CONFIG_FILE)
+        remove_stamp(self.path / MANIFEST_FILE)
+        write_text(self.path / CONFIG_FILE, to_yaml(self._config))
 
     @property
     def finished(self) -> bool:
@@ -115,7 +107,7 @@ class RunFolder:
     def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
         """Write the manifest: command, versions, seeds, inputs by hash, counts in, out and rejected."""
         manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
-        write_json(self.path / MANIFEST_FILE, manifest)
+        write_stamp(self.path / MANIFEST_FILE, **manifest)
 
 
 def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started: float, **more: Any) -> dict[str, Any]:

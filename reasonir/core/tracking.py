@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.command import to_yaml
-from reasonir.core.files import METRICS_FILE
+from reasonir.core.files import METRICS_FILE, write_text
 
 
 class MetricsLog:
@@ -25,9 +25,7 @@ class MetricsLog:
         if self._path.exists():
             rows = self._path.read_text(encoding="utf-8").split("\n")
             kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= first_step]  # type: ignore[operator]
-        scratch = folder / f".{METRICS_FILE}.partial"
-        scratch.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-        os.replace(scratch, self._path)
+        write_text(self._path, "".join(row + "\n" for row in kept))
         self._stream = self._path.open("a", encoding="utf-8")
         self._tracker = Tracker(folder, config, [json.loads(row) for row in kept]) if tracking == "wandb" else None
 

@@ -6,12 +6,12 @@ line. Leaves corpora and queries to `corpora.py`.
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import whole_file
 
 
 def read_qrels(path: str) -> dict[str, dict[str, int]]:
@@ -89,15 +89,12 @@ def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
 
 def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], name: str) -> None:
     """Write a TREC run, best first, scores with all their digits; tabs where an id holds a space."""
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", encoding="utf-8") as stream:
+    with whole_file(path) as stream:
         for query, hits in run.items():
             ordered = sorted(hits.items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
             for rank, (document, score) in enumerate(ordered, start=1):
                 separator = "\t" if " " in query or " " in document else " "
                 stream.write(separator.join((query, "Q0", document, str(rank), repr(score), name)) + "\n")
-    os.replace(scratch, path)
 
 
 Run = Mapping[str, Mapping[str, float]]

@@ -11,7 +11,6 @@ comes from `Random.random` alone, the one method whose sequence Python promises 
 import itertools
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from reasonir.core.files import whole_file
 from reasonir.quickstart.lexicon import DATA_FUNCTIONS, FRAMES, NATURAL_SCIENCE, NEUTRAL, OFFICE_CASES
 
 T = TypeVar("T")
@@ -322,13 +322,8 @@ def write_training(task: Task, seed: int, scale: float) -> list[dict]:
 def _write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write JSON lines with Unix line ends, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, per_process=True) as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def generate_world(root: Path, seed: int = 0, scale: float = 1.0) -> dict[str, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import reasonir.core.progress
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
@@ -83,12 +84,10 @@ def test_a_run_that_wandb_refuses_is_logged_without_it(tmp_path, monkeypatch, ca
 
 
 def test_progress_is_silent_off_a_terminal_and_speaks_once_a_minute(capsys, monkeypatch):
-    import reasonir.core.run_folder
-
     progress = Progress("train", 10, "steps")
     progress.update(1)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(reasonir.core.run_folder, "SECONDS_BETWEEN_LOG_LINES", 0.0)
+    monkeypatch.setattr(reasonir.core.progress, "SECONDS_BETWEEN_LOG_LINES", 0.0)
     progress.update(1, "loss 0.5")
     line = capsys.readouterr().err
     assert "2/10 steps" in line
