@@ -75,7 +75,7 @@ def bench_endpoint(documents: int, latency: float, concurrency: int, words: int)
 
 def words_answer(body: dict[str, Any], earlier: int = 0) -> str:
     """The server's answer in `hq`: 60 words a field, different for every prompt."""
-    from tests.e2e.synth_answers import name_of, prose
+    from tests.kit.synth_answers import name_of, prose
 
     fields = body["response_format"]["json_schema"]["schema"]["properties"]
     return json.dumps({field: prose(name_of(body) + field, 60) for field in fields})
