@@ -11,29 +11,19 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any
 
 from reasonir.core.errors import UserError
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
 
 
-@overload
-def whole_file(
-    path: str | Path, mode: Literal["w"] = "w", *, durable: bool = False, per_process: bool = False
-) -> AbstractContextManager[TextIO]: ...
-
-
-@overload
-def whole_file(
-    path: str | Path, mode: Literal["wb"], *, durable: bool = False, per_process: bool = False
-) -> AbstractContextManager[BinaryIO]: ...
-
-
 @contextmanager
-def whole_file(path: str | Path, mode: str = "w", *, durable: bool = False, per_process: bool = False) -> Iterator[Any]:
+def whole_file(
+    path: str | Path, mode: str = "w", *, durable: bool = False, per_process: bool = False
+) -> Iterator[IO[Any]]:
     """Open a file that appears under its name complete, when the block ends without an error, or not at all.
 
     Text is UTF-8 with Unix line ends on every machine.
@@ -44,9 +34,9 @@ def whole_file(path: str | Path, mode: str = "w", *, durable: bool = False, per_
         durable: Wait until the disk holds the bytes, so that a power cut leaves no empty file.
         per_process: As in `whole_path`.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     whole = whole_path(path, durable=durable, per_process=per_process)
-    with whole as scratch, scratch.open(mode, **text) as stream:  # type: ignore[call-overload]
+    with whole as scratch, scratch.open(mode, **text) as stream:
         yield stream
 
 
