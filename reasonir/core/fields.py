@@ -1,4 +1,4 @@
-"""Ranges of options, written at the field: `learning_rate: float = positive()`.
+"""What options accept: ranges, written at the field (`learning_rate: float = positive()`), and shared choices.
 
 `core/command.py` checks every field's range before it calls `validate()`, so that `validate()` holds only the rules
 that relate several options. The value itself always comes from a YAML file or the command line. Null passes: a field
@@ -7,6 +7,7 @@ that may not be null says so by its type.
 
 import dataclasses
 import math
+from enum import StrEnum
 from typing import Any
 
 from reasonir.core.errors import require
@@ -73,3 +74,27 @@ def check_range(field: dataclasses.Field[Any], name: str, value: Any) -> None:
 def _field(limits: Range) -> Any:
     # "???" is omegaconf's MISSING, which this module must not import: the value is required from YAML.
     return dataclasses.field(default="???", metadata={RANGE: limits})
+
+
+class Precision(StrEnum):
+    """Arithmetic of the encoder: float32, or bfloat16 products under autocast."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class TemplateChoice(StrEnum):
+    """How texts become embeddings (form of the input, attention, pooling): a preset of `reasonir.model.presets`.
+
+    auto takes what the model folder or a known hub id says, else reasonir for decoders and plain for encoders.
+    """
+
+    auto = "auto"
+    reasonir = "reasonir"
+    gritlm = "gritlm"
+    e5_mistral = "e5_mistral"
+    qwen3 = "qwen3"
+    plain = "plain"
+    bge = "bge"
+    e5 = "e5"

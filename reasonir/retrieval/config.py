@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
-from reasonir.core.choices import Precision, TemplateChoice
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import Precision, TemplateChoice
 
 
 class Retriever(StrEnum):

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
-from reasonir.core.choices import TemplateChoice
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import TemplateChoice
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reasonir.core.choices import Precision, TemplateChoice
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import Precision, TemplateChoice
 
 
 class Engine(StrEnum):

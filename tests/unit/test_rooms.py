@@ -54,7 +54,7 @@ SLOW_TO_IMPORT = {"torch", "transformers", "numpy", "datasets", "pyarrow", "scip
                   "openai", "vllm"}  # fmt: skip
 
 # What every command line imports before it prints its help.
-AT_EVERY_START = ("core/command.py", "core/errors.py", "core/fields.py", "core/help.py", "core/choices.py")
+AT_EVERY_START = ("core/command.py", "core/errors.py", "core/fields.py", "core/help.py")
 
 MAX_FUNCTION_LINES = 60
 

@@ -5,8 +5,8 @@ from pathlib import PurePath
 
 from omegaconf import MISSING
 
-from reasonir.core.choices import Precision, TemplateChoice
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import Precision, TemplateChoice
 from reasonir.data.rewritings import ORIGINAL
 from reasonir.eval.benchmarks.config import BrightDataConfig
 from reasonir.llm import config as generator_config

@@ -9,7 +9,7 @@ Letters: B queries and N documents of a global batch, W ranks, D embedding dimen
 
 from dataclasses import dataclass, replace
 
-from reasonir.core.choices import Precision
+from reasonir.core.fields import Precision
 from reasonir.train.config import Engine, GatherPrecision, TrainConfig
 from reasonir.train.memory.estimate import (
     GIB,

@@ -11,8 +11,8 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModel, BertConfig, BertTokenizerFast, MistralConfig, Qwen3Config
 
-from reasonir.core.choices import TemplateChoice
 from reasonir.core.errors import UserError
+from reasonir.core.fields import TemplateChoice
 from reasonir.model import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.packing import PackedTexts

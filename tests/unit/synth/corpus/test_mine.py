@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasonir.core.choices import TemplateChoice
 from reasonir.core.command import validate_tree
 from reasonir.core.errors import UserError
+from reasonir.core.fields import TemplateChoice
 from reasonir.core.files import read_jsonl, write_jsonl
 from reasonir.data.bright import read_bright
 from reasonir.data.collections import read_beir
