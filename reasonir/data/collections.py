@@ -44,14 +44,12 @@ class Query:
 
 @dataclass(slots=True)
 class Collection:
-    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing).
-    index: what a search keeps of the documents for its next queries."""
+    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
 
     name: str
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
-    index: Any = None
 
 
 def read_documents(path: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ points.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
 
 import bm25s
 import numpy as np
@@ -18,7 +17,7 @@ import regex
 import scipy.sparse
 import Stemmer
 
-QueryWeighting = Literal["plain", "bm25"]
+from reasonir.retrieval.config import Lexical
 
 STOP_WORD_LIST = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then "
@@ -207,12 +206,12 @@ class BM25Index:
         queries: Sequence[str],
         top: int,
         excluded: Sequence[Collection[int] | np.ndarray] | None = None,
-        query_weighting: QueryWeighting = "plain",
+        variant: Lexical = Lexical.bm25,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rank the documents for every query. Time grows with the postings of all query terms.
 
-        plain: a query term counts as often as it occurs (Lucene, Anserini's -bm25). bm25: it counts with the
-        BM25 weight it would have in a document, idf included (BRIGHT's BM25: gensim's LuceneBM25Model on both
+        bm25: a query term counts as often as it occurs (Lucene, Anserini's -bm25). bm25_query_weighted: it counts
+        with the BM25 weight it would have in a document, idf included (BRIGHT's BM25: gensim's LuceneBM25Model on both
         sides; Anserini's -bm25.querySide): idf(t) * tf / (tf + k1 * (1 - b + b * |q| / average |d|)), |q|
         counted over known terms. Documents that share no term with the query are no hits.
 
@@ -220,14 +219,12 @@ class BM25Index:
             queries: texts, analysed as the documents are; one without any known term has no hits.
             top: hits per query at most, > 0.
             excluded: per query, positions of documents that are taken out before the cut.
-            query_weighting: plain or bm25.
+            variant: how a query's terms are weighted.
         Returns:
             Positions (queries, top) int64 padded with -1, and scores (queries, top) float32 padded with -inf,
             best first, equal scores by id, descending.
         """
-        if query_weighting not in ("plain", "bm25"):
-            raise ValueError(f"query_weighting: {query_weighting!r} is neither 'plain' nor 'bm25'")
-        weighted = self.weigh_queries(queries, query_weighting)
+        weighted = self.weigh_queries(queries, Lexical(variant))
         indices = np.full((len(queries), top), -1, dtype=np.int64)
         scores = np.full((len(queries), top), -np.inf, dtype=np.float32)
         step = max(1, SCORES_AT_ONCE // max(len(self.ranks), 1))
@@ -240,14 +237,14 @@ class BM25Index:
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
 
-    def weigh_queries(self, queries: Sequence[str], query_weighting: QueryWeighting) -> scipy.sparse.csr_array:
+    def weigh_queries(self, queries: Sequence[str], variant: Lexical) -> scipy.sparse.csr_array:
         """Return the query weights, queries x terms."""
         data, columns, starts = [], [], [0]
         for query in queries:
             counts = Counter(self.vocabulary[term] for term in analyse(query) if term in self.vocabulary)
             known = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
             weights = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
-            if query_weighting == "bm25" and len(counts):
+            if variant is Lexical.bm25_query_weighted and len(counts):
                 relative_length = weights.sum() / self.average_length
                 weights = self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
             data.append(weights)

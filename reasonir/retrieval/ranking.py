@@ -1,19 +1,20 @@
-"""Ranks the documents of one collection for its queries: by an encoder, by BM25, or by both fused.
+"""Ranks documents for queries: by an encoder, by BM25, or by both fused.
 
 Invariant: a ranking holds no excluded document; exclusions are applied before the first `top` are taken.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reasonir.data.collections import Collection, Query
+from reasonir.data.collections import Document
 from reasonir.data.trec import Run
 from reasonir.model.encoder import Encoder
-from reasonir.retrieval.bm25 import BM25Index, QueryWeighting
-from reasonir.retrieval.config import RetrievalConfig, Retriever
+from reasonir.retrieval.bm25 import BM25Index
+from reasonir.retrieval.config import FusionMethod, Lexical, RetrievalConfig, Retriever
 from reasonir.retrieval.embeddings import Encoded, embed_cached, encode_share, encoding_precision
 from reasonir.retrieval.fusion import fuse_runs
 from reasonir.retrieval.sharding import EncodingSettings, own_device
@@ -23,88 +24,109 @@ HYBRID_PARTS = ("dense", "bm25")
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """What is ranked. judged: the queries that have a gold document. counts: filled on the way, for the manifest."""
+class SearchTask:
+    """Documents to rank, and the queries to rank them for.
 
-    collection: Collection
-    judged: list[Query]
-    instruction: str
-    counts: dict[str, Any] = field(default_factory=dict)
+    name: the task's name in progress lines. documents: distinct ids. queries: texts by id. instruction: the text that
+    an encoder puts before every query. excluded: by query id, the ids of documents that are never ranked for the
+    query; ids that `documents` lacks are ignored.
+    """
+
+    name: str
+    documents: Sequence[Document]
+    queries: Mapping[str, str]
+    instruction: str = ""
+    excluded: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[str]:
         """Ids of the documents, in their order."""
-        return [document.id for document in self.collection.documents]
+        return [document.id for document in self.documents]
 
-    def excluded(self) -> list[np.ndarray]:
-        """Return, for each query, the rows of the documents that must not be ranked."""
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the documents, in their order."""
+        return [document.text for document in self.documents]
+
+    def excluded_rows(self) -> list[np.ndarray]:
+        """Return, for each query, the ascending rows of the documents that must not be ranked."""
         row_of = {identifier: row for row, identifier in enumerate(self.ids)}
-        lists = ({row_of[i] for i in query.excluded_ids if i in row_of} for query in self.judged)
-        return [np.array(sorted(rows), dtype=np.int64) for rows in lists]
+        sets = ({row_of[i] for i in self.excluded.get(query, ()) if i in row_of} for query in self.queries)
+        return [np.array(sorted(rows), dtype=np.int64) for rows in sets]
 
     def run(self, indices: np.ndarray, scores: np.ndarray) -> Run:
         """Return a run of document rows (Q, top), -1 where there are fewer, and their scores."""
-        return as_run([query.id for query in self.judged], self.ids, indices, scores)
+        return as_run(list(self.queries), self.ids, indices, scores)
 
 
-def rank_documents(config: RetrievalConfig, encoder: Encoder | None, sought: Sought) -> dict[str, Run]:
-    """Return the run under "", and for a hybrid the two that it was fused of under their names.
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The result of a search.
 
-    A hybrid fuses the first `top` of each list: a document of neither list is not in the run, and what a document of
-    one list gets for the other is `fusion.py`'s to say. `fuse` of the two lists gives the same run.
+    run: the ranking. parts: the lists that a hybrid's run was fused of, by `HYBRID_PARTS`; empty for one retriever.
+    counts: what the manifest says of the search, such as how many texts were cut.
     """
-    if encoder is None:
-        weighted = config.retriever is Retriever.bm25_query_weighted
-        return {"": rank_lexical(config, sought, "bm25" if weighted else "plain")}
-    if config.retriever is not Retriever.hybrid:
-        return {"": rank_dense(config, encoder, sought)}
-    hybrid = config.hybrid
-    weighting: QueryWeighting = "plain" if hybrid.lexical.value == "bm25" else "bm25"
-    parts = rank_dense(config, encoder, sought), rank_lexical(config, sought, weighting)
-    fused = fuse_runs(parts, hybrid.method, hybrid.weights, config.top, hybrid.rrf_k)
-    without = {f"queries_without_{n}_hits": m for n, m in zip(HYBRID_PARTS, fused.missing, strict=True) if m}
-    sought.counts.update(without)
-    return {"": fused.run, **dict(zip(HYBRID_PARTS, parts, strict=True))}
+
+    run: Run
+    parts: Mapping[str, Run] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rank_dense(config: RetrievalConfig, encoder: Encoder, sought: Sought) -> Run:
-    """Embed documents and queries (or reuse them) and search exactly."""
-    embeddings = []
-    for side, texts, settings in sides(config, encoder, sought):
-        label = f"{sought.collection.name} {side}"
-        cache = Path(config.cache_dir).expanduser()
-        encoded = embed_cached(encoder, texts, settings, cache, label, config.chunk_tokens)
-        embeddings.append(encoded.embeddings)
-        sought.counts.update({f"{side}_truncated": encoded.truncated_texts, f"{side}_reused": encoded.reused})
-        print(_tell(label, encoded, settings))
-    documents, queries = embeddings
-    found = exact_top_k(queries, documents, config.top, sought.excluded(), ids=sought.ids, device=encoder.device)
-    return sought.run(*found)
+@dataclass(frozen=True, slots=True)
+class EncodingJob:
+    """Texts that are encoded alike. kind: documents or queries."""
+
+    kind: str
+    texts: Sequence[str]
+    settings: EncodingSettings
 
 
-def open_encoder(config: RetrievalConfig) -> Encoder | None:
-    """Load the encoder on this rank's device; None for BM25."""
-    if config.retriever not in (Retriever.dense, Retriever.hybrid):
-        return None
-    return Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSearch:
+    """An encoder and how it encodes documents and queries; embeddings are cached in `cache_dir`.
 
+    precision: fp32 or bf16. chunk_tokens: tokens of one forward pass; None lets the encoder choose; changes no result.
+    """
 
-def encode_own_share(config: RetrievalConfig, encoder: Encoder, sought: Sought) -> None:
-    """Encode what falls to this rank of a collection's texts; rank 0 ranks."""
-    for side, texts, settings in sides(config, encoder, sought):
-        label, cache = f"{sought.collection.name} {side}", Path(config.cache_dir).expanduser()
-        encode_share(encoder, texts, settings, cache, label, config.chunk_tokens)
+    encoder: Encoder
+    document_max_tokens: int
+    query_max_tokens: int
+    precision: str
+    cache_dir: Path
+    chunk_tokens: int | None = None
 
+    def query_job(self, texts: Sequence[str], instruction: str) -> EncodingJob:
+        """Return how queries are encoded behind an instruction."""
+        return EncodingJob("queries", texts, EncodingSettings(instruction, self.query_max_tokens, self.precision))
 
-def sides(config: RetrievalConfig, encoder: Encoder, sought: Sought) -> list[tuple[str, list[str], EncodingSettings]]:
-    """Return documents and queries, each with how it is encoded."""
-    precision, default = encoding_precision(config.precision.value, encoder), encoder.default_max_tokens
-    documents = [document.text for document in sought.collection.documents]
-    queries = [query.text for query in sought.judged]
-    return [
-        ("documents", documents, EncodingSettings("", config.document_max_tokens or default, precision)),
-        ("queries", queries, EncodingSettings(sought.instruction, config.query_max_tokens or default, precision)),
-    ]
+    def encoding_jobs(self, task: SearchTask) -> list[EncodingJob]:
+        """Return how the documents and then the queries of a task are encoded."""
+        documents = EncodingJob("documents", task.texts, EncodingSettings("", self.document_max_tokens, self.precision))
+        return [documents, self.query_job(list(task.queries.values()), task.instruction)]
+
+    def embed(self, job: EncodingJob, label: str) -> Encoded:
+        """Return a job's embeddings from the cache, encoding them first where it has none (rank 0)."""
+        return embed_cached(self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens)
+
+    def encode_share(self, task: SearchTask) -> None:
+        """Encode the texts of a task that fall to this rank; rank 0 joins them when it ranks."""
+        for job in self.encoding_jobs(task):
+            label = f"{task.name} {job.kind}"
+            encode_share(self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens)
+
+    def rank(self, task: SearchTask, top: int) -> Ranked:
+        """Embed documents and queries (or reuse them), search exactly, and print what was encoded."""
+        embeddings: list[np.ndarray] = []
+        counts: dict[str, Any] = {}
+        for job in self.encoding_jobs(task):
+            encoded = self.embed(job, f"{task.name} {job.kind}")
+            embeddings.append(encoded.embeddings)
+            counts |= {f"{job.kind}_truncated": encoded.truncated_texts, f"{job.kind}_reused": encoded.reused}
+            print(_tell(f"{task.name} {job.kind}", encoded, job.settings))
+        documents, queries = embeddings
+        excluded, device = task.excluded_rows(), self.encoder.device
+        found = exact_top_k(queries, documents, top, excluded, ids=task.ids, device=device)
+        return Ranked(task.run(*found), counts=counts)
 
 
 def _tell(label: str, encoded: Encoded, settings: EncodingSettings) -> str:
@@ -113,10 +135,81 @@ def _tell(label: str, encoded: Encoded, settings: EncodingSettings) -> str:
     return f"{label}: {len(encoded.embeddings)} {how}{cut}"
 
 
-def rank_lexical(config: RetrievalConfig, sought: Sought, weighting: QueryWeighting) -> Run:
-    """Rank by BM25; instructions are for encoders only."""
-    collection = sought.collection
-    if collection.index is None:
-        collection.index = BM25Index(sought.ids, [document.text for document in collection.documents])
-    queries = [query.text for query in sought.judged]
-    return sought.run(*collection.index.search(queries, config.top, sought.excluded(), weighting))
+class LexicalSearch:
+    """BM25, with the index of the documents that were searched last: tasks that share them index them once."""
+
+    def __init__(self, variant: Lexical) -> None:
+        self.variant = variant
+        self._documents: Sequence[Document] | None = None
+        self._index: BM25Index | None = None
+
+    def rank(self, task: SearchTask, top: int) -> Ranked:
+        """Rank by BM25; instructions are for encoders only."""
+        if self._index is None or self._documents is not task.documents:
+            # The old index goes first: two of them need not fit into memory.
+            self._documents = self._index = None
+            self._documents, self._index = task.documents, BM25Index(task.ids, task.texts)
+        queries = list(task.queries.values())
+        return Ranked(task.run(*self._index.search(queries, top, task.excluded_rows(), self.variant)))
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How two lists become one. weights: of the dense list and of BM25's. rrf_k: the constant of method rrf."""
+
+    method: FusionMethod
+    weights: Sequence[float]
+    rrf_k: float
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """A retriever ready to search: `dense`, `lexical`, or both with the `fusion` that joins their lists."""
+
+    dense: DenseSearch | None = None
+    lexical: LexicalSearch | None = None
+    fusion: Fusion | None = None
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder; None for BM25 alone."""
+        return None if self.dense is None else self.dense.encoder
+
+    def rank(self, task: SearchTask, top: int) -> Ranked:
+        """Return the first `top` documents of every query.
+
+        A hybrid fuses the first `top` of each list: a document of neither list is not in the run, and `fusion.py` says
+        what a document of one list gets for the other. `reasonir-eval fuse` of the two lists gives the same run.
+        """
+        if self.dense is None:
+            assert self.lexical is not None, "a searcher has a retriever"
+            return self.lexical.rank(task, top)
+        if self.lexical is None:
+            return self.dense.rank(task, top)
+        assert self.fusion is not None, "two lists need a fusion"
+        parts = self.dense.rank(task, top), self.lexical.rank(task, top)
+        runs = [part.run for part in parts]
+        fused = fuse_runs(runs, self.fusion.method, self.fusion.weights, top, self.fusion.rrf_k)
+        without = {f"queries_without_{n}_hits": m for n, m in zip(HYBRID_PARTS, fused.missing, strict=True) if m}
+        return Ranked(fused.run, dict(zip(HYBRID_PARTS, runs, strict=True)), {**parts[0].counts, **without})
+
+
+def open_searcher(config: RetrievalConfig) -> Searcher:
+    """Make the retriever of a configuration ready; an encoder is loaded on this rank's device."""
+    retriever = config.retriever
+    if retriever not in (Retriever.dense, Retriever.hybrid):
+        return Searcher(lexical=LexicalSearch(Lexical(retriever.value)))
+    template, device = config.model.template.value, own_device()
+    encoder = Encoder.from_pretrained(str(config.model.path), template=template, device=device)
+    dense = DenseSearch(
+        encoder=encoder,
+        document_max_tokens=config.document_max_tokens or encoder.default_max_tokens,
+        query_max_tokens=config.query_max_tokens or encoder.default_max_tokens,
+        precision=encoding_precision(config.precision.value, encoder),
+        cache_dir=Path(config.cache_dir).expanduser(),
+        chunk_tokens=config.chunk_tokens,
+    )
+    if retriever is Retriever.dense:
+        return Searcher(dense)
+    hybrid = config.hybrid
+    return Searcher(dense, LexicalSearch(hybrid.lexical), Fusion(hybrid.method, hybrid.weights, hybrid.rrf_k))

@@ -42,7 +42,7 @@ def analyse_simply(text: str) -> list[str]:
 def rank(
     documents: Sequence[str],
     queries: Sequence[str],
-    query_weighting: str,
+    variant: str,
     k1: float = 0.9,
     b: float = 0.4,
 ) -> list[dict[int, float]]:
@@ -63,7 +63,7 @@ def rank(
     ranked = []
     for query in queries:
         counts = Counter(term for term in analyse(query) if term in postings)
-        factors = dict(counts) if query_weighting == "plain" else weigh(counts)
+        factors = dict(counts) if variant == "bm25" else weigh(counts)
         scores: dict[int, float] = defaultdict(float)
         for term, factor in factors.items():
             for position, weight in postings[term]:

@@ -33,21 +33,20 @@ from reasonir.eval.benchmarks.config import (
 from reasonir.eval.scores import tables
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import aspects_of, qrels_of, write_results, write_task
-from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import RetrievalConfig, Retriever
 from reasonir.retrieval.fusion import describe_fusion
-from reasonir.retrieval.ranking import HYBRID_PARTS, Sought, encode_own_share, open_encoder, rank_documents, sides
+from reasonir.retrieval.ranking import HYBRID_PARTS, Searcher, SearchTask, open_searcher
 
 Metrics = dict[str, float]
 
 
 @dataclass
 class Evaluation:
-    """An open evaluation: its folder (None on ranks that only encode), its encoder (None for BM25), its counts."""
+    """An open evaluation: its folder (None on ranks that only encode), its searcher, its counts."""
 
     config: RetrievalConfig
     run: RunFolder | None
-    encoder: Encoder | None
+    searcher: Searcher
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -126,7 +125,7 @@ def open_evaluation(config: RetrievalConfig) -> Evaluation:
         config.output_dir = str(Path("outputs") / "eval" / f"{describe(config)}-{config.retriever.value}-{name}")
     leads = rank() == 0
     run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
-    return Evaluation(config, run, open_encoder(config))
+    return Evaluation(config, run, open_searcher(config))
 
 
 def check_collection(evaluation: Evaluation, collection: Collection, instruction: str) -> None:
@@ -135,9 +134,9 @@ def check_collection(evaluation: Evaluation, collection: Collection, instruction
         raise UserError(f"{collection.name}: the corpus is empty")
     if not any(query.gold for query in collection.queries):
         raise UserError(f"{collection.name}: no query has a gold document")
-    encoder = evaluation.encoder
-    if encoder is not None:
-        encoder.template.encode([(instruction, "x")], evaluation.config.query_max_tokens or encoder.default_max_tokens)
+    dense = evaluation.searcher.dense
+    if dense is not None:
+        dense.encoder.template.encode([(instruction, "x")], dense.query_max_tokens)
 
 
 def evaluate_collection(evaluation: Evaluation, collection: Collection, instruction: str, folder: Path) -> Metrics:
@@ -146,45 +145,47 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
     Returns:
         The task's means; on ranks that only encode, nothing.
     """
-    config, encoder = evaluation.config, evaluation.encoder
-    sought = Sought(collection, [query for query in collection.queries if query.gold], instruction)
-    name = resume.fingerprint(collection.documents, sought.judged, determinants(evaluation, sought))
+    config, searcher = evaluation.config, evaluation.searcher
+    judged = [query for query in collection.queries if query.gold]
+    queries, excluded = {query.id: query.text for query in judged}, {query.id: query.excluded_ids for query in judged}
+    task = SearchTask(collection.name, collection.documents, queries, instruction, excluded)
+    name = resume.fingerprint(collection.documents, judged, determinants(evaluation, task))
     finished = resume.read_finished(folder, name)
     if evaluation.run is None:
-        if finished is None and encoder is not None:
-            encode_own_share(config, encoder, sought)
+        if finished is None and searcher.dense is not None:
+            searcher.dense.encode_share(task)
         return {}
     if finished is not None:
         evaluation.counts[collection.name] = {**finished.counts, "unchanged": True}
         print(f"{_scored(collection.name, finished.mean, finished.counts)}, unchanged since it was computed")
         return finished.mean
-    runs = rank_documents(config, encoder, sought)
-    skipped = len(collection.queries) - len(sought.judged)
+    ranked = searcher.rank(task, config.top)
+    skipped = len(collection.queries) - len(judged)
     counts: dict[str, Any] = {
         "documents": len(collection.documents),
-        "queries": len(sought.judged),
+        "queries": len(judged),
         "queries_without_gold": skipped,
     }
-    counts |= sought.counts
+    counts |= ranked.counts
     resume.mark_unfinished(folder)
     qrels = qrels_of(collection)
-    scored = write_task(folder, runs.pop(""), qrels, config.retriever.value, aspects_of(collection))
-    for part, run in runs.items():
+    scored = write_task(folder, ranked.run, qrels, config.retriever.value, aspects_of(collection))
+    for part, run in ranked.parts.items():
         write_run(folder / f"{part}.trec", run, part)
         counts[f"{part}_ndcg_at_10"] = score_run(run, qrels).mean["ndcg_at_10"]
-    resume.mark_finished(folder, name, counts, [f"{part}.trec" for part in runs])
+    resume.mark_finished(folder, name, counts, [f"{part}.trec" for part in ranked.parts])
     evaluation.counts[collection.name] = counts
     print(_scored(collection.name, scored.mean, counts))
     return scored.mean
 
 
-def determinants(evaluation: Evaluation, sought: Sought) -> list[object]:
+def determinants(evaluation: Evaluation, task: SearchTask) -> list[object]:
     """Return what a task's results depend on besides its data."""
-    config, encoder = evaluation.config, evaluation.encoder
+    config, dense = evaluation.config, evaluation.searcher.dense
     made_of: list[object] = [config.retriever.value, config.top]
-    if encoder is not None:
-        encodings = [(side, options) for side, _, options in sides(config, encoder, sought)]
-        made_of += [encoder.fingerprint, encoder.template.fingerprint, encodings]
+    if dense is not None:
+        encodings = [(job.kind, job.settings) for job in dense.encoding_jobs(task)]
+        made_of += [dense.encoder.fingerprint, dense.encoder.template.fingerprint, encodings]
     return [*made_of, config.hybrid] if config.retriever is Retriever.hybrid else made_of
 
 
@@ -216,7 +217,7 @@ def write_recall(folder: Path, results: Mapping[str, Metrics], average: Metrics)
 
 def finish(evaluation: Evaluation, inputs: list[Any], mean: Metrics) -> None:
     """Write the manifest and say where the results lie."""
-    encoder, run = evaluation.encoder, evaluation.run
+    encoder, run = evaluation.searcher.encoder, evaluation.run
     assert run is not None, "rank 0"
     run.finish(
         inputs=inputs,

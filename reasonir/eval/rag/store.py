@@ -7,22 +7,21 @@ folder to `datastore.py`, `reasonir-eval encode` and `index.py`.
 import re
 from collections.abc import Collection as Group
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.data.collections import Collection, Document, Query, read_documents, stream_documents
+from reasonir.data.collections import Document, read_documents, stream_documents
 from reasonir.data.trec import Run
 from reasonir.eval.rag.config import RagConfig
 from reasonir.retrieval.ann.build import find_index, search_index
 from reasonir.retrieval.ann.shards import Encoded, open_encoded
 from reasonir.retrieval.config import Retriever, Side
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE, embed_cached, encoding_precision
-from reasonir.retrieval.ranking import Sought, open_encoder, rank_documents
-from reasonir.retrieval.sharding import EncodingSettings
+from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE
+from reasonir.retrieval.ranking import SearchTask, open_searcher
 from reasonir.retrieval.top_k import as_run, exact_top_k
 
 CHUNK = re.compile(r"_\d+$")
@@ -44,28 +43,24 @@ class Store:
 
     def search(self, config: RagConfig, queries: Mapping[str, str], depth: int) -> Run:
         """Rank the passages for every query (id to text) and return the first `depth` of each."""
-        encoder = open_encoder(config)
+        searcher = open_searcher(config)
         instruction = "" if config.instruction == "none" else config.instruction
-        asked = [Query(name, text, {}) for name, text in queries.items()]
         if self.encoded is None:
             assert self.texts is not None, "in memory"
             documents = [Document(name, text) for name, text in self.texts.items()]
-            sought = Sought(Collection("datastore", documents, asked), asked, instruction)
-            run = rank_documents(replace(config, top=depth), encoder, sought)[""]
-            self.counts |= sought.counts
-            return run
-        assert encoder is not None, "an encoded folder is searched densely"
-        if self.encoded.model != encoder.fingerprint:
+            ranked = searcher.rank(SearchTask("datastore", documents, queries, instruction), depth)
+            self.counts |= ranked.counts
+            return ranked.run
+        dense = searcher.dense
+        assert dense is not None, "an encoded folder is searched densely"
+        if self.encoded.model != dense.encoder.fingerprint:
             raise UserError(
                 f"datastore={self.encoded.folder} was encoded by another model than model.path={config.model.path}; "
                 "name the one that encoded it"
             )
-        precision = encoding_precision(config.precision.value, encoder)
-        settings = EncodingSettings(instruction, config.query_max_tokens or encoder.default_max_tokens, precision)
-        texts, cache = list(queries.values()), Path(config.cache_dir).expanduser()
-        encoded = embed_cached(encoder, texts, settings, cache, "search queries", config.chunk_tokens)
+        encoded = dense.embed(dense.query_job(list(queries.values()), instruction), "search queries")
         self.counts["queries_truncated"] = encoded.truncated_texts
-        found = self._nearest(encoded.embeddings, depth, str(encoder.device))
+        found = self._nearest(encoded.embeddings, depth, str(dense.encoder.device))
         return as_run(list(queries), self.ids, *found)
 
     def _nearest(self, query_QD: np.ndarray, depth: int, device: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from reasonir.eval.rewrite.rewrite import read_queries
 from reasonir.eval.scores.results import macro_average
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import ModelConfig, Retriever
+from reasonir.retrieval.ranking import open_searcher
 from reasonir.text.lengths import Counter, measure, open_counter
 
 PUBLISHED = (
@@ -164,19 +165,17 @@ class OpenPoint:
 
 def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Sequence[Point]) -> list[OpenPoint]:
     """Load a retriever and claim the folder of each of its points, as `bright` would with these options."""
-    encoder = None
-    if retriever not in BM25:
-        encoder = Encoder.from_pretrained(retriever, template=config.template.value)
-    opened = []
+    dense = retriever not in BM25
+    searcher, opened = None, []
     for point in points:
         options = BrightConfig(
             output_dir=str(folder / point.name),
             debug=config.debug,
-            model=ModelConfig(path=None if encoder is None else retriever, template=config.template),
+            model=ModelConfig(path=retriever if dense else None, template=config.template),
             chunk_tokens=config.chunk_tokens,
             precision=config.precision,
             cache_dir=config.cache_dir,
-            retriever=Retriever.dense if encoder is not None else Retriever(retriever),
+            retriever=Retriever.dense if dense else Retriever(retriever),
             query_max_tokens=config.query_max_tokens,
             document_max_tokens=config.document_max_tokens,
             top=config.top,
@@ -187,7 +186,8 @@ def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Seq
             instruction=config.instruction,
         )
         run = RunFolder(str(folder / point.name), options, resume=True, ignored=MAY_DIFFER)
-        opened.append(OpenPoint(point, run, retrieve.Evaluation(options, run, encoder)))
+        searcher = searcher or open_searcher(options)  # one for all points, which differ in their queries only
+        opened.append(OpenPoint(point, run, retrieve.Evaluation(options, run, searcher)))
     return opened
 
 

@@ -11,6 +11,7 @@ import pytest
 from reasonir.eval.scores.metrics import score_run
 from reasonir.retrieval import bm25 as lexical
 from reasonir.retrieval.bm25 import STOP_WORDS, BM25Index, analyse, stem, tie_ranks, tokenise
+from reasonir.retrieval.config import Lexical
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.reference import bm25 as reference
 from tests.reference import ndcg, porter
@@ -124,12 +125,12 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("weighting", ["plain", "bm25"])
+@pytest.mark.parametrize("variant", list(Lexical))
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75), (2.0, 0.0), (0.5, 1.0)])
-def test_scores_equal_the_slow_computation(weighting: Any, k1: float, b: float) -> None:
+def test_scores_equal_the_slow_computation(variant: Lexical, k1: float, b: float) -> None:
     ids = [f"d{i}" for i in range(len(DOCUMENTS))]
-    indices, scores = BM25Index(ids, DOCUMENTS, k1, b).search(QUERIES, 10, None, weighting)
-    expected = reference.rank(DOCUMENTS, QUERIES, weighting, k1, b)
+    indices, scores = BM25Index(ids, DOCUMENTS, k1, b).search(QUERIES, 10, None, variant)
+    expected = reference.rank(DOCUMENTS, QUERIES, variant, k1, b)
     assert len(expected[0]) == 4 and expected[1] == expected[2] == expected[3] == {}
     for row, values, slow in zip(indices, scores, expected, strict=True):
         found = {int(i): float(s) for i, s in zip(row, values, strict=True) if i >= 0}
@@ -159,8 +160,8 @@ def test_exclusions_come_before_the_cut() -> None:
 @pytest.mark.parametrize("texts", [[], [""], ["the of", " "]])
 def test_nothing_to_find(texts: list[str]) -> None:
     index = BM25Index([str(i) for i in range(len(texts))], texts)
-    for weighting in ("plain", "bm25"):
-        indices, scores = index.search(["dog", ""], 3, None, weighting)
+    for variant in Lexical:
+        indices, scores = index.search(["dog", ""], 3, None, variant)
         assert indices.shape == (2, 3) and (indices == -1).all() and np.isneginf(scores).all()
     assert BM25Index(["a"], ["dog"]).search([], 2)[0].shape == (0, 2)
 
@@ -168,7 +169,7 @@ def test_nothing_to_find(texts: list[str]) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="ids: 1 for 2 texts"):
         BM25Index(["a"], ["x", "y"])
-    with pytest.raises(ValueError, match="query_weighting: 'both'"):
+    with pytest.raises(ValueError, match="'both' is not a valid"):
         BM25Index(["a"], ["x"]).search(["x"], 1, None, "both")  # type: ignore[arg-type]
 
 
@@ -196,7 +197,7 @@ def measure(
     documents: dict[str, str],
     queries: dict[str, str],
     qrels: dict[str, dict[str, int]],
-    weighting: Any = "plain",
+    variant: Lexical = Lexical.bm25,
     excluded: dict[str, list[str]] | None = None,
 ) -> float:
     """nDCG@10 of BM25 with k1 0.9, b 0.4 over the top 1,000."""
@@ -204,7 +205,7 @@ def measure(
     place = {document: i for i, document in enumerate(ids)}
     out = [[place[i] for i in (excluded or {}).get(query, []) if i in place] for query in queries]
     index = BM25Index(ids, documents.values())
-    indices, scores = index.search(list(queries.values()), 1000, out, weighting)
+    indices, scores = index.search(list(queries.values()), 1000, out, variant)
     run = {
         query: {ids[i]: float(s) for i, s in zip(row, values, strict=True) if i >= 0}
         for query, row, values in zip(queries, indices, scores, strict=True)
@@ -212,14 +213,14 @@ def measure(
     return score_run(run, qrels).mean["ndcg_at_10"]
 
 
-def measure_bright(task: str, gold: str, exclude: bool = True, weighting: Any = "plain") -> float:
+def measure_bright(task: str, gold: str, exclude: bool = True, variant: Lexical = Lexical.bm25) -> float:
     folder = SHARED_DATA / "bright_mini" / task
     documents = {row["id"]: row["content"] for row in read_rows(folder / "documents.jsonl")}
     rows = read_rows(folder / "examples.jsonl")
     queries = {row["id"]: row["query"] for row in rows}
     qrels = {row["id"]: dict.fromkeys(row[gold], 1) for row in rows}
     excluded = {row["id"]: row["excluded_ids"] for row in rows}
-    return measure(documents, queries, qrels, weighting, excluded if exclude else None)
+    return measure(documents, queries, qrels, variant, excluded if exclude else None)
 
 
 @requires_shared_data
@@ -251,7 +252,7 @@ def test_figures_of_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bright_figures(task: str, gold: str, exclude: bool, plain: float, weighted: float) -> None:
     """Measured here, 2026-11: Lucene keeps `1,2` whole, so the first two are 0.007 below the README's."""
     assert measure_bright(task, gold, exclude) == pytest.approx(plain, abs=0.001)
-    assert measure_bright(task, gold, exclude, "bm25") == pytest.approx(weighted, abs=0.001)
+    assert measure_bright(task, gold, exclude, Lexical.bm25_query_weighted) == pytest.approx(weighted, abs=0.001)
 
 
 @requires_shared_data
@@ -267,11 +268,11 @@ def test_scifact_against_the_slow_computation() -> None:
     documents = read_corpus(SHARED_DATA / "scifact")
     queries, qrels = read_beir_queries(SHARED_DATA / "scifact", "train")
     ids = list(documents)
-    for weighting in ("plain", "bm25"):
-        ranked = reference.rank(list(documents.values()), list(queries.values()), weighting)
+    for variant in Lexical:
+        ranked = reference.rank(list(documents.values()), list(queries.values()), variant)
         values = [
             ndcg.ndcg({ids[i]: score for i, score in scores.items()}, qrels[query], 10)
             for query, scores in zip(queries, ranked, strict=True)
         ]
         assert len(values) == 809
-        assert measure(documents, queries, qrels, weighting) == pytest.approx(np.mean(values), abs=0.001)
+        assert measure(documents, queries, qrels, variant) == pytest.approx(np.mean(values), abs=0.001)
