@@ -6,7 +6,7 @@ to `train/card.py` and the measurements to `eval/card.py`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +137,6 @@ def render_card(front_matter: Mapping[str, Any], facts: Mapping[str, Any]) -> st
 def _literal(value: str) -> str:
     """Return a string as Python spells it, in double quotes."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table; a bar within a cell is escaped, line ends become spaces."""
-    lines = [header, ["---"] * len(header), *rows]
-    cells = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def section(name: str, body: str) -> str:

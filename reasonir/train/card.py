@@ -20,10 +20,10 @@ from reasonir.model.card import (
     render_card,
     replace_section,
     section,
-    table,
 )
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import weights_digest
+from reasonir.text.markdown import markdown_table
 from reasonir.train.checkpoint import TrainingState
 from reasonir.train.config import TrainConfig
 from reasonir.train.data.sources import list_sources, report_rows
@@ -119,7 +119,7 @@ def describe_sources(config: TrainConfig, work: Work, steps: int) -> str:
             source.licence or "not given",
         ])  # fmt: skip
     header = ["source", "file", "rows", "left out", "share of batches", "rows drawn", "instruction", "licence"]
-    return table(header, rows)
+    return markdown_table(header, rows, compact=True)
 
 
 def place_name(path: str) -> str:
@@ -168,7 +168,8 @@ def describe_run(config: TrainConfig, state: TrainingState, parameters: int) -> 
 def describe_settings(config: TrainConfig) -> str:
     """Return the table of hyper-parameters."""
     values = {name: getattr(config, name) for name in SETTINGS}
-    return table(["option", "value"], [[f"`{name}`", value] for name, value in values.items() if value is not None])
+    rows = [[f"`{name}`", value] for name, value in values.items() if value is not None]
+    return markdown_table(["option", "value"], rows, compact=True)
 
 
 def rows_option(config: TrainConfig) -> str:

@@ -15,10 +15,11 @@ import torch
 from reasonir.core.errors import UserError
 from reasonir.eval.cli import main as evaluate
 from reasonir.model import Encoder
-from reasonir.model.card import describe_pooling, replace_section, section, table
+from reasonir.model.card import describe_pooling, replace_section, section
 from reasonir.model.pooling import pool
 from reasonir.model.presets import PRESETS
 from reasonir.model.trunk.bidirectional import Attention
+from reasonir.text.markdown import markdown_table
 from reasonir.train.cli import main as train
 from tests.kit.launch import launch
 from tests.kit.texts import INSTRUCTION, SENTENCES, tiny_training, write_rows
@@ -170,8 +171,8 @@ def test_scores_and_overlap_are_written_into_it_afterwards(model, options, tmp_p
 def test_a_section_is_found_by_its_comments_alone(tmp_path):
     card = tmp_path / "README.md"
     card.write_text(f"# Mine\n\n{section('evaluation', 'old')}\n\nmore\n")
-    replace_section(card, "evaluation", table(["a", "b"], [["x | y", 1]]))
-    head = "# Mine\n\n<!-- evaluation -->\n| a | b |\n| --- | --- |\n| x \\| y | 1 |\n"
+    replace_section(card, "evaluation", markdown_table(["a", "b"], [["x | y", 1]], compact=True))
+    head = "# Mine\n\n<!-- evaluation -->\n| a | b |\n|---|---|\n| x \\| y | 1 |\n"
     assert card.read_text() == f"{head}<!-- end of evaluation -->\n\nmore\n"
     with pytest.raises(UserError, match="has no section"):
         replace_section(card, "contamination", "")

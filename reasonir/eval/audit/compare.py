@@ -229,7 +229,7 @@ def judge(
         "p_value": chance.p_value,
         "p_value_holm": chance.p_value,
         "exact": chance.exact,
-        "sign_patterns": chance.arrangements,
+        "sign_patterns": chance.patterns,
         "wins": int(np.sum(everything > 0)),
         "ties": int(np.sum(everything == 0)),
         "losses": int(np.sum(everything < 0)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reasonir.eval.scores.tables import table
+from reasonir.text.markdown import markdown_table
 
 
 def render(report: dict[str, Any]) -> str:
@@ -32,7 +32,7 @@ def _systems(report: dict[str, Any]) -> list[str]:
             deviations = [f"{100 * spread['standard_deviation']:.2f}" for spread in spreads]
             rows.append([f"  deviation of {len(system['folders'])} repeats", *deviations])
             rows.append(["  interval", *(_interval(spread["interval"]) for spread in spreads)])
-    lines = table(header, rows)
+    lines = [markdown_table(header, rows)]
     if repeated:
         lines += ["", f"Repeats: their mean, standard deviation and {report['confidence']:.0%} t-interval of the mean."]
     return lines
@@ -58,14 +58,14 @@ def _comparison(comparison: dict[str, Any], report: dict[str, Any]) -> list[str]
         ]
         for task, test in tests.items()
     ]
-    lines = [f"## A = {comparison['a']}, B = {comparison['b']}", "", *table(header, rows)]
+    lines = [f"## A = {comparison['a']}, B = {comparison['b']}", "", markdown_table(header, rows)]
     if comparison["largest_moves"]:
         moves = [
             [f"{move['task']}: {move['id']}", *(f"{100 * move[k]:.2f}" for k in ("score_a", "score_b")),
              f"{100 * move['difference']:+.2f}"]
             for move in comparison["largest_moves"]
         ]  # fmt: skip
-        lines += ["", "The queries that move most:", "", *table(["query", "A", "B", "B - A"], moves)]
+        lines += ["", "The queries that move most:", "", markdown_table(["query", "A", "B", "B - A"], moves)]
     return lines
 
 

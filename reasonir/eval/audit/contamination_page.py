@@ -3,7 +3,7 @@
 from typing import Any
 
 from reasonir.eval.audit.training_texts import ROW_SIDES
-from reasonir.eval.scores.tables import table
+from reasonir.text.markdown import markdown_table
 
 SIDE_NAMES = {"query": "queries", "gold": "gold documents", "other": "other documents"}
 
@@ -18,7 +18,7 @@ def render(report: dict[str, Any]) -> tuple[str, str]:
               f"share a {ngram}-gram", "largest share", f"under {ngram} words"]  # fmt: skip
     rows = [_row(name, side, counts[side]) for name, counts in shown.items() for side in SIDE_NAMES]
     statement = _statement(report, total)
-    lines = ["# Overlap of training rows and evaluation", "", statement, "", *table(header, rows), ""]
+    lines = ["# Overlap of training rows and evaluation", "", statement, "", markdown_table(header, rows), ""]
     lines.append(
         f"flagged: the text is equal to one of a row, or {threshold:.0%} or more of its {ngram}-grams of words stand "
         "in texts of rows; by which side of the rows. Case, white space and punctuation do not count. Texts of fewer "

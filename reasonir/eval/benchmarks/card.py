@@ -11,8 +11,9 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
 from reasonir.eval.benchmarks.config import CardConfig
 from reasonir.eval.scores.results import macro_average, read_results
-from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, replace_section, table
+from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, replace_section
 from reasonir.model.folders import weights_digest
+from reasonir.text.markdown import markdown_table
 
 
 def write_measurements(config: CardConfig) -> None:
@@ -56,7 +57,7 @@ def describe_results(config: CardConfig) -> str:
         [label, *(f"{100 * means[name][config.metric]:.1f}" if name in means else "" for name in columns)]
         for label, means in rows
     ]
-    return f"{config.metric}, in points.\n\n{table(['evaluation', *columns], cells)}"
+    return f"{config.metric}, in points.\n\n{markdown_table(['evaluation', *columns], cells, compact=True)}"
 
 
 def describe_options(folder: Path) -> str:

@@ -74,9 +74,8 @@ def write_bright(evaluation: Evaluation, config: BrightConfig, results: dict[str
     average = write_results(folder, results)
     # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
     own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
-    tables.write_table(folder, results, average, None if own else config.queries, title_of(config))
-    if config.long:
-        write_recall(folder, results, average)
+    queries = None if own else config.queries
+    tables.write_table(folder, results, title=title_of(config), averaged=True, queries=queries, whole_pages=config.long)
     finish(evaluation, inputs, average)
 
 
@@ -98,7 +97,9 @@ def evaluate_beir(config: BeirConfig) -> None:
     mean = evaluate_collection(evaluation, collection, instruction, Path(str(config.output_dir)))
     if evaluation.run is not None:
         write_results(evaluation.run.path, {collection.name: mean})
-        tables.write_table(evaluation.run.path, {collection.name: mean}, None, None, title_of(config))
+        tables.write_table(
+            evaluation.run.path, {collection.name: mean}, title=title_of(config), averaged=False, queries=None
+        )
         names = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{config.split}.tsv")
         finish(evaluation, [path for name in names for path in Path(folder).glob(name)] if folder else [], mean)
 
@@ -203,16 +204,6 @@ def title_of(config: RetrievalConfig) -> str:
         fusion = describe_fusion(hybrid.method, hybrid.weights)
         return f"{config.model.path} + {hybrid.lexical.value} ({fusion})"
     return config.retriever.value if config.retriever is not Retriever.dense else str(config.model.path)
-
-
-def write_recall(folder: Path, results: Mapping[str, Metrics], average: Metrics) -> None:
-    """Put recall@1, the BRIGHT paper's measure for whole pages, under the table (arXiv 2407.12883)."""
-    columns = {**results, "average": average}
-    cells = " | ".join(f"{100 * mean['recall_at_1']:.1f}" for mean in columns.values())
-    text = f"| recall@1 | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n| **whole pages** | {cells} |\n"
-    file = folder / "results.md"
-    file.write_text(f"{file.read_text(encoding='utf-8')}\n{text}", encoding="utf-8")
-    print(text)
 
 
 def finish(evaluation: Evaluation, inputs: list[Any], mean: Metrics) -> None:

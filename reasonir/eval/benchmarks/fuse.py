@@ -123,9 +123,10 @@ def fuse_folders(config: FuseConfig) -> None:
         means[task] = scored.mean
         print(f"{task}: nDCG@10 {scored.mean['ndcg_at_10']:.4f} ({scored.mean['num_queries']} queries)")
     if means:
-        average = write_results(output.path, means)
+        write_results(output.path, means)
         beside = None if config.long else config.queries  # the published rows rank passages
-        tables.write_table(output.path, means, average if len(means) > 1 or own_level else None, beside, _title(config))
+        averaged = len(means) > 1 or own_level
+        tables.write_table(output.path, means, title=_title(config), averaged=averaged, queries=beside)
     output.finish(
         inputs=[folder[task].folder / RUN_FILE for folder in plan.folders for task in plan.tasks], counts=counts
     )

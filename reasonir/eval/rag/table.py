@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.eval.rag.records import CLOSED, GOLD, RETRIEVED
-from reasonir.eval.scores.tables import table
+from reasonir.text.markdown import markdown_table
 
 NAMES = {CLOSED: "closed book", RETRIEVED: "retrieved", GOLD: "gold passages"}
 WARNINGS = {
@@ -36,7 +36,7 @@ def render(report: dict[str, Any], details: bool) -> str:
     interval = f"{report['confidence']:.0%} interval"
     header = ["", "questions", "accuracy", interval, "unreadable", "with guesses", interval]
     rows = [_row(NAMES[name], entry["all"]) for name, entry in report["conditions"].items()]
-    lines = [f"# {report['title']}", "", *table(header, rows), "", *_differences(report)]
+    lines = [f"# {report['title']}", "", markdown_table(header, rows), "", *_differences(report)]
     lines += [*_samples(report), *_hits(report["retrieval"]), *_remarks(report)]
     if details:
         for kind in ("groups", "subjects"):
@@ -62,7 +62,7 @@ def _differences(report: dict[str, Any]) -> list[str]:
          f"{d['gained']:,}", f"{d['lost']:,}", _p(d["p_value"])]
         for d in report["differences"]
     ]  # fmt: skip
-    return [*table(["difference", "questions", "points", "gained", "lost", test], rows), ""]
+    return [markdown_table(["difference", "questions", "points", "gained", "lost", test], rows), ""]
 
 
 def _samples(report: dict[str, Any]) -> list[str]:
@@ -82,7 +82,7 @@ def _hits(retrieval: dict[str, Any] | None) -> list[str]:
         return []
     at = retrieval["at"]
     row = [f"of {retrieval['questions']:,} questions", *(_points(entry["rate"]) for entry in at.values())]
-    return [*table(["gold passage among the first", *at], [row]), ""]
+    return [markdown_table(["gold passage among the first", *at], [row]), ""]
 
 
 def _remarks(report: dict[str, Any]) -> list[str]:
@@ -128,7 +128,7 @@ def _parts(report: dict[str, Any], kind: str) -> list[str]:
     ]
     if not rows:
         return []
-    return [*table([kind.removesuffix("s"), "questions", *(NAMES[name] for name in conditions)], rows), ""]
+    return [markdown_table([kind.removesuffix("s"), "questions", *(NAMES[name] for name in conditions)], rows), ""]
 
 
 def _points(share: float) -> str:

@@ -25,7 +25,7 @@ from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, read_size
 from reasonir.eval.rerank.interleave import interleave
 from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, windows
 from reasonir.eval.scores.metrics import score_run
-from reasonir.eval.scores.results import METRICS_FILE, macro_average, write_results, write_task
+from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
 from reasonir.llm.config import Engine
@@ -222,9 +222,9 @@ def write_summary(plan: Plan, tasks: list[Candidates]) -> None:
     )
     before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
     write_results(plan.folder / ALONE, alone)
-    average = write_results(plan.folder, mixed)
+    write_results(plan.folder, mixed)
     above = {
-        title: ({task: mean["ndcg_at_10"] for task, mean in means.items()}, macro_average(means)["ndcg_at_10"])
+        title: {task: mean["ndcg_at_10"] for task, mean in means.items()}
         for title, means in (("retrieved", before), ("reranked alone", alone))
     }
     nested = tasks[0].nested
@@ -232,7 +232,7 @@ def write_summary(plan: Plan, tasks: list[Candidates]) -> None:
     first, second = config.weights or []
     name = Path(config.generator.model).name
     title = f"{config.method} rerank by {name}, {first:g} * rerank + {second:g} * retriever"
-    write_table(plan.folder, mixed, average if nested else None, beside, title, above)
+    write_table(plan.folder, mixed, title=title, averaged=nested, queries=beside, above=above)
 
 
 def finish(plan: Plan, folder: RunFolder, tasks: list[Candidates], prompts: list[Prompt]) -> None:

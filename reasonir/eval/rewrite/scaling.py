@@ -30,6 +30,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import ModelConfig, Retriever
 from reasonir.retrieval.ranking import open_searcher
 from reasonir.text.lengths import Counter, measure, open_counter
+from reasonir.text.markdown import markdown_table
 
 PUBLISHED = (
     "Published shape (arXiv 2504.20595, rewritings of 64 to 2,048 tokens): ReasonIR-8B and BM25 keep rising with the "
@@ -66,7 +67,7 @@ def measure_scaling(config: ScalingConfig) -> None:
         measured[label] = measure_points(config, root, tasks, label, opened)
     curve = summarize(points, measured, open_counter(config.tokenizer).by)
     write_json(folder.path / "scaling.json", {"metric": "ndcg_at_10", "tasks": tasks, **curve})
-    text = table(curve, tasks)
+    text = curve_table(curve, tasks)
     (folder.path / "scaling.md").write_text(text, encoding="utf-8")
     draw(folder.path, curves_of(curve), f"mean length of the queries ({curve['tokens_by']})", y_label(tasks))
     inputs = [file for point in points for file in point.files.values()]
@@ -262,15 +263,14 @@ def summarize(points: Sequence[Point], measured: dict[str, dict[str, dict[str, A
     return {"tokens_by": by, "retrievers": retrievers}
 
 
-def table(curve: dict[str, Any], tasks: Sequence[str]) -> str:
+def curve_table(curve: dict[str, Any], tasks: Sequence[str]) -> str:
     """Return scaling.md."""
     first = next(iter(curve["retrievers"].values()))
     head = [_title(point) for point in first]
     lengths = [f"{point['tokens_mean']:.0f}" for point in first]
-    lines = [f"| nDCG@10, {_tasks(tasks)} | {' | '.join(head)} |", f"|---|{'---|' * len(first)}"]
-    lines.append(f"| *mean tokens ({curve['tokens_by']})* | {' | '.join(lengths)} |")
-    for label, row in curve["retrievers"].items():
-        lines.append(f"| {label} | {' | '.join(_cell(point) for point in row)} |")
+    rows = [[f"*mean tokens ({curve['tokens_by']})*", *lengths]]
+    rows += [[label, *map(_cell, row)] for label, row in curve["retrievers"].items()]
+    lines = [markdown_table([f"nDCG@10, {_tasks(tasks)}", *head], rows, compact=True)]
     if any(point["samples"] > 1 for point in first):
         lines.append("\n±: standard deviation over the samples.")
     for label, row in curve["retrievers"].items():

@@ -1,9 +1,9 @@
 """Metrics over aspects: does a ranking cover all that a query asks for?
 
-Legend: w an aspect's weight, c how many earlier documents cover it, k the cut. A document gains the sum over its
-aspects of w * (1 - alpha) ** c, discounted by log2(rank + 1): alpha-nDCG of Clarke et al. 2008, with the weights of
-Bright-Pro (arXiv 2605.04018, which takes alpha 0.5 and reports k 25). Equal weights give Clarke's. Invariant: values
-do not depend on the scale of the weights. Owns no files; aspects are read by `reasonir.data.aspects`.
+Legend: w is an aspect's weight, c the number of earlier documents that cover the aspect, k the cut. A document gains
+the sum over its aspects of w * (1 - alpha) ** c, discounted by log2(rank + 1). This is the alpha-nDCG of Clarke et al.
+2008 with the weights of Bright-Pro (arXiv 2605.04018); equal weights give Clarke's. Invariant: values do not depend on
+the scale of the weights. Reads and writes nothing; `reasonir.data.aspects` reads aspects.
 """
 
 import math
@@ -11,19 +11,22 @@ from collections.abc import Sequence
 
 from reasonir.data.aspects import Aspect
 
+# Bright-Pro's alpha (arXiv 2605.04018): each further document on the same aspect gains half as much.
 ALPHA = 0.5
 
 
 def aspect_metrics(ranking: Sequence[str], aspects: Sequence[Aspect], cuts: Sequence[int]) -> dict[str, float]:
     """Return alpha-nDCG and aspect recall of one query's ranking at every cut.
 
-    Aspect recall is the weight of the aspects that the first k documents cover, as a fraction of all. The ideal
-    ranking is greedy. With one aspect a document, as in Bright-Pro, that is the best there is; documents of several
-    aspects can beat it, so that a value may pass 1 a little. Finding the best is NP-complete (Clarke et al.).
+    Aspect recall is the weight of the aspects that the first k documents cover, as a fraction of all weights. The ideal
+    ranking of alpha-nDCG is the greedy one, because finding the best one is NP-complete (Clarke et al.). With one
+    aspect a document, as in Bright-Pro, the greedy ranking is the best. With several aspects a document another ranking
+    can be better, so that a value may exceed 1 a little.
 
     Args:
-        ranking: document ids, best first.
-        aspects: at least one.
+        ranking: Document ids, best first.
+        aspects: The query's aspects, at least one.
+        cuts: The numbers k of first documents to measure at.
     """
     depth = max(cuts)
     gained, covered = _measure(ranking[:depth], aspects, depth)
@@ -36,12 +39,12 @@ def aspect_metrics(ranking: Sequence[str], aspects: Sequence[Aspect], cuts: Sequ
 
 
 def aspect_metric_names(cuts: Sequence[int]) -> list[str]:
-    """Return the keys of `aspect_metrics`."""
+    """Return the names of the metrics that `aspect_metrics` gives."""
     return [f"{family}_at_{cut}" for family in ("alpha_ndcg", "aspect_recall") for cut in cuts]
 
 
 def ideal_ranking(aspects: Sequence[Aspect], depth: int) -> list[str]:
-    """Return the documents in the greedy order: always the one that gains most now; the first listed among equals."""
+    """Return the documents in greedy order: the one that gains most comes next, the first listed among equals."""
     remaining = {document: None for aspect in aspects for document in aspect.gold_ids}
     covering = _aspects_of(aspects)
     seen = [0] * len(aspects)
@@ -56,7 +59,7 @@ def ideal_ranking(aspects: Sequence[Aspect], depth: int) -> list[str]:
 
 
 def _measure(ranking: Sequence[str], aspects: Sequence[Aspect], depth: int) -> tuple[list[float], list[float]]:
-    """Return discounted gain and covered weight, each summed up to every rank from 1 to depth."""
+    """Return the discounted gain and the covered weight up to every rank from 1 to depth."""
     covering = _aspects_of(aspects)
     seen = [0] * len(aspects)
     gained, covered = [0.0], [0.0]

@@ -1,7 +1,7 @@
-"""Retrieval metrics by trec_eval, through pytrec_eval, which only this file imports.
+"""Retrieval metrics of trec_eval, computed by pytrec_eval, which only this file imports.
 
-Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as
-float32 and orders equal ones by document id, descending. Owns no files; metrics over aspects are `aspects.py`'s.
+Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as float32 and
+orders equal ones by document id, descending. Reads and writes nothing. Metrics over aspects: `aspect_metrics.py`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,19 +19,18 @@ METRIC_OF_MEASURE = {
     **{f"{theirs}_{cut}": f"{ours}_{cut}" for theirs, ours in FAMILIES.items() for cut in CUTS},
     "recip_rank": "mrr",
 }
-"""trec_eval's name of a measure to ours."""
+"""Our name of each measure of trec_eval."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunMetrics:
-    """What a run is worth.
+    """The metrics of a run, and which queries they are about.
 
-    mean: every metric's mean over the queries of `per_query`, a fraction of 1 (0 where there is none), and
-        `num_queries`, their number.
-    per_query: query id to metrics, in the order of the qrels.
-    queries_without_gold: queries of the qrels without a relevant document; left out.
-    missing_queries: queries with a relevant document for which the run has no hit; they count as 0.
-    unknown_queries: queries of the run that the qrels lack; left out.
+    mean: Every metric's mean over the queries of `per_query`, a fraction of 1 (0 without a query), and `num_queries`.
+    per_query: Query id to metrics, in the order of the qrels.
+    queries_without_gold: Number of queries of the qrels without a relevant document. They are left out.
+    missing_queries: Number of queries with a relevant document for which the run has no hit. They count as 0.
+    unknown_queries: Number of queries of the run that the qrels lack. They are left out.
     """
 
     mean: dict[str, float]
@@ -47,25 +46,24 @@ def score_run(
     excluded: Mapping[str, Collection[str]] | None = None,
     aspects: Mapping[str, Sequence[Aspect]] | None = None,
 ) -> RunMetrics:
-    """Score a run.
-
-    A query with a relevant document counts even where the run lacks it or is left without hits: 0 for every
-    metric, as BRIGHT averages (trec_eval -c; pytrec_eval alone would leave it out). A query without a
-    relevant document has no nDCG and is left out, as trec_eval does.
+    """Score a run against relevance judgements.
 
     Args:
-        run: query id to {document id: score}; higher is better.
-        qrels: query id to {document id: grade}; relevant from 1.
-        excluded: query id to documents that are taken out of the run before anything is counted.
-        aspects: query id to aspects, of every query with a relevant document; adds `alpha_ndcg_at_k` and
+        run: Query id to {document id: score}; a higher score is better.
+        qrels: Query id to {document id: grade}; a document is relevant from grade 1 on.
+        excluded: Query id to the documents that are taken out of the run before anything is counted.
+        aspects: Query id to aspects, of every query with a relevant document; adds `alpha_ndcg_at_k` and
             `aspect_recall_at_k`.
     """
+    # A query without a relevant document has no nDCG and is left out, as trec_eval does.
     gold = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
     hits = {query: remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
     hits = {query: scores for query, scores in hits.items() if scores}
     measures = {f"{family}.{','.join(map(str, CUTS))}" for family in FAMILIES} | {"recip_rank"}
     judged = {query: dict(gold[query]) for query in hits}
     values = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(hits) if hits else {}
+    # A query with a relevant document but without a hit counts as 0, as BRIGHT averages (trec_eval -c). pytrec_eval
+    # alone would leave the query out, and the mean would rise.
     nothing = dict.fromkeys(METRIC_OF_MEASURE, 0.0)
     per_query = {
         query: {ours: values.get(query, nothing)[theirs] for theirs, ours in METRIC_OF_MEASURE.items()}
@@ -87,12 +85,12 @@ def score_run(
 
 
 def trec_ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return a query's documents in the order that trec_eval ranks them in."""
+    """Return the documents of a query in trec_eval's order."""
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
 
 
 def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
-    """Return a query's hits without the excluded documents, scores as the float that pytrec_eval asks for."""
+    """Return a query's hits without the excluded documents; pytrec_eval takes no score but a `float`."""
     kept = dict(scores)
     if set(map(type, kept.values())) - {float}:
         kept = dict(zip(kept, map(float, kept.values()), strict=True))

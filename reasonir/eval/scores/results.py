@@ -1,18 +1,18 @@
-"""A folder of results: what every command that ranks writes, and what reports and comparisons read.
+"""A folder of results: every command that ranks writes one, reports and comparisons read it.
 
     results.json                     means of every task, and their average
     <task>/run.trec                  the ranking, exclusions applied
     <task>/per_query.jsonl           one row a query
-    <task>/metrics.json              means over the queries; written last, so that it says the task is complete
+    <task>/metrics.json              means over the queries; written last, so that its presence means "complete"
 
-A BEIR folder's results have no task level. Invariant: metrics are computed from the very hits that run.trec holds.
+The results of a BEIR folder have no task level: their files lie beside results.json. Invariant: metrics are computed
+from the hits that run.trec holds.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl, write_json, write_jsonl
@@ -43,9 +43,18 @@ def write_task(
     label: str,
     aspects: Aspects | None = None,
 ) -> RunMetrics:
-    """Score a run and write it with its metrics; `label` is the run's name in its last column."""
+    """Score a run and write it with its metrics into a task's folder.
+
+    Args:
+        folder: The task's folder; it is made where it is missing.
+        run: The ranking, without excluded documents.
+        qrels: The judged queries.
+        label: The run's name in the last column of run.trec.
+        aspects: The aspects of every judged query; None or empty where the data names none.
+    """
     scored = score_run(run, qrels, aspects=aspects)
     folder.mkdir(parents=True, exist_ok=True)
+    # metrics.json goes first and comes last: a kill in between leaves a task that does not look complete.
     (folder / METRICS_FILE).unlink(missing_ok=True)
     write_run(folder / RUN_FILE, run, label)
     write_jsonl(folder / QUERIES_FILE, [{"id": i, **values} for i, values in scored.per_query.items()])
@@ -56,7 +65,7 @@ def write_task(
 def macro_average(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the unweighted mean over tasks of every metric, as BRIGHT averages; `num_queries` is summed.
 
-    A metric that a task lacks (those over aspects) has no average.
+    A metric over aspects has no average where one of the tasks names no aspects.
     """
     names = [name for name in next(iter(results.values())) if all(name in row for row in results.values())]
     mean = {name: sum(row[name] for row in results.values()) / len(results) for name in names}
@@ -73,7 +82,7 @@ def write_results(folder: Path, tasks: Mapping[str, Mapping[str, float]]) -> dic
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """One task of a folder of results. folder: where its run lies. mean: its metrics."""
+    """One task of a folder of results. folder: holds its run. mean: every metric's mean over its queries."""
 
     name: str
     folder: Path
@@ -81,10 +90,8 @@ class TaskResult:
 
     def per_query(self) -> dict[str, dict[str, float]]:
         """Return every query's metrics."""
-        return {row["id"]: {k: v for k, v in row.items() if k != "id"} for row in self._rows()}
-
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
-        return (row for _, row in read_jsonl(self.folder / QUERIES_FILE))
+        rows = (row for _, row in read_jsonl(self.folder / QUERIES_FILE))
+        return {row["id"]: {k: v for k, v in row.items() if k != "id"} for row in rows}
 
     def run(self) -> dict[str, dict[str, float]]:
         """Return the ranking."""

@@ -1,6 +1,7 @@
-"""Tables of results: ours beside the published rows, as Markdown and LaTeX (the page has a form of its own).
+"""Tables of results as Markdown and LaTeX: our rows beside the published ones.
 
-Owns results.md, results.tex and what is printed at the end. Leaves numbers to `metrics.py` and `published.py`.
+Writes results.md and prints it; `reasonir-eval report` writes results.tex. Leaves numbers to `metrics.py` and
+`published.py`. The HTML page has a form of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasonir.data.bright import BRIGHT_TASKS
-from reasonir.eval.scores.published import published_rows
+from reasonir.eval.scores.published import SHORT_NAMES, published_rows
+from reasonir.text.markdown import markdown_table
 
 AVERAGE = "average"
 ASPECT_METRICS = {
@@ -17,15 +19,7 @@ ASPECT_METRICS = {
     "aspect recall@10": "aspect_recall_at_10",
     "aspect recall@25": "aspect_recall_at_25",
 }
-"""Shown beside nDCG@10 where the data names aspects."""
-SHORT_NAMES = dict(
-    zip(
-        BRIGHT_TASKS,
-        ("Bio.", "Earth", "Econ.", "Psy.", "Rob.", "Stack.", "Sust.", "Leet.", "Pony", "AoPS", "TheoQ.", "TheoT."),
-        strict=True,
-    )
-)
-"""What narrow columns call BRIGHT's tasks."""
+"""Shown beside nDCG@10 where the data names aspects. Bright-Pro (arXiv 2605.04018) reports the cut 25."""
 GROUP_TITLES = {"original": "Original queries", "rewritten": "Rewritten queries", "": ""}
 SOURCES = "Published rows: the papers that each names."
 LATEX_ESCAPES = str.maketrans(
@@ -37,8 +31,11 @@ LATEX_ESCAPES = str.maketrans(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One system. points: nDCG@10 in points by column; a column may be absent. queries, source: of a published row."""
+class SystemRow:
+    """One system's row. points: nDCG@10 in points by column; a column may be absent.
+
+    queries, source: of a published row; empty for ours.
+    """
 
     name: str
     points: Mapping[str, float]
@@ -47,35 +44,35 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Say whether it was measured here."""
+        """Return whether the row was measured here."""
         return not self.source
 
     @property
     def label(self) -> str:
-        """Return the name with queries and source."""
+        """Return the name; of a published row with its queries and source."""
         return self.name if self.ours else f"{self.name}, {self.queries} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that compare with each other: the same kind of queries."""
+    """Rows on the same kind of queries, which can be compared."""
 
     title: str
-    rows: list[Row]
+    rows: list[SystemRow]
 
     def best(self, column: str) -> float | None:
-        """Return the column's best value as it is printed; None where fewer than two rows have one."""
+        """Return the best value of a column as it is printed; None where fewer than two rows have one."""
         values = [round(row.points[column], 1) for row in self.rows if column in row.points]
         return max(values) if len(values) > 1 else None
 
-    def is_best(self, row: Row, column: str) -> bool:
-        """Say whether a row's value is its column's best; equal ones all are."""
+    def is_best(self, row: SystemRow, column: str) -> bool:
+        """Return whether a row has the best value of a column; several rows may share it."""
         return column in row.points and round(row.points[column], 1) == self.best(column)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """columns: task names, and `average` where there are several tasks."""
+    """Groups of rows under the same columns: the tasks' names and, where there are several tasks, `average`."""
 
     columns: list[str]
     groups: list[Group]
@@ -83,8 +80,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A row of ours. ndcg_at_10: fractions by task. queries: "original", a rewriting's name, or None: compares with
-    nothing published."""
+    """A result of ours, to become a row.
+
+    ndcg_at_10: fractions of 1 by task. queries: "original", or a rewriting's name; None where no published row is
+    comparable.
+    """
 
     name: str
     ndcg_at_10: Mapping[str, float]
@@ -92,12 +92,12 @@ class Measured:
 
 
 def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = False) -> Table:
-    """Group our rows with the published ones on the same kind of queries.
+    """Group our results with the published rows on the same kind of queries.
 
     Args:
-        rows: ours, all with the same tasks.
-        averaged: whether a macro average stands at the end.
-        both_kinds: show the published rows on the other kind of queries too.
+        rows: Our results, all with the same tasks.
+        averaged: Whether a macro average over the tasks stands in a last column.
+        both_kinds: Show the published rows on the other kind of queries too.
     """
     tasks = list(rows[0].ndcg_at_10)
     columns = [*tasks, AVERAGE] if averaged else tasks
@@ -108,9 +108,9 @@ def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = Fal
         shown += [kind for kind in ("original", "rewritten") if kind not in shown]
     groups = []
     for kind in shown:
-        own = [Row(row.name, _points_of(row, averaged)) for row, its in kinds if its == kind]
+        own = [SystemRow(row.name, _points_of(row, averaged)) for row, its in kinds if its == kind]
         others = [
-            Row(row.system, _for_tasks(row.by_column(), tasks), row.queries, row.source)
+            SystemRow(row.system, _for_tasks(row.by_column(), tasks), row.queries, row.source)
             for row in (published_rows(kind) if kind else ())
         ]
         groups.append(Group(GROUP_TITLES[kind], own + [row for row in others if row.points.keys() & set(columns)]))
@@ -131,25 +131,26 @@ def _points_of(row: Measured, averaged: bool) -> dict[str, float]:
 
 
 def _for_tasks(points: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """Return a published row for these tasks; its average as printed for all 12, else of these."""
+    """Return a published row's points for these tasks, with their average."""
     shown = {task: points[task] for task in tasks if task in points}
+    # Over all 12 tasks the average is the printed one: it was rounded once, an average of rounded points is not it.
     if set(tasks) == set(BRIGHT_TASKS):
         return {**shown, AVERAGE: points[AVERAGE]}
     return {**shown, AVERAGE: sum(shown.values()) / len(shown)} if len(shown) == len(tasks) else shown
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown, our rows in bold."""
-    lines = [f"| nDCG@10 | {' | '.join(table.columns)} |", f"|---|{'---|' * len(table.columns)}"]
+    """Return the table as Markdown, with our rows in bold."""
+    rows = []
     for group in table.groups:
         if len(table.groups) > 1:
-            lines.append(f"| *{group.title}* |{' |' * len(table.columns)}")
+            rows.append([f"*{group.title}*", *("" for _ in table.columns)])
         for row in group.rows:
-            name = " ".join(row.label.split()).replace("|", "\\|")
-            cells = " | ".join(_cell(row, column) for column in table.columns)
-            lines.append(f"| {f'**{name}**' if row.ours else name} | {cells} |")
-    text = "\n".join(lines) + "\n"
-    return f"{text}\n{SOURCES}\n" if _has_published(table) else text
+            name = f"**{row.label.strip()}**" if row.ours else row.label
+            rows.append([name, *(_cell(row, column) for column in table.columns)])
+    text = markdown_table(["nDCG@10", *table.columns], rows, compact=True) + "\n"
+    published = any(not row.ours for group in table.groups for row in group.rows)
+    return f"{text}\n{SOURCES}\n" if published else text
 
 
 def to_latex(table: Table) -> str:
@@ -170,7 +171,7 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: SystemRow, column: str) -> str:
     return f"{row.points[column]:.1f}" if column in row.points else ""
 
 
@@ -178,55 +179,54 @@ def _latex(text: str) -> str:
     return text.translate(LATEX_ESCAPES)
 
 
-def _has_published(table: Table) -> bool:
-    return any(not row.ours for group in table.groups for row in group.rows)
-
-
 def write_table(
     folder: Path,
-    results: dict[str, dict[str, float]],
-    average: dict[str, float] | None,
-    beside: str | None,
+    results: Mapping[str, Mapping[str, float]],
+    *,
     title: str,
-    above: Mapping[str, tuple[Mapping[str, float], float]] | None = None,
+    averaged: bool,
+    queries: str | None,
+    above: Mapping[str, Mapping[str, float]] | None = None,
+    whole_pages: bool = False,
 ) -> None:
-    """Write results.md: nDCG@10 in points per task, and the published rows where the tasks are BRIGHT's.
+    """Write results.md and print it: nDCG@10 in points by task, beside the published rows where the tasks are BRIGHT's.
 
-    Tasks that name aspects are followed by a table of the metrics over them.
+    Tasks that name aspects are followed by a table of the metrics over aspects.
 
     Args:
-        average: None for no average.
-        beside: kind of queries whose published rows stand beneath ("original" or a rewriting); None for none.
-        above: further rows of ours, by title, to stand before the results: nDCG@10 by task, and its average.
+        folder: The folder of results.
+        results: Every metric's mean by task.
+        title: The name of our row.
+        averaged: Whether a macro average over the tasks stands in a last column.
+        queries: "original", or a rewriting's name: which published rows stand below; None for none.
+        above: Further results of ours that stand above this row: nDCG@10 by task, by title.
+        whole_pages: Add recall@1, the BRIGHT paper's measure for whole pages (arXiv 2407.12883).
     """
-    others = {name: {task: values[task] for task in results} for name, (values, _) in (above or {}).items()}
-    rows = [Measured(name, values, beside) for name, values in others.items()]
-    rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, beside))
-    text = to_markdown(build_table(rows, average is not None)) + _aspect_table(results)
+    rows = [Measured(name, {task: values[task] for task in results}, queries) for name, values in (above or {}).items()]
+    rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, queries))
+    text = to_markdown(build_table(rows, averaged)) + _aspect_table(results)
+    if whole_pages:
+        text += _recall_table(results)
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
 
 
 def _aspect_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the table of metrics over aspects, in points; nothing where no task names any."""
+    """Return the table of metrics over aspects, in points; empty where no task names aspects."""
     named = {task: row for task, row in results.items() if "alpha_ndcg_at_10" in row}
     if not named:
         return ""
-    lines = ["", f"| over aspects | {' | '.join(named)} | average |", f"|---|{'---|' * (len(named) + 1)}"]
+    rows = []
     for title, metric in ASPECT_METRICS.items():
-        values = [row[metric] for row in named.values()]
-        cells = [f"{100 * value:.1f}" for value in [*values, sum(values) / len(values)]]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([title, *_points_and_average([row[metric] for row in named.values()])])
+    return f"\n{markdown_table(['over aspects', *named, AVERAGE], rows, compact=True)}\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table that is aligned as plain text too; the first column to the left, others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def _recall_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table of recall@1, in points."""
+    cells = _points_and_average([mean["recall_at_1"] for mean in results.values()])
+    return f"\n{markdown_table(['recall@1', *results, AVERAGE], [['**whole pages**', *cells]], compact=True)}\n"
 
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
 
-    rule = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return [line(header), line(rule), *map(line, rows)]
+def _points_and_average(values: Sequence[float]) -> list[str]:
+    return [f"{100 * value:.1f}" for value in [*values, sum(values) / len(values)]]

@@ -42,6 +42,16 @@ def test_reference_tells_macro_from_pooled() -> None:
     assert abs(pooled - reference.exact_p_value(tasks)) > 0.05
 
 
+@pytest.mark.parametrize("size", [4, 9, 11])
+def test_exact_p_value_is_scipys(size: int) -> None:
+    (task,) = draw(size, (size,), 0.1)
+    scipys = stats.permutation_test(
+        (task,), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=1 << size, vectorized=True
+    )
+    ours = randomisation_test([task], 1 << size, fresh())
+    assert ours.exact and ours.p_value == pytest.approx(scipys.pvalue, abs=1e-12)
+
+
 @pytest.mark.parametrize("sizes", [(14,), (5, 9), (2, 3, 9)])
 def test_drawn_p_value_is_the_exact_one_within_its_error(sizes: tuple[int, ...]) -> None:
     tasks = draw(5, sizes, 0.05)
@@ -132,6 +142,19 @@ def test_bca_interval_is_scipys() -> None:
     plain = bootstrap_interval([task], 0.95, 40_000, False, fresh(2))
     assert ours == pytest.approx((found.low, found.high), abs=0.012)
     assert ours[1] - plain[1] > 0.03
+
+
+def test_bca_interval_of_several_tasks_is_scipys() -> None:
+    tasks = [fresh(4).gamma(0.5, 1.0, 20), fresh(5).gamma(0.7, 0.5, 45)]
+
+    def macro_mean(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (a.mean(axis) + b.mean(axis)) / 2
+
+    found = stats.bootstrap(tasks, macro_mean, n_resamples=40_000, method="BCa", rng=fresh(1)).confidence_interval
+    ours = bootstrap_interval(tasks, 0.95, 40_000, True, fresh(2))
+    plain = bootstrap_interval(tasks, 0.95, 40_000, False, fresh(2))
+    assert ours == pytest.approx((found.low, found.high), abs=0.006)
+    assert ours[1] - plain[1] > 0.012
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:

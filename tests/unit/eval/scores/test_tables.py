@@ -62,7 +62,7 @@ def test_markdown_keeps_its_columns(tmp_path: Path) -> None:
     text = to_markdown(build_table([Measured("a|b", {"pony": 0.5}, None)], False))
     assert text.splitlines()[2] == r"| **a\|b** | 50.0 |" and "Published" not in text
     results = {task: {"ndcg_at_10": value} for task, value in ALL.ndcg_at_10.items()}
-    write_table(tmp_path, results, {"ndcg_at_10": 0.255}, "original", "mine")
+    write_table(tmp_path, results, title="mine", averaged=True, queries="original")
     lines = (tmp_path / "results.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {line.count("|") for line in table} == {15} and len(table) == 3 + len(ORIGINAL)
