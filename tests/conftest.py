@@ -1,4 +1,4 @@
-"""What all tests share: offline hubs, a cache of their own, tiny models."""
+"""What all tests share: offline hubs, a cache of their own, one seed; the fixtures are those of tests/kit."""
 
 import os
 import tempfile
@@ -10,17 +10,7 @@ os.environ["REASONIR_CACHE"] = tempfile.mkdtemp(prefix="reasonir-test-cache-")
 import pytest
 import torch
 
-from reasonir.model import Encoder
-from reasonir.model.tiny import build_tiny
-from tests.kit.texts import SENTENCES
-
-
-@pytest.fixture
-def tiny() -> Encoder:
-    """A fresh two-layer Llama encoder with grouped queries, in float32 on the CPU."""
-    return build_tiny(
-        SENTENCES, vocabulary_size=400, hidden_size=64, intermediate_size=96, layers=2, heads=4, key_value_heads=2
-    )
+pytest_plugins = ["tests.kit.fixtures", "tests.kit.limits"]
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from reasonir.eval.benchmarks.fuse_config import FuseConfig
 from reasonir.retrieval.config import EncodeConfig
 from reasonir.train import cli as train_cli
 from reasonir.train.config import SourceConfig, TrainConfig
+from tests.kit.composing import TRAIN, composed
 
 CONFIGS = help_page.find_configs()
 GROUPS = {
@@ -27,26 +28,8 @@ GROUPS = {
     for group in ("model", "data", "data/sources", "parallel", "lora")
 }
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-TRAIN = ("output_dir=out", "data.files=[rows.jsonl]")
 HELP_SECONDS = 0.7
 HELP_PROGRAM = "import sys; from reasonir.{0}.cli import main; main(sys.argv[1:])"
-
-
-def composed(monkeypatch: pytest.MonkeyPatch, main: Any, arguments: list[str]) -> Any:
-    """Return the configuration that a command hands to its work, which is left out."""
-    seen: list[Any] = []
-    real = command.run_command
-    module = train_cli if main is train_cli.main else eval_cli
-
-    def without_work(program: str, name: str, schema: type, run: Any, argv: Any) -> None:
-        real(program, name, schema, seen.append, argv)
-
-    monkeypatch.setattr(module, "run_command", without_work)
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments)
-    assert exit_info.value.code == 0, arguments
-    assert len(seen) == 1
-    return seen[0]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from reasonir.core.help import element_schemas, find_configs, option_rows
 from reasonir.train.cli import main
 from reasonir.train.config import TrainConfig
-from tests.configs.test_configs import TRAIN, composed
+from tests.kit.composing import TRAIN, composed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "migration.md"
 TOOLS = ("FlagEmbedding", "Tevatron", "sentence-transformers", "GritLM")

@@ -14,9 +14,9 @@ import pytest
 from reasonir.eval import cli as eval_cli
 from reasonir.llm import config as generator_config
 from reasonir.quickstart import world
+from reasonir.synth import cli as synth_cli
 from reasonir.train import cli as train_cli
-from tests.configs.test_configs import composed as composed_command
-from tests.configs.test_synth_configs import composed as composed_recipe
+from tests.kit.composing import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
@@ -71,10 +71,10 @@ def compose(monkeypatch: pytest.MonkeyPatch, call: list[str]) -> Any:
     if module == "reasonir.quickstart":
         return world._parse(arguments)
     with monkeypatch.context() as patched:
-        if module == "reasonir.synth":
-            return composed_recipe(patched, arguments)
-        main = {"reasonir.train": train_cli.main, "reasonir.eval": eval_cli.main}[module]
-        return composed_command(patched, main, arguments)
+        main = {"train": train_cli.main, "eval": eval_cli.main, "synth": synth_cli.main}[
+            module.removeprefix("reasonir.")
+        ]
+        return composed(patched, main, arguments)
 
 
 def form(call: list[str]) -> tuple[str, ...]:

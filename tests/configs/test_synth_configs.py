@@ -4,14 +4,13 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from reasonir.core import command
 from reasonir.core import help as help_page
 from reasonir.synth import cli
 from reasonir.synth.config import GatesConfig, JudgeConfig, VariedLengthConfig, parse_shard
+from tests.kit.composing import composed
 
 CONFIGS = help_page.find_configs()
 GENERATORS = sorted(path.stem for path in (CONFIGS / "generator").glob("*.yaml"))
@@ -28,16 +27,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def composed(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
-    seen: list[Any] = []
-    real = command.run_command
-    monkeypatch.setattr(cli, "run_command", lambda p, name, schema, run, argv: real(p, name, schema, seen.append, argv))
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(arguments)
-    assert exit_info.value.code == 0, arguments
-    return seen[0]
-
-
 def test_every_yaml_is_composed_here() -> None:
     recipes = {path.stem for path in (CONFIGS / "synth").glob("*.yaml")} - {"writing", "judging"}
     assert recipes == set(cli.RECIPES) == set(NEEDED)
@@ -45,13 +34,13 @@ def test_every_yaml_is_composed_here() -> None:
 
 @pytest.mark.parametrize("recipe", cli.RECIPES)
 def test_a_recipe_composes(monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
-    config = composed(monkeypatch, [f"recipe={recipe}", "output_dir=out", *NEEDED[recipe]])
+    config = composed(monkeypatch, cli.main, [f"recipe={recipe}", "output_dir=out", *NEEDED[recipe]])
     assert type(config) is cli.RECIPES[recipe][0] and config.recipe == recipe
 
 
 def test_recipes_have_the_paper_s_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     hq, vl, negatives, rewrite = (
-        composed(monkeypatch, [f"recipe={name}", "output_dir=out", *NEEDED[name]])
+        composed(monkeypatch, cli.main, [f"recipe={name}", "output_dir=out", *NEEDED[name]])
         for name in ("hq", "vl", "negatives", "rewrite")
     )
     assert (hq.generator.temperature, hq.generator.max_new_tokens) == (0.0, 1536)
@@ -65,14 +54,14 @@ def test_any_generator_serves_any_recipe_and_keeps_the_recipe_s_sampling(
     monkeypatch: pytest.MonkeyPatch, generator: str
 ) -> None:
     chosen = ["recipe=hq", "output_dir=o", f"generator={generator}", *NEEDED["hq"]]
-    config = composed(monkeypatch, [*chosen, "generator.top_p=0.5"])
+    config = composed(monkeypatch, cli.main, [*chosen, "generator.top_p=0.5"])
     assert config.generator.engine.value == generator
     assert (config.generator.temperature, config.generator.top_p) == (0.0, 0.5)
 
 
 def test_judge_is_short_for_judge_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert composed(monkeypatch, ["recipe=hq", "output_dir=o", *NEEDED["hq"], "judge=true"]).judge.enabled
-    assert not composed(monkeypatch, ["recipe=hq", "output_dir=o", *NEEDED["hq"]]).judge.enabled
+    assert composed(monkeypatch, cli.main, ["recipe=hq", "output_dir=o", *NEEDED["hq"], "judge=true"]).judge.enabled
+    assert not composed(monkeypatch, cli.main, ["recipe=hq", "output_dir=o", *NEEDED["hq"]]).judge.enabled
 
 
 def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +71,7 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
     assert {entry.partition("=")[0] for entry in off} == {name for name, _, _ in help_page.option_rows(GatesConfig)}
     for recipe in ("hq", "eq", "vl", "negatives", "rewrite"):
         arguments = [f"recipe={recipe}", "output_dir=o", *NEEDED[recipe], *(f"gates.{entry}" for entry in off)]
-        assert composed(monkeypatch, arguments).gates.min_words == 1
+        assert composed(monkeypatch, cli.main, arguments).gates.min_words == 1
 
 
 @pytest.mark.parametrize(

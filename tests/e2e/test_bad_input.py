@@ -11,7 +11,6 @@ import pytest
 
 from reasonir.eval import cli as eval_cli
 from reasonir.model import Encoder
-from reasonir.model.tiny import build_tiny
 from reasonir.train import cli as train_cli
 from tests.kit.texts import SENTENCES, training_rows, write_rows
 
@@ -19,14 +18,6 @@ SMALL = (
     "query_max_tokens=48", "document_max_tokens=48", "global_batch_queries=4", "max_steps=1",
     "chunk_tokens=256", "warmup_steps=0",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
-    build_tiny(SENTENCES, **sizes, heads=2, key_value_heads=1).save_pretrained(str(folder))
-    return folder
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -94,10 +85,10 @@ LINE_7 = [
 
 @pytest.mark.parametrize(("content", "expected"), [case[1:] for case in LINE_7], ids=[c[0] for c in LINE_7])
 def test_line_7_is_named(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path, content: bytes, expected: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path, content: bytes, expected: str
 ) -> None:
     with_line_7(tmp_path, content)
-    line = refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, model_folder))
+    line = refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, tiny_model))
     assert f"{tmp_path / 'rows.jsonl'}:7: " in line and expected in line
 
 
@@ -110,11 +101,9 @@ def test_line_7_is_named_where_the_tokenizer_is_learned_from_the_file(
     assert f"{tmp_path / 'rows.jsonl'}:7: " in line and "broken JSON" in line
 
 
-def test_missing_empty_and_damaged_files(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path
-) -> None:
+def test_missing_empty_and_damaged_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    arguments = train_arguments(tmp_path, model_folder)
+    arguments = train_arguments(tmp_path, tiny_model)
     assert f"{rows}: no such file" in refuse(capsys, tmp_path, train_cli.main, arguments)
     for content in (b"", b"\n \n"):
         rows.write_bytes(content)
@@ -132,12 +121,12 @@ def test_missing_empty_and_damaged_files(
     assert str(file) in refuse(capsys, tmp_path, train_cli.main, [*arguments, f"data.files=[{file}]"])
 
 
-def test_document_ids_of_training_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
+def test_document_ids_of_training_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     documents = [{"id": f"d{i}", "content": f"text {i}"} for i in range(5)]
     write_rows(corpus, documents)
     rows = [{"query": f"question {i}", "pos": [f"d{i}"], "neg": [f"d{i + 1}"]} for i in range(4)]
-    arguments = train_arguments(tmp_path, model_folder, f"data.documents=[{corpus}]")
+    arguments = train_arguments(tmp_path, tiny_model, f"data.documents=[{corpus}]")
     for field in ("pos", "neg"):
         write_rows(tmp_path / "rows.jsonl", [*rows[:2], rows[2] | {field: ["d77"]}, rows[3]])
         line = refuse(capsys, tmp_path, train_cli.main, arguments)
@@ -153,11 +142,11 @@ def test_document_ids_of_training_rows(capsys: pytest.CaptureFixture[str], tmp_p
 def test_options_that_do_not_fit_the_input(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    model_folder: Path,
+    tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good_rows(tmp_path)
-    arguments = train_arguments(tmp_path, model_folder)
+    arguments = train_arguments(tmp_path, tiny_model)
     for options, expected in (
         (["learnin_rate=1"], "did you mean learning_rate"),
         (["max_steps=many"], "max_steps=many"),
@@ -171,22 +160,22 @@ def test_options_that_do_not_fit_the_input(
 
 
 def test_long_instruction_is_named_with_its_rows(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path
 ) -> None:
     row = training_rows(1)[0]
     row["query"][0] = "Find the principle behind this observation " * 20
     write_rows(tmp_path / "rows.jsonl", [row])
-    line = refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, model_folder))
+    line = refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, tiny_model))
     assert "rows.jsonl:1" in line and "instruction" in line and "query_max_tokens" in line
 
 
-def test_model_folder_without_a_part(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
+def test_model_folder_without_a_part(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     good_rows(tmp_path)
     for number, (missing, expected) in enumerate(
         (("tokenizer.json", "tokenizer"), ("config.json", "config.json"), ("model.safetensors", "model.path"))
     ):
         broken = tmp_path / f"model{number}"
-        shutil.copytree(model_folder, broken)
+        shutil.copytree(tiny_model, broken)
         (broken / missing).unlink()
         line = refuse(capsys, tmp_path, train_cli.main, train_arguments(tmp_path, broken))
         assert f"model.path={broken}" in line and expected in line
@@ -197,19 +186,17 @@ def test_model_folder_without_a_part(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder with a run in it, its rows and nothing else; copied by those who use it."""
     folder = tmp_path_factory.mktemp("finished")
     good_rows(folder)
-    assert run(train_cli.main, train_arguments(folder, model_folder)) == 0
+    assert run(train_cli.main, train_arguments(folder, tiny_model)) == 0
     assert (folder / "out" / "manifest.json").is_file()
     return folder
 
 
-def test_output_folder_of_another_run(
-    capsys: pytest.CaptureFixture[str], finished_run: Path, model_folder: Path
-) -> None:
-    arguments = train_arguments(finished_run, model_folder)
+def test_output_folder_of_another_run(capsys: pytest.CaptureFixture[str], finished_run: Path, tiny_model: Path) -> None:
+    arguments = train_arguments(finished_run, tiny_model)
     line = refuse(capsys, finished_run, train_cli.main, [*arguments, "seed=5"])
     assert f"output_dir={finished_run / 'out'}" in line and "seed: 0 -> 5" in line
     line = refuse(capsys, finished_run, train_cli.main, arguments)
@@ -225,7 +212,7 @@ def test_output_folder_of_another_run(
 
 
 def test_checkpoint_of_other_data(
-    capsys: pytest.CaptureFixture[str], finished_run: Path, model_folder: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], finished_run: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The same path with other bytes: only the checkpoint knows."""
     shutil.copytree(finished_run, tmp_path / "run")
@@ -233,7 +220,7 @@ def test_checkpoint_of_other_data(
     stored = folder / "out" / "config.yaml"
     stored.write_text(stored.read_text(encoding="utf-8").replace(str(finished_run), str(folder)), encoding="utf-8")
     good_rows(folder, 12)
-    arguments = train_arguments(folder, model_folder, "resume=true", "max_steps=2")
+    arguments = train_arguments(folder, tiny_model, "resume=true", "max_steps=2")
     line = refuse(capsys, folder, train_cli.main, arguments)
     assert "step_1 was written from other training data" in line
 
@@ -315,9 +302,9 @@ def test_bright_folder(
     assert expected in line
 
 
-def test_long_instruction_in_evaluation(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
+def test_long_instruction_in_evaluation(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     bright_folder(tmp_path / "bright")
-    arguments = bright_arguments(tmp_path, f"model.path={model_folder}", "query_max_tokens=8")
+    arguments = bright_arguments(tmp_path, f"model.path={tiny_model}", "query_max_tokens=8")
     assert "query_max_tokens" in refuse(capsys, tmp_path, eval_cli.main, arguments)
 
 
@@ -396,9 +383,9 @@ def test_scoring(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert f"{run_file}: no such file" in refuse(capsys, tmp_path, eval_cli.main, arguments)
 
 
-def test_encoding(capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: Path) -> None:
+def test_encoding(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     texts = tmp_path / "texts.jsonl"
-    arguments = ["encode", f"input={texts}", f"output_dir={tmp_path / 'out'}", f"model.path={model_folder}"]
+    arguments = ["encode", f"input={texts}", f"output_dir={tmp_path / 'out'}", f"model.path={tiny_model}"]
     query = [*arguments, "side=query"]
     for command, content, expected in (
         (arguments, b"", "texts.jsonl"),

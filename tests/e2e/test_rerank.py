@@ -23,9 +23,9 @@ from reasonir.eval.scores.results import read_results
 from reasonir.llm import Message, Request
 from reasonir.llm.chat import chat_text, chat_tokens
 from reasonir.llm.prompts import OWN_FILES, load_prompt
-from tests.e2e.test_synth_vllm import save_model
 from tests.kit.servers import Reply, ScriptedServer, prompt_of
 from tests.kit.texts import SENTENCES, write_rows
+from tests.kit.vllm import save_model
 
 TASKS = ("kitchen", "pony")
 DOCUMENTS, QUERIES = 12, 5

@@ -19,7 +19,6 @@ import pytest
 
 from reasonir.eval import cli
 from reasonir.eval.benchmarks import evaluate as retrieve
-from reasonir.model.tiny import build_tiny
 from reasonir.retrieval import ranking
 from tests.kit.servers import Reply, ScriptedServer, error_reply
 from tests.kit.texts import SENTENCES, note_encoded, write_rows
@@ -41,14 +40,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "gold_ids_long": [f"d{i + 1}"], "excluded_ids": []} for i in range(count)]  # fmt: skip
         write_rows(root / task / "examples.jsonl", rows)
     return root
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
-    build_tiny(SENTENCES, **sizes, heads=2, key_value_heads=1).save_pretrained(str(folder))
-    return folder
 
 
 def answer(body: dict[str, Any], earlier: int = 0) -> Reply:
@@ -318,9 +309,9 @@ def rewrites(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scaling(data: Path, model: Path, rewrites: Path, tmp_path: Path) -> list[str]:
+def scaling(data: Path, tiny_model: Path, rewrites: Path, tmp_path: Path) -> list[str]:
     """A command without its output folder."""
-    sources = [f"data.dir={data}", f"rewrites={rewrites}", "name=mine", f"retrievers=[bm25,{model}]"]
+    sources = [f"data.dir={data}", f"rewrites={rewrites}", "name=mine", f"retrievers=[bm25,{tiny_model}]"]
     return ["scaling", *sources, f"cache_dir={tmp_path / 'cache'}"]
 
 
@@ -329,7 +320,7 @@ POINTS = ("original", "mine_8", "mine_8_s2", "mine_32", "mine_32_s2", "mine")
 
 @pytest.mark.parametrize("long", ["false", "true"])
 def test_every_point_is_what_bright_measures(
-    long: str, scaling: list[str], data: Path, model: Path, rewrites: Path, tmp_path: Path,
+    long: str, scaling: list[str], data: Path, tiny_model: Path, rewrites: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     encoded = note_encoded(monkeypatch)
@@ -346,8 +337,8 @@ def test_every_point_is_what_bright_measures(
     assert Counter(encoded)["", SENTENCES[0]] == 1, "documents are embedded once for all points and tasks of equal text"
     assert len(indexed) == len(TASKS), "and indexed once a task"
     curve = json.loads((out / "scaling.json").read_text())
-    assert list(curve["retrievers"]) == ["bm25", model.name]
-    for label, options in (("bm25", ["retriever=bm25"]), (model.name, [f"model.path={model}"])):
+    assert list(curve["retrievers"]) == ["bm25", tiny_model.name]
+    for label, options in (("bm25", ["retriever=bm25"]), (tiny_model.name, [f"model.path={tiny_model}"])):
         scores = {name: json.loads((out / label / name / "results.json").read_text())["average"]["ndcg_at_10"]
                   for name in POINTS}  # fmt: skip
         for name in ("original", "mine_32_s2"):
@@ -368,7 +359,7 @@ def test_every_point_is_what_bright_measures(
     assert table.strip() in said and "| original | 8 | 32 | no length |" in table and " ± " in table
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
     drawing = (out / "scaling.svg").read_text()
-    assert "hollow: the queries as they are" in drawing and f"<!-- {model.name} -->" in drawing
+    assert "hollow: the queries as they are" in drawing and f"<!-- {tiny_model.name} -->" in drawing
 
 
 def test_scaling_broken_off_goes_on_to_the_same_bytes(

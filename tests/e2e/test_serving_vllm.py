@@ -24,8 +24,8 @@ from reasonir.model import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.serving import ServedEncoder, engine_states, server_states
 from reasonir.model.tiny import build_tiny
+from tests.kit.layouts import write_layout
 from tests.kit.texts import INSTRUCTION, SENTENCES
-from tests.unit.model.test_presets import write_layout
 
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip

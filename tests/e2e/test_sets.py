@@ -11,28 +11,30 @@ from reasonir.data.trec import read_qrels, read_run
 from reasonir.eval.scores.aspect_metrics import aspect_metrics
 from reasonir.eval.scores.metrics import CUTS, trec_ranking
 from reasonir.eval.scores.results import read_results
-from tests.e2e.test_evaluation import beir, rows_of, run  # noqa: F401 (a fixture)
+from tests.kit.collections import run
+from tests.kit.hub_sets import bright_pro, hub_set
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import write_rows
-from tests.unit.data.test_hub_collections import _own_cache, bright_pro, hub_set  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.usefixtures("own_hub_cache")
 
 
 def test_a_hub_set_gives_what_its_folder_gives(
-    beir: Path,  # noqa: F811
+    beir_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    read = {name: [row for _, row in read_jsonl(beir / f"{name}.jsonl")] for name in ("corpus", "queries")}
+    read = {name: [row for _, row in read_jsonl(beir_folder / f"{name}.jsonl")] for name in ("corpus", "queries")}
     judged = [
         {"query-id": query, "corpus-id": document, "score": grade}
-        for query, grades in read_qrels(str(beir / "qrels/dev.tsv")).items()
+        for query, grades in read_qrels(str(beir_folder / "qrels/dev.tsv")).items()
         for document, grade in grades.items()
     ]
     tables = {"corpus": {"corpus": read["corpus"]}, "queries": {"queries": read["queries"]}}
     copy = hub_set(tmp_path / "hub" / "water", tables)
     hub_set(tmp_path / "hub" / "water-qrels", {"default": {"dev": judged}})
     out = [tmp_path / "a", tmp_path / "b"]
-    for place, folder in zip((f"data.dir={beir}", f"data.hub={copy}"), out, strict=True):
+    for place, folder in zip((f"data.dir={beir_folder}", f"data.hub={copy}"), out, strict=True):
         run(["beir", place, "split=dev", f"output_dir={folder}", "retriever=bm25"], capsys)
     for name in ("run.trec", "metrics.json", "per_query.jsonl", "results.json", "results.md"):
         assert (out[0] / name).read_bytes() == (out[1] / name).read_bytes(), name

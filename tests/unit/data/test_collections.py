@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl, write_jsonl
 from reasonir.data.bright import list_bright_tasks, read_bright
 from reasonir.data.collections import merge_lookups, read_beir, read_documents, read_lookup
 from reasonir.data.rows import Ambiguous
 from reasonir.data.trec import read_qrels
+from tests.kit.mistakes import refused
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 
 DOCUMENTS = [
@@ -47,14 +47,6 @@ def beir_folder(folder: Path, qrels: str = "0\ta\t2\n0\tb\t0\n") -> Path:
     (folder / "qrels").mkdir(exist_ok=True)
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", encoding="utf-8")
     return folder
-
-
-def refused(call: object, *arguments: object, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
-        result = call(*arguments, **options)
-        list(result)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])

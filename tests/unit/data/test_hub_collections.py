@@ -11,8 +11,9 @@ from reasonir.data.bright import list_bright_tasks, read_bright
 from reasonir.data.collections import read_beir
 from reasonir.data.hub_collections import read_beir_hub
 from reasonir.data.rows import load_hub
+from tests.kit.hub_sets import ASPECTS, DOCUMENTS, EXAMPLES, bright_pro, hub_set
+from tests.kit.mistakes import refused
 from tests.kit.texts import write_rows
-from tests.unit.data.test_collections import refused
 
 CORPUS = [{"_id": "7", "title": "T", "text": "x"}, {"_id": "8", "title": "", "text": "y"}]
 QUERIES = [{"_id": "0", "text": "q0"}, {"_id": "9", "text": "of another split"}]
@@ -20,24 +21,7 @@ QRELS = [{"query-id": 0, "corpus-id": 7, "score": 2}, {"query-id": 0, "corpus-id
 LAYOUTS = ("BeIR", "mteb", "R2MED")
 
 
-def hub_set(folder: Path, tables: dict[str, dict[str, list[dict]]]) -> Path:
-    """Write a folder as a data set lies on the hub: JSONL files, and a card that names configurations and splits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    card = ["---", "configs:"]
-    for configuration, splits in tables.items():
-        card += [f"- config_name: {configuration}", "  data_files:"]
-        for split, rows in splits.items():
-            write_rows(folder / f"{configuration}-{split}.jsonl", rows)
-            card += [f"  - split: {split}", f"    path: {configuration}-{split}.jsonl"]
-    (folder / "README.md").write_text("\n".join([*card, "---"]), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_hub_cache")
 
 
 def beir_set(root: Path, layout: str, corpus: list = CORPUS, queries: list = QUERIES, qrels: list = QRELS) -> Path:
@@ -116,25 +100,6 @@ def test_what_is_no_beir_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_hub(str(tmp_path / "nowhere"), "corpus", None)
     assert not isinstance(caught.value, NoConfiguration)
-
-
-DOCUMENTS = [{"id": f"one/{i}.txt", "content": f"text q0 q10 {i}"} for i in range(4)]
-EXAMPLES = [
-    {"id": 0, "query": "q0", "gold_ids": ["one/0.txt", "one/1.txt"]},
-    {"id": 10, "query": "q10", "gold_ids": ["one/2.txt"]},
-]
-ASPECTS = [
-    {"id": "earth-science-0-a1", "content": "why", "weight": 3, "supporting_docs": ["one/0.txt"]},
-    {"id": "earth-science-10-aspect-1", "content": "how", "weight": 1, "supporting_docs": ["one/2.txt"]},
-    {"id": "earth-science-0-a2", "content": "when", "weight": 2, "supporting_docs": ["one/1.txt", "one/0.txt"]},
-]
-
-
-def bright_pro(folder: Path, examples: list = EXAMPLES, aspects: list | None = ASPECTS) -> str:
-    tables = {"documents": {"earth_science": DOCUMENTS}, "examples": {"earth_science": examples}}
-    if aspects is not None:
-        tables["aspects"] = {"earth_science": aspects}
-    return f"hub:{hub_set(folder, tables)}"
 
 
 def test_bright_pro_brings_its_aspects_and_names_its_tasks(tmp_path: Path) -> None:

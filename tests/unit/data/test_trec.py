@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reasonir.data.trec import read_qrels, read_run, write_run
+from tests.kit.mistakes import refused
 from tests.kit.shared import SHARED_DATA, requires_shared_data
-from tests.unit.data.test_collections import refused
 
 
 def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:

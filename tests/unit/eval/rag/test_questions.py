@@ -11,10 +11,12 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.eval.rag.questions import GROUP_OF, MMLU_GROUPS, read_choices, read_gpqa, read_mmlu
 from reasonir.eval.rag.records import LETTERS, Question
+from tests.kit.hub_sets import hub_set
+from tests.kit.mistakes import refused
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import write_rows
-from tests.unit.data.test_collections import refused
-from tests.unit.data.test_hub_collections import hub_set
+
+pytestmark = pytest.mark.usefixtures("own_hub_cache")
 
 ROWS = [["What flows, always?", "water", " stone ", "wood", "glass", "A"], ["Two\nlines", "1", "2", "None", "NA", "D"]]
 HEADER = ["Unused", "Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)),
@@ -39,13 +41,6 @@ def gpqa_rows(count: int = 30) -> list[list[str]]:
 
 def gpqa(path: Path, rows: list[list[str]], header: list[str] = HEADER) -> str:
     return str(mmlu(path, [header, *rows]))
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    datasets.disable_progress_bars()
 
 
 def test_groups_are_the_published_ones() -> None:

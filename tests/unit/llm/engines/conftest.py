@@ -1,6 +1,5 @@
 """A generator's configuration from its YAML file, and waits that do not last."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from reasonir.core.help import find_configs
 from reasonir.llm import GeneratorConfig
 from reasonir.llm.config import Engine, Structured
 from reasonir.llm.engines import client as client_module
-
-KEY = "sk-verysecret0123456789abcdef"
-Configured = Callable[..., GeneratorConfig]
+from tests.kit.generators import KEY, Configured
 
 
 @pytest.fixture

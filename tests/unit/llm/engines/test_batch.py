@@ -10,8 +10,8 @@ import pytest
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.llm import Message, Request, open_generator
 from reasonir.llm.engines.batch import BatchGenerator
+from tests.kit.generators import Configured
 from tests.kit.servers import Reply, ScriptedServer, error_reply, prompt_of
-from tests.unit.llm.engines.conftest import Configured
 
 FAST = {"engine": "openai_batch", "batch_poll_seconds": 0.01, "batch_requests": 4, "max_attempts": 2}
 

@@ -18,8 +18,8 @@ import pytest
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.llm import Completion, Message, Request, open_generator
 from reasonir.llm.engines.client import LONGEST_WAIT_SECONDS, retry_after_seconds
+from tests.kit.generators import Configured
 from tests.kit.servers import Reply, ScriptedServer, error_reply, misbehaviours, prompt_of
-from tests.unit.llm.engines.conftest import Configured
 
 GOOD = '{"query": "why is the sky blue"}'
 SCHEMA = {

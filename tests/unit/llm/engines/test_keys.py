@@ -10,8 +10,8 @@ import pytest
 
 from reasonir.core.errors import UserError
 from reasonir.llm import Message, Request, open_generator
+from tests.kit.generators import KEY, Configured
 from tests.kit.servers import ScriptedServer
-from tests.unit.llm.engines.conftest import KEY, Configured
 
 ROOT = Path(__file__).resolve().parents[4]
 

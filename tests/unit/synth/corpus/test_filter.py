@@ -11,10 +11,10 @@ import torch
 from reasonir.core.command import validate_tree
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl, write_jsonl
-from reasonir.model.tiny import build_tokenizer
 from reasonir.synth.config import FilterConfig
 from reasonir.synth.corpus import filter as filters
 from reasonir.synth.corpus.filter import QualityClassifier, filter_corpus
+from tests.kit.models import save_classifier
 from tests.kit.texts import SENTENCES
 
 VOCABULARY = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -50,23 +50,6 @@ def corpus(tmp_path: Path) -> Path:
     rows = [{"id": f"d{n:02}", "content": sentence(draw, draw.randrange(6, 50))} for n in range(40)]
     write_jsonl(tmp_path / "corpus.jsonl", rows)
     return tmp_path / "corpus.jsonl"
-
-
-def save_classifier(folder: Path, labels: list[str], seed: int = 0) -> str:
-    """A random Llama with a classification head, large enough in its outputs to tell texts apart."""
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer(SENTENCES, 400)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=128, num_labels=len(labels), initializer_range=0.5,
-        id2label=dict(enumerate(labels)), label2id={name: n for n, name in enumerate(labels)},
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

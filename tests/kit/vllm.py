@@ -1,0 +1,32 @@
+"""A tiny random language model that vLLM can load."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from reasonir.model.tiny import build_tokenizer
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+
+
+def save_model(folder: Path, texts: list[str]) -> None:
+    """Write a random Llama with a tokenizer of its own, and room for a prompt and an answer."""
+    tokenizer = build_tokenizer(texts, 1_500)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4_096}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **heads, **ids)).save_pretrained(folder)
+
+
+def run(*arguments: str) -> None:
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
+                          env=environment, timeout=300)  # fmt: skip
+    assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
