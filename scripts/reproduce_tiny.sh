@@ -17,7 +17,7 @@ sizes=(
 )
 
 check_needs() {
-    "$PYTHON" -c 'import sys, reasonir.settings; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    "$PYTHON" -c 'import sys, reasonir.core.command; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         refuse "$PYTHON lacks what reasonir needs; 'make quickstart' installs it, or name another: PYTHON=..."
 }
 

@@ -8,7 +8,7 @@ from tests.kit.launch import launch
 
 BUSY_WATCHDOG = """
 import sys, time
-from reasonir.train.ranks import open_ranks
+from reasonir.train.parallel.ranks import open_ranks
 
 with open_ranks(0.001) as ranks:  # the watchdog is in the store nearly all the time
     ranks.phase("waiting", limited=False)
@@ -32,8 +32,8 @@ def test_the_watchdog_never_aborts_a_process_that_ends(tmp_path: Path, end: str,
 ABORTED_END = """
 import atexit, ctypes, sys
 from pathlib import Path
-from reasonir.distributed import rank
-from reasonir.settings import run_command
+from reasonir.core.processes import rank
+from reasonir.core.command import run_command
 from reasonir.train.config import TrainConfig
 
 FOLDER = Path(sys.argv[1])

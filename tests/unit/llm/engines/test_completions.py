@@ -106,7 +106,7 @@ def test_memory_per_answer_is_small(tmp_path: Path) -> None:
     code = """
 import sys, tracemalloc
 from pathlib import Path
-from reasonir.generator.completions import CompletionLog
+from reasonir.llm.engines.completions import CompletionLog
 tracemalloc.start()
 log = CompletionLog(Path(sys.argv[1]))
 print(len(log), tracemalloc.get_traced_memory()[0])
@@ -123,8 +123,8 @@ CHILD = """
 import sys, yaml
 from contextlib import closing
 from pathlib import Path
-from reasonir.generator import Message, Request, open_generator
-from reasonir.generator.config import Engine, GeneratorConfig, Structured
+from reasonir.llm import Message, Request, open_generator
+from reasonir.llm.config import Engine, GeneratorConfig, Structured
 content = yaml.safe_load(Path("configs/generator/openai.yaml").read_text())
 content.update(model="m", base_url=sys.argv[1], max_concurrency=4, engine=Engine.openai, structured=Structured.auto)
 requests = (Request(id=str(n), messages=(Message("user", f"document {n}"),)) for n in range(int(sys.argv[3])))
