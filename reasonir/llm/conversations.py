@@ -1,12 +1,15 @@
-"""Many items at once, their outcomes in order: a bounded window between the input and the output.
+"""Ordered concurrency: many conversations with one language model at once, their outcomes in the order of the items.
 
-Invariant: outcomes are handed on in the order of the items, whatever the order of the answers; at most `window` items
-lie between the first unfinished one and the last begun, so memory does not grow with the input. One thread.
+A conversation is a coroutine. It yields the requests of its next turn, is sent their completions in the same order, and
+returns an outcome. What it yields must depend on its item and on earlier completions alone, never on time: then a log
+of paid answers replays it. Invariants: outcomes are handed on in the order of the items, whatever the order of the
+answers. A new conversation is opened only when the model has room for more requests than the open ones are making, so
+that the model's concurrency bounds their number. Everything runs in the caller's thread.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from reasonir.llm.records import Completion, Request
@@ -14,84 +17,118 @@ from reasonir.llm.records import Generator as LanguageModel
 
 ItemType = TypeVar("ItemType")
 OutcomeType = TypeVar("OutcomeType")
+Conversation = Generator[list[Request], list[Completion], OutcomeType]
+"""One item's coroutine. Its requests' ids are overwritten; every turn makes at least one request."""
+
+
+def hold_conversations(
+    model: LanguageModel,
+    items: Iterable[ItemType],
+    converse: Callable[[ItemType], Conversation[OutcomeType]],
+    hand_on: Callable[[ItemType, OutcomeType], None],
+    *,
+    window: int | None = None,
+    on_answer: Callable[[], None] | None = None,
+) -> None:
+    """Hold one conversation for each item; call `hand_on` with every item and its outcome, in the order of the items.
+
+    An error of `items` (a broken line of a file) ends the reading: the conversations that are open are finished and
+    handed on, then the error is raised. Any other error, Ctrl-C included, is raised at once.
+
+    Args:
+        model: Answers the requests.
+        items: Read one by one, when a conversation is opened.
+        converse: Returns the conversation of an item.
+        hand_on: Receives each outcome as soon as it and all earlier ones are there. A function and not an iterator,
+            because items that end without a request finish while the model asks for its next one.
+        window: Most items between the first unfinished one and the last opened one, both included, which bounds the
+            memory of outcomes that wait for an earlier one. None is no bound.
+        on_answer: Called after each completion, for a progress bar.
+    """
+    conversations = _Conversations(items, converse, hand_on, window)
+    for completion in model.complete(conversations.requests()):
+        conversations.receive(completion)
+        if on_answer is not None:
+            on_answer()
+    if conversations.reading_error is not None:
+        raise conversations.reading_error
 
 
 @dataclass(slots=True)
 class _Open(Generic[ItemType, OutcomeType]):
-    """An item that was begun and not yet handed on."""
+    """An item whose outcome was not handed on yet. unanswered: requests of the current turn that are still out."""
 
     item: ItemType
-    steps: Generator[Request, Completion, OutcomeType]
-    requests: int = 0
-    outcome: OutcomeType | None = None
+    conversation: Conversation[OutcomeType]
+    completions: list[Completion | None] = field(default_factory=list)
+    unanswered: int = 0
+    outcomes: list[OutcomeType] = field(default_factory=list)  # empty or one: None is an outcome too
 
 
-class Weave(Generic[ItemType, OutcomeType]):
-    """Drives one coroutine an item over a generator, and hands the outcomes on in order."""
+class _Conversations(Generic[ItemType, OutcomeType]):
+    """The open items in their order, the requests that wait to be sent, and where each answer belongs."""
 
     def __init__(
         self,
         items: Iterable[ItemType],
-        steps: Callable[[ItemType], Generator[Request, Completion, OutcomeType]],
+        converse: Callable[[ItemType], Conversation[OutcomeType]],
         hand_on: Callable[[ItemType, OutcomeType], None],
-        window: int,
+        window: int | None,
     ) -> None:
-        self._items = iter(items)
-        self._steps, self._hand_on, self._window = steps, hand_on, window
-        self._open: OrderedDict[int, _Open[ItemType, OutcomeType]] = OrderedDict()
-        self._ready: deque[Request] = deque()
-        self._begun, self._first = 0, 0
-        self._more = True
-        self._failure: BaseException | None = None
+        self.reading_error: Exception | None = None
+        self._items, self._converse, self._hand_on, self._window = iter(items), converse, hand_on, window
+        self._open: deque[_Open[ItemType, OutcomeType]] = deque()
+        self._unsent: deque[Request] = deque()
+        self._places: dict[str, tuple[_Open[ItemType, OutcomeType], int]] = {}
+        self._requests_made, self._more_items = 0, True
 
-    def run(self, generator: LanguageModel) -> None:
-        """Take all items to their end.
-
-        A failure of the input (a broken line) ends the taking of items; those begun are finished, then it is raised.
-        """
-        for completion in generator.complete(self._requests()):  # type: ignore[arg-type]
-            number = int(completion.id.partition(".")[0])
-            self._advance(number, completion)
-        if self._failure is not None:
-            raise self._failure
-
-    def _requests(self) -> Iterator[Request | None]:
-        """Yield requests as they come up; None where every item waits for an answer."""
-        while self._ready or self._open or self._more:
-            if self._ready:
-                yield self._ready.popleft()
-            elif self._more and self._begun - self._first < self._window:
-                self._begin_next()
-            elif self._open:
+    def requests(self) -> Iterator[Request | None]:
+        """Yield requests as the model asks for them; None where every open conversation waits for an answer."""
+        while self._unsent or self._open or self._more_items:
+            if self._unsent:
+                yield self._unsent.popleft()
+            elif self._more_items and (self._window is None or len(self._open) < self._window):
+                self._open_next()
+            else:
                 yield None
 
-    def _begin_next(self) -> None:
+    def receive(self, completion: Completion) -> None:
+        """Give a completion to the conversation that asked for it; the last one of a turn starts the next turn."""
+        entry, place = self._places.pop(completion.id)
+        entry.completions[place] = completion
+        entry.unanswered -= 1
+        if not entry.unanswered:
+            self._advance(entry)
+
+    def _open_next(self) -> None:
         try:
             item = next(self._items)
         except StopIteration:
-            self._more = False
+            self._more_items = False
             return
         except Exception as error:
-            self._more, self._failure = False, error
+            self._more_items, self.reading_error = False, error
             return
-        number = self._begun
-        self._begun += 1
-        self._open[number] = _Open(item, self._steps(item))
-        self._advance(number, None)
+        entry = _Open(item, self._converse(item))
+        self._open.append(entry)
+        self._advance(entry)
 
-    def _advance(self, number: int, completion: Completion | None) -> None:
-        """Give an item its answer (None starts it): it asks again, or ends."""
-        entry = self._open[number]
+    def _advance(self, entry: _Open[ItemType, OutcomeType]) -> None:
         try:
-            request = entry.steps.send(completion)  # type: ignore[arg-type]
+            turn = entry.conversation.send(entry.completions or None)  # type: ignore[arg-type]
         except StopIteration as end:
-            entry.outcome = end.value
+            entry.outcomes.append(end.value)
             self._hand_on_finished()
             return
-        entry.requests += 1
-        self._ready.append(replace(request, id=f"{number}.{entry.requests}"))
+        assert turn, "a conversation yielded a turn without requests"
+        entry.completions, entry.unanswered = [None] * len(turn), len(turn)
+        for place, request in enumerate(turn):
+            self._requests_made += 1
+            named = replace(request, id=str(self._requests_made))
+            self._places[named.id] = (entry, place)
+            self._unsent.append(named)
 
     def _hand_on_finished(self) -> None:
-        while self._first in self._open and (outcome := self._open[self._first].outcome) is not None:
-            self._hand_on(self._open.pop(self._first).item, outcome)
-            self._first += 1
+        while self._open and self._open[0].outcomes:
+            entry = self._open.popleft()
+            self._hand_on(entry.item, entry.outcomes[0])

@@ -15,8 +15,8 @@ import yaml
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
 from reasonir.core.run_folder import RunFolder
+from reasonir.llm.attempts import Rejection
 from reasonir.synth.config import MAY_DIFFER, MergeConfig, parse_shard
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.gates.text import DuplicateQueries
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, place_of
 from reasonir.synth.pipeline import finish
@@ -81,7 +81,7 @@ def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
             trail.refused.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
         if accepted or row["final"]:
             trail.input_tokens, trail.output_tokens = ending["input_tokens"], ending["output_tokens"]
-            refusal = None if accepted else Refusal(row["reason"], row["detail"])
+            refusal = None if accepted else Rejection(row["reason"], row["detail"])
             yield Item(str(row["id"]), place_of(row)), Outcome(trail, row if accepted else None, refusal)
             trail = Trail()
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.synth.gates.parse import Refusal
+from reasonir.llm.attempts import SERVER_ERROR, Rejection
 from reasonir.synth.recipes.inputs import Item
-from reasonir.synth.recipes.writing import SERVER_ERROR, Outcome
+from reasonir.synth.recipes.writing import Outcome
 
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 SECONDS_BETWEEN_FLUSHES = 0.2
 """Every flush costs a switch between threads, and what is lost in a kill is in the log of answers."""
-DUPLICATE = Refusal("duplicate_query", "The query says the same as that of an earlier row.")
+DUPLICATE = Rejection("duplicate_query", "The query says the same as that of an earlier row.")
 
 
 @dataclass(slots=True)
@@ -186,7 +186,7 @@ def _belongs(row: dict[str, Any], item: Item) -> bool:
     return bool(row["id"] == item.id and place_of(row) == item.position)
 
 
-def _refusal_line(refusal: Refusal, attempt: int, text: str) -> dict[str, Any]:
+def _refusal_line(refusal: Rejection, attempt: int, text: str) -> dict[str, Any]:
     return {"reason": refusal.reason, "detail": refusal.detail, "stage": "row", "attempt": attempt, "text": text}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
 from reasonir.llm import open_generator
-from reasonir.llm.conversations import Weave
+from reasonir.llm.conversations import hold_conversations
 from reasonir.llm.prompts import describe_prompts, keep_prompts, save_prompts
 from reasonir.synth.config import (
     MAY_DIFFER,
@@ -62,7 +62,7 @@ def write_rows(config: WritingConfig) -> None:
                 progress.update(1, f"{output.accepted} rows")
 
             window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
-            Weave(rest, recipe.steps, write, window).run(generator)
+            hold_conversations(generator, rest, recipe.steps, write, window=window)
             output.release()
     finish(folder, recipe.inputs, output.counts(), config.report, prompts=describe_prompts(recipe.prompts))
 

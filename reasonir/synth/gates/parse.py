@@ -5,9 +5,9 @@ around JSON (thoughts, code fences, a sentence before), never of what is inside 
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from reasonir.llm.attempts import Rejection
 from reasonir.llm.refusals import without_thoughts
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -16,29 +16,21 @@ KINDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an answer is not taken. reason: one word to count by; detail: a sentence for the model and the reader."""
-
-    reason: str
-    detail: str
-
-
-def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Refusal:
+def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Rejection:
     """Return the fields of an answer; `{"text": …}` where no schema asks for JSON."""
     text = without_thoughts(text)
     if schema is None:
-        return {"text": text} if _is_text(text) else Refusal("empty", "The answer was empty.")
+        return {"text": text} if _is_text(text) else Rejection("empty", "The answer was empty.")
     if finish == "length":
-        return Refusal("cut_off", "The answer was too long and was cut off before its end; be shorter.")
+        return Rejection("cut_off", "The answer was too long and was cut off before its end; be shorter.")
     found = _first_object(text)
     if found is None:
-        return Refusal("json", "The answer was not one JSON object.")
+        return Rejection("json", "The answer was not one JSON object.")
     problem = schema_problem(found, schema)
     if problem:
-        return Refusal("schema", f"The JSON object is not as asked: {problem}.")
+        return Rejection("schema", f"The JSON object is not as asked: {problem}.")
     if not _is_text(json.dumps(found, ensure_ascii=False)):
-        return Refusal("json", "The answer holds half a surrogate pair, which is no text.")
+        return Rejection("json", "The answer holds half a surrogate pair, which is no text.")
     return found
 
 

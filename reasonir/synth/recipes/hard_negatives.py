@@ -4,20 +4,20 @@ Asked for together with the query, negatives come out short and easy (arXiv 2504
 finished query and positive, and only then asks for the document that misleads.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from reasonir.data.training_rows import InstructedText
+from reasonir.llm.attempts import Rejection, Trail
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import load_prompt
-from reasonir.llm.records import Completion, Request
 from reasonir.llm.records import Generator as LanguageModel
 from reasonir.synth.config import NegativesConfig
 from reasonir.synth.gates.checks import check_different, check_length, check_text
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.recipes.inputs import Item, Row, count_lines, cut_words, read_query_rows
 from reasonir.synth.recipes.judge import Candidate, Judge
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps, Trail
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
 
 VARIABLES = ("instruction", "query", "positive", "negatives", "min_words")
 
@@ -47,7 +47,7 @@ class NegativesRecipe:
         """Ask for the negatives of one row; have all of it judged."""
         trail, given = Trail(), item.source
         answers = yield from self._ask_all(item.id, given, trail)
-        if isinstance(answers, Refusal):
+        if isinstance(answers, Rejection):
             return Outcome(trail, refusal=answers)
         written = [answer.fields["negative"].strip() for answer in answers]
         pos, neg = (given.fields.get(name) or given.fields.get(other) or []
@@ -69,11 +69,11 @@ class NegativesRecipe:
                 return Outcome(trail, refusal=refusal)
         return Outcome(trail, row)
 
-    def _ask_all(self, name: str, given: Row, trail: Trail) -> Generator[Request, Completion, list[Answer] | Refusal]:
+    def _ask_all(self, name: str, given: Row, trail: Trail) -> Conversation[list[Answer] | Rejection]:
         """Return the answers that passed, one or more, or why there is none."""
         config = self._config
         answers: list[Answer] = []
-        refusal = Refusal("empty", "")
+        refusal = Rejection("empty", "")
         for number in range(1, config.negatives_per_row + 1):
             written = [answer.fields["negative"] for answer in answers]
             values = {
@@ -84,7 +84,7 @@ class NegativesRecipe:
                 "min_words": config.gates.min_words,
             }
 
-            def check(fields: dict[str, Any], written: list[str] = written) -> Refusal | None:
+            def check(fields: dict[str, Any], written: list[str] = written) -> Rejection | None:
                 return self._check(fields["negative"], given, written)
 
             answer = yield from self._author.ask(f"{name}:{number}", values, check, trail)
@@ -94,7 +94,7 @@ class NegativesRecipe:
                 refusal = answer
         return answers or refusal
 
-    def _check(self, negative: str, given: Row, written: list[str]) -> Refusal | None:
+    def _check(self, negative: str, given: Row, written: list[str]) -> Rejection | None:
         gates = self._config.gates
         refusal = check_text(negative, "negative", gates)
         refusal = refusal or check_length(negative, "negative", gates.min_words, gates.max_words)

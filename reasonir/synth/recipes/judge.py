@@ -3,16 +3,15 @@
 Invariant: a score is asked for on its own, without saying which document is meant to be the positive.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 from reasonir.data.training_rows import InstructedText
+from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import load_prompt
-from reasonir.llm.records import Completion, Request
 from reasonir.synth.config import JudgeConfig, RelevantNegative, WritingConfig
-from reasonir.synth.gates.parse import Refusal
-from reasonir.synth.recipes.writing import SERVER_ERROR, Answer, Author, Trail
+from reasonir.synth.recipes.writing import Answer, Author
 
 VARIABLES = ("instruction", "query", "document")
 MAX_NEW_TOKENS = 512
@@ -40,13 +39,13 @@ class Judge:
     def review(
         self, name: str, query: InstructedText, row: dict[str, Any], pos: list[Candidate], neg: list[Candidate],
         trail: Trail,
-    ) -> Generator[Request, Completion, Refusal | None]:  # fmt: skip
+    ) -> Conversation[Rejection | None]:  # fmt: skip
         """Score a row's documents, rewrite its `pos` and `neg` by the scores, or return why it is rejected."""
         scores: dict[str, list[int]] = {"pos": [], "neg": []}
         for side, candidates in (("pos", pos), ("neg", neg)):
             for number, candidate in enumerate(candidates):
                 score = yield from self._score(f"{name}:{side}{number}", query, candidate.text, trail)
-                if isinstance(score, Refusal):
+                if isinstance(score, Rejection):
                     return score
                 scores[side].append(score)
         limits = self._config
@@ -55,11 +54,11 @@ class Judge:
         relevant = [c.entry for c, s in zip(neg, scores["neg"], strict=True) if s > limits.negative_max]
         row["neg"] = [c.entry for c, s in zip(neg, scores["neg"], strict=True) if s <= limits.negative_max]
         if not kept:
-            return Refusal("judge_positive", f"The positive scored {max(scores['pos'], default=0)} of 5.")
+            return Rejection("judge_positive", f"The positive scored {max(scores['pos'], default=0)} of 5.")
         relabel = limits.relevant_negative is RelevantNegative.relabel
         row["pos"] = kept + (relevant if relabel else [])
         if relevant and not relabel and not row["neg"]:
-            return Refusal("judge_negative", f"The negative scored {max(scores['neg'])} of 5.")
+            return Rejection("judge_negative", f"The negative scored {max(scores['neg'])} of 5.")
         tallies = row["provenance"].setdefault("tallies", {})
         for tally, count in (("positives_dropped", len(pos) - len(kept)),
                              ("negatives_relabelled" if relabel else "negatives_dropped", len(relevant))):  # fmt: skip
@@ -67,11 +66,9 @@ class Judge:
                 tallies[tally] = count
         return None
 
-    def _score(
-        self, name: str, query: InstructedText, document: str, trail: Trail
-    ) -> Generator[Request, Completion, int | Refusal]:
+    def _score(self, name: str, query: InstructedText, document: str, trail: Trail) -> Conversation[int | Rejection]:
         values = {"instruction": query.instruction, "query": query.text, "document": document}
         answer = yield from self._author.ask(name, values, lambda fields: None, trail)
         if isinstance(answer, Answer):
             return int(answer.fields["score"])
-        return answer if answer.reason == SERVER_ERROR else Refusal("judge_unreadable", answer.detail)
+        return answer if answer.reason == SERVER_ERROR else Rejection("judge_unreadable", answer.detail)

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasonir.data.training_rows import InstructedText
+from reasonir.llm.attempts import Rejection, Trail
 from reasonir.llm.prompts import Prompt, load_prompt
 from reasonir.llm.records import Generator as LanguageModel
 from reasonir.synth.config import PositiveForm, QueryConfig
 from reasonir.synth.gates.checks import check_query
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.recipes.inputs import Item, count_lines, cut_words, read_corpus
 from reasonir.synth.recipes.judge import Candidate, Judge
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps, Trail
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
 
 
 class Recipe(Protocol):
@@ -65,13 +65,13 @@ class QueryRecipe:
         """Ask for the query of one document; have it judged."""
         trail = Trail()
         if item.source is None:
-            return Outcome(trail, refusal=Refusal("duplicate_id", "An earlier document has the same id."))
+            return Outcome(trail, refusal=Rejection("duplicate_id", "An earlier document has the same id."))
         document = item.source.text
         if not document.strip():
-            return Outcome(trail, refusal=Refusal("empty_document", "The document has no text."))
+            return Outcome(trail, refusal=Rejection("empty_document", "The document has no text."))
         shown, cut = cut_words(document, self._config.document_max_words)
 
-        def check(fields: dict[str, Any]) -> Refusal | None:
+        def check(fields: dict[str, Any]) -> Rejection | None:
             return check_query(fields["query"], document, self._config.gates)
 
         answer = yield from self._author.ask(item.id, {"document": shown}, check, trail)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reasonir.llm.attempts import Rejection, Trail
 from reasonir.llm.prompts import REWRITE_VARIABLES, load_prompt, rewrite_values
 from reasonir.llm.records import Generator as LanguageModel
 from reasonir.synth.config import RewriteConfig
 from reasonir.synth.gates.checks import check_length, check_text
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.recipes.inputs import Item, count_lines, read_queries
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps, Trail
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
 
 
 class RewriteRecipe:
@@ -41,12 +41,12 @@ class RewriteRecipe:
         trail, given = Trail(), item.source
         values = rewrite_values(given.query.text, self._config.length_tokens, given.query.instruction)
 
-        def check(fields: dict[str, Any]) -> Refusal | None:
+        def check(fields: dict[str, Any]) -> Rejection | None:
             gates, text = self._config.gates, fields["text"]
             refusal = check_text(text, "rewrite", gates)
             refusal = refusal or check_length(text, "rewrite", gates.min_words, gates.max_words)
             same = text.split() == given.query.text.split()
-            return refusal or (Refusal("unchanged", "The rewrite is the query itself.") if same else None)
+            return refusal or (Rejection("unchanged", "The rewrite is the query itself.") if same else None)
 
         answer = yield from self._author.ask(item.id, values, check, trail)
         if not isinstance(answer, Answer):

@@ -5,7 +5,7 @@ pair n depend on the seed and n alone (and on tasks.jsonl), for any number of wo
 """
 
 import heapq
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ from reasonir.core.errors import RunStopped, UserError
 from reasonir.core.files import read_jsonl, write_jsonl
 from reasonir.data.collections import stream_documents
 from reasonir.data.training_rows import InstructedText
-from reasonir.llm.conversations import Weave
+from reasonir.llm.attempts import Rejection, Trail
+from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import draw_number, load_prompt
-from reasonir.llm.records import Completion, Request
 from reasonir.llm.records import Generator as LanguageModel
 from reasonir.synth.config import VariedLengthConfig
 from reasonir.synth.gates.checks import check_different, check_length, check_query, check_text
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.gates.text import DuplicateQueries, word_count
 from reasonir.synth.recipes.inputs import Item, cut_words
 from reasonir.synth.recipes.judge import Candidate, Judge
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps, Trail
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
 
 TASKS_FILE = "tasks.jsonl"
 EXAMPLE_WORDS = 150
@@ -69,9 +68,9 @@ class VariedLengthRecipe:
         known, failed = DuplicateQueries(), 0
         rows: list[dict[str, Any]] = []
 
-        def keep(call: int, found: list[str] | Refusal) -> None:
+        def keep(call: int, found: list[str] | Rejection) -> None:
             nonlocal failed
-            if isinstance(found, Refusal):
+            if isinstance(found, Rejection):
                 failed += 1
                 return
             for text in found:
@@ -79,21 +78,21 @@ class VariedLengthRecipe:
                     rows.append({"id": len(rows), "task": text, "call": call})
 
         calls = self._config.brainstorm_calls
-        Weave(range(calls), self._ask_tasks, keep, window=calls).run(generator)
+        hold_conversations(generator, range(calls), self._ask_tasks, keep)
         if not rows:
             raise RunStopped(f"none of {calls} brainstorming requests gave a task; see the generator's answers")
         write_jsonl(path, rows)
         print(f"{len(rows)} distinct tasks of {calls} requests ({failed} without a usable answer): {path}")
 
-    def _ask_tasks(self, call: int) -> Generator[Request, Completion, list[str] | Refusal]:
+    def _ask_tasks(self, call: int) -> Conversation[list[str] | Rejection]:
         config = self._config
         fields = self._brainstormer.prompt.lists["fields"]
         example = self._examples[call % len(self._examples)] if self._examples else ""
         values = {"field": fields[call % len(fields)], "count": config.tasks_per_call, "example": example}
 
-        def check(answer: dict[str, Any]) -> Refusal | None:
+        def check(answer: dict[str, Any]) -> Rejection | None:
             usable = [task for task in answer["tasks"] if check_text(task, "task", config.gates) is None]
-            return None if usable else Refusal("no_tasks", "No task of the list is usable; write them in English.")
+            return None if usable else Rejection("no_tasks", "No task of the list is usable; write them in English.")
 
         answer = yield from self._brainstormer.ask(f"tasks-{call}", values, check, Trail())
         if not isinstance(answer, Answer):
@@ -132,7 +131,7 @@ class VariedLengthRecipe:
                 return Outcome(trail, refusal=refusal)
         return Outcome(trail, row)
 
-    def _check(self, fields: dict[str, Any], wanted: dict[str, int]) -> Refusal | None:
+    def _check(self, fields: dict[str, Any], wanted: dict[str, int]) -> Rejection | None:
         gates = self._config.gates
         query, positive = fields["query"], fields["positive"]
         refusal = check_query(query, positive, gates) or check_text(positive, "positive", gates)

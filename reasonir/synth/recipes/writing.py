@@ -1,34 +1,18 @@
 """One item's conversation: ask, read, check, and ask again with the reason, until an answer passes or tries run out.
 
-An item's work is a coroutine: it yields requests, is sent their completions, and returns an `Outcome`. So a recipe
-reads top to bottom, and `weave.py` decides how many run at once. Invariant: what a coroutine yields depends on the
-item and on the answers before, never on time, so that a log of answers replays it.
+An item's work is a conversation (`llm/conversations.py`) that returns an `Outcome`, so a recipe reads top to bottom.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from reasonir.llm.attempts import Rejection, Trail, ask_until_accepted
 from reasonir.llm.config import GeneratorConfig
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt, draw_number
 from reasonir.llm.records import Completion, Message, Request
-from reasonir.synth.gates.parse import Refusal, read_answer
-
-SERVER_ERROR = "server_error"
-
-
-@dataclass(slots=True)
-class Trail:
-    """What an item has cost and which answers were refused."""
-
-    refused: list[dict[str, Any]] = field(default_factory=list)
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    def refuse(self, stage: str, attempt: int, refusal: Refusal, text: str) -> None:
-        """Note one refused answer."""
-        line = {"reason": refusal.reason, "detail": refusal.detail, "stage": stage, "attempt": attempt, "text": text}
-        self.refused.append(line)
+from reasonir.synth.gates.parse import read_answer
 
 
 @dataclass(slots=True)
@@ -37,7 +21,7 @@ class Outcome:
 
     trail: Trail
     row: dict[str, Any] | None = None
-    refusal: Refusal | None = None
+    refusal: Rejection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +32,9 @@ class Answer:
     provenance: dict[str, Any]
 
 
-Steps = Generator[Request, Completion, Outcome]
-Asking = Generator[Request, Completion, Answer | Refusal]
-Check = Callable[[dict[str, Any]], Refusal | None]
+Steps = Conversation[Outcome]
+Asking = Conversation[Answer | Rejection]
+Check = Callable[[dict[str, Any]], Rejection | None]
 
 
 class Author:
@@ -75,26 +59,22 @@ class Author:
             name: the item's own, which with the seed fixes the sampling.
             values: what the prompt's turns show.
         """
-        opening = self.prompt.messages(values)
-        messages = opening
-        refusal = Refusal("empty", "")
-        for attempt in range(1, self._max_attempts + 1):
-            seed = draw_number(self._seed, self.prompt.name, name, attempt)
-            completion = yield self._request(messages, seed)
-            trail.input_tokens += completion.input_tokens
-            trail.output_tokens += completion.output_tokens
-            if completion.finish == "error":
-                refusal = Refusal(SERVER_ERROR, completion.error)
-                trail.refuse(self.prompt.name, attempt, refusal, completion.text)
-                return refusal  # the generator has tried as often as it may
+
+        def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
+            return self._request(messages, self._draw(name, attempt))
+
+        def read(completion: Completion) -> dict[str, Any] | Rejection:
             found = read_answer(completion.text, completion.finish, self.prompt.schema)
-            verdict = found if isinstance(found, Refusal) else check(found)
-            if verdict is None:
-                return Answer(found, self._provenance(attempt, seed))  # type: ignore[arg-type]
-            refusal = verdict
-            trail.refuse(self.prompt.name, attempt, refusal, completion.text)
-            messages = (*opening, *self.prompt.after_refusal(completion, refusal.detail))
-        return refusal
+            return found if isinstance(found, Rejection) else check(found) or found
+
+        opening = self.prompt.messages(values)
+        accepted = yield from ask_until_accepted(self.prompt, opening, request_for, read, self._max_attempts, trail)
+        if isinstance(accepted, Rejection):
+            return accepted
+        return Answer(accepted.answer, self._provenance(accepted.attempt, self._draw(name, accepted.attempt)))
+
+    def _draw(self, name: str, attempt: int) -> int:
+        return draw_number(self._seed, self.prompt.name, name, attempt)
 
     def _request(self, messages: tuple[Message, ...], seed: int) -> Request:
         return Request(

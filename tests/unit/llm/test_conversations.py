@@ -1,19 +1,17 @@
-"""The window between input and output, and the files it ends in; answers come in any order."""
+"""Ordered concurrency: outcomes in the order of the items, how many conversations are open, what ends a run."""
 
-import json
 import random
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from reasonir.core.errors import UserError
-from reasonir.llm.conversations import Weave
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.llm.conversations import Conversation, hold_conversations
+from reasonir.llm.engines.completions import Budget, CompletionLog
+from reasonir.llm.engines.concurrency import ConcurrentGenerator
 from reasonir.llm.records import Completion, Message, Request
-from reasonir.synth.gates.parse import Refusal
-from reasonir.synth.output import Output
-from reasonir.synth.recipes.inputs import Fingerprints, Item, cut_words, take_shard
-from reasonir.synth.recipes.writing import Outcome, Trail
 
 
 class Shuffled:
@@ -45,31 +43,53 @@ class Shuffled:
         pass
 
 
-def steps(number: int) -> Generator[Request, Completion, str]:
-    """Three requests for multiples of 3, none for multiples of 5, else one."""
-    texts = []
+def ask(text: str) -> Request:
+    return Request(id="", messages=(Message("user", text),))
+
+
+def converse(number: int) -> Conversation[str | None]:
+    """Three turns for multiples of 3, none for multiples of 5, else one; the last turn of 7's asks twice."""
+    texts: list[str] = []
     for turn in range(0 if number % 5 == 0 else 3 if number % 3 == 0 else 1):
-        completion = yield Request(id="", messages=(Message("user", f"{number}/{turn}"),))
-        texts.append(completion.text)
-    return " ".join(texts) or "nothing"
+        twins = "ab" if number % 7 == 0 else "a"
+        completions = yield [ask(f"{number}/{turn}{twin}") for twin in twins]
+        texts += [completion.text for completion in completions]
+    return " ".join(texts) or None
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_outcomes_come_in_order_within_the_window(seed: int) -> None:
-    handed: list[tuple[int, str]] = []
-    begun: list[int] = []
+    handed: list[tuple[int, str | None]] = []
+    answers = 0
 
     def items() -> Iterator[int]:
         for number in range(200):
-            assert number - len(handed) <= 10
-            begun.append(number)
+            assert number - len(handed) < 10
             yield number
 
+    def count() -> None:
+        nonlocal answers
+        answers += 1
+
     model = Shuffled(seed, 7)
-    Weave(items(), steps, lambda item, outcome: handed.append((item, outcome)), window=10).run(model)
+    hold_conversations(model, items(), converse, lambda *pair: handed.append(pair), window=10, on_answer=count)
     assert [item for item, _ in handed] == list(range(200))
-    assert handed[3][1] == "3/0 3/1 3/2" and handed[15][1] == "nothing"
-    assert model.most == 7 and len(set(model.ids)) == len(model.ids)
+    assert handed[3][1] == "3/0a 3/1a 3/2a" and handed[15][1] is None and handed[14][1] == "14/0a 14/0b"
+    assert handed[21][1] == "21/0a 21/0b 21/1a 21/1b 21/2a 21/2b"
+    assert model.most == 7 and len(set(model.ids)) == len(model.ids) == answers
+
+
+def test_items_without_questions_are_handed_on_as_they_are_read() -> None:
+    """No answer ever comes, and yet no outcome waits for the end of the input."""
+    handed: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(0, 500, 5):
+            assert len(handed) == number // 5
+            yield number
+
+    hold_conversations(Shuffled(0, 2), items(), converse, lambda item, outcome: handed.append(item))
+    assert len(handed) == 100
 
 
 def test_a_broken_input_is_raised_after_what_came_before() -> None:
@@ -80,100 +100,74 @@ def test_a_broken_input_is_raised_after_what_came_before() -> None:
         raise UserError("line 21")
 
     with pytest.raises(UserError, match="line 21"):
-        Weave(items(), steps, lambda item, outcome: handed.append(item), window=8).run(Shuffled(0, 4))
+        hold_conversations(Shuffled(0, 4), items(), converse, lambda item, outcome: handed.append(item), window=8)
     assert handed == list(range(20))
 
 
-def outcome(number: int) -> Outcome:
-    trail = Trail(input_tokens=number)
-    if number % 4 == 1:
-        trail.refuse("hq", 1, Refusal("json", "Not JSON."), "half a pair: \ud800")
-    if number % 3 == 0:
-        trail.refuse("hq", 2, Refusal("language", "Not English."), "nein")
-        return Outcome(trail, refusal=Refusal("language", "Not English."))
-    if number % 7 == 0:
-        return Outcome(trail, refusal=Refusal("empty_document", "The document has no text."))
-    query = "the same" if number % 10 == 0 else f"query {number}"
-    return Outcome(trail, {"id": f"d{number}", "query": ["", query], "provenance": {"attempt": 1}})
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError("No space left on device")])
+def test_ctrl_c_and_a_full_disk_end_the_run_at_once(end: BaseException) -> None:
+    """Nothing is handed on behind the outcome that could not be written, and no further item is read."""
+    handed: list[int] = []
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1, 1000):
+            read.append(number)
+            yield number
+
+    def write(item: int, outcome: str | None) -> None:
+        if item == 50:
+            raise end
+        handed.append(item)
+
+    with pytest.raises(type(end)):
+        hold_conversations(Shuffled(1, 4), items(), converse, write, window=8)
+    assert handed == list(range(1, 50)) and len(read) < 60
 
 
-def items(count: int = 60) -> Iterator[Item]:
-    return (Item(f"d{number}", 2 * number) for number in range(count))
+def test_an_interrupt_while_an_item_is_read_is_not_held_back() -> None:
+    def items() -> Iterator[int]:
+        yield from range(1, 20)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hold_conversations(Shuffled(0, 4), items(), converse, lambda item, outcome: None)
 
 
-def write(folder: Path, count: int = 60) -> Output:
-    queries = Fingerprints()
-    output = Output(folder, queries.seen)
-    for item in output.recover(items()):
-        if item.position < 2 * count:
-            output.write(item, outcome(item.position // 2))
-    output.release()
-    output.close()
-    return output
+class Echo(ConcurrentGenerator):
+    """The engines' own concurrency, with an engine that knows its answer; it fails at one question."""
+
+    async def ask(self, request: Request) -> Completion:
+        if request.messages[0].content.startswith("900:"):
+            raise RunStopped("the server is down")
+        return Completion(id=request.id, text=request.messages[0].content, finish="stop")
 
 
-def test_output_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    counts = write(tmp_path / "whole").counts()
-    whole = [(tmp_path / "whole" / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")]
-    assert counts["rejected"]["duplicate_query"] == 3 and counts["in"] == 60 == counts["accepted"] + sum(
-        counts["rejected"].values()
-    )
-    final = [json.loads(line)["id"] for line in whole[1].splitlines() if json.loads(line)["final"]]
-    accepted = [json.loads(line)["id"] for line in whole[0].splitlines()]
-    assert sorted(final + accepted) == sorted(f"d{number}" for number in range(60))
-    draw = random.Random(0)
-    for trial in range(25):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
-        write(folder, draw.randrange(60))
-        # The last piece written may be torn: refusals, if no row of their item followed them.
-        for name in ("data.jsonl", "rejections.jsonl"):
-            if trial % 3 and draw.random() < 0.5:
-                with (folder / name).open("ab") as stream:
-                    stream.write(b'{"id": "d')
-                break
-        again = write(folder).counts()
-        assert [(folder / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")] == whole
-        assert again == counts
+def three_turns(number: int) -> Conversation[str]:
+    text = f"{number}:"
+    for turn in range(3):
+        completions = yield [ask(f"{text}{turn}{twin}") for twin in "ab"]
+        assert [completion.text for completion in completions] == [f"{text}{turn}a", f"{text}{turn}b"]
+        text = completions[1].text
+    return text
 
 
-def test_items_that_the_server_failed_wait_for_one_that_it_did_not(tmp_path: Path) -> None:
-    output = Output(tmp_path, None)
-    list(output.recover(iter(())))
-    failed = Outcome(Trail(), refusal=Refusal("server_error", "503"))
-    output.write(Item("a", 0), failed)
-    assert output.items == 0
-    output.write(Item("d1", 1), outcome(1))
-    output.write(Item("c", 2), failed)
-    assert output.items == 2 and output.rejected == {"server_error": 1}
-    output.close()
-    again = Output(tmp_path, None)
-    rest = again.recover(Item(name, place) for place, name in enumerate(("a", "d1", "c")))
-    assert [item.id for item in rest] == ["c"]
-    again.close()
+def test_conversations_are_opened_as_the_model_has_room(tmp_path: Path) -> None:
+    """A thousand items on two seats, without a window: no more than a few are open at once, outcomes stream."""
+    found: dict[int, str] = {}
+    most = 0
 
+    def items(count: int) -> Iterator[int]:
+        nonlocal most
+        for number in range(count):
+            most = max(most, number + 1 - len(found))
+            yield number
 
-def test_another_input_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    with pytest.raises(UserError, match="holds item 'd1', which the input no longer has"):
-        Output(tmp_path, None).recover(item for item in items() if item.id != "d1")
-
-
-def test_fingerprints_know_what_they_saw() -> None:
-    known = Fingerprints()
-    assert [known.seen(str(number % 3_000)) for number in range(6_000)] == [False] * 3_000 + [True] * 3_000
-
-
-def test_shards_are_disjoint_and_whole() -> None:
-    parts = [[item.id for item in take_shard(items(), (part, 4), 50)] for part in range(4)]
-    assert (
-        sorted(name for part in parts for name in part) == sorted(item.id for item in items(50))
-        and min(map(len, parts)) > 5
-    )
-    assert [item.id for item in take_shard(items(), (0, 1), None)] == [item.id for item in items()]
-
-
-def test_cut_words_keeps_the_layout() -> None:
-    assert cut_words("a\n b  c", 2) == ("a\n b", 1)
-    assert cut_words("a\n b  c ", 3) == ("a\n b  c ", 0) == cut_words("a\n b  c ", None)
+    with closing(Echo("m", CompletionLog(tmp_path / "log.jsonl"), Budget(), 2)) as model:
+        hold_conversations(model, items(900), three_turns, found.__setitem__)
+        assert found == {n: f"{n}:0b1b2b" for n in range(900)}
+        assert 1 <= most <= 12
+        found.clear()
+        with pytest.raises(RunStopped, match="the server is down"):
+            hold_conversations(model, items(1000), three_turns, found.__setitem__)
+        assert list(found) == list(range(len(found))) and 880 < len(found) <= 900

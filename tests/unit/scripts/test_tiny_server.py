@@ -21,8 +21,8 @@ from reasonir.eval.rag.read_answer import read_answer
 from reasonir.eval.rag.records import Question
 from reasonir.eval.rerank.answers import PHRASE, read_score
 from reasonir.llm import prompts as prompting
+from reasonir.llm.attempts import Rejection
 from reasonir.quickstart.world import TASKS, split_combinations, write_document, write_evaluation, write_query
-from reasonir.synth.gates.parse import Refusal
 from reasonir.synth.gates.parse import read_answer as read_fields
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
@@ -66,7 +66,7 @@ def test_queries_and_decoys_say_what_they_should(rules: Any) -> None:
     document = write_document(Random(0), TASK, combination)
     for name in ("hq", "eq"):
         _, fields = ask(rules, name, {"document": document}, "query")
-        assert not isinstance(fields, Refusal)
+        assert not isinstance(fields, Rejection)
         side = {"hq": "query", "eq": "document"}[name]
         meaning = rules.read(fields["query"], side)
         assert name == "eq" or meaning.values == combination

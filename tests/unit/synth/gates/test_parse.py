@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from reasonir.synth.gates.parse import Refusal, read_answer, schema_problem
+from reasonir.llm.attempts import Rejection
+from reasonir.synth.gates.parse import read_answer, schema_problem
 
 SCHEMA = {
     "type": "object",
@@ -55,12 +56,12 @@ def test_line_breaks_within_strings_pass() -> None:
 )
 def test_anything_else_is_refused_with_its_reason(text: str, finish: str, reason: str) -> None:
     refused = read_answer(text, finish, SCHEMA)
-    assert isinstance(refused, Refusal) and refused.reason == reason and refused.detail.endswith(".")
+    assert isinstance(refused, Rejection) and refused.reason == reason and refused.detail.endswith(".")
 
 
 def test_plain_text_needs_no_schema_and_may_be_cut() -> None:
     assert read_answer(" thoughts ", "length", None) == {"text": "thoughts"}
-    assert isinstance(read_answer("<think>nothing else</think>", "stop", None), Refusal)
+    assert isinstance(read_answer("<think>nothing else</think>", "stop", None), Rejection)
 
 
 def test_schema_problem_looks_into_lists() -> None:

@@ -1,0 +1,109 @@
+"""The files that the items end in, after a kill too; shards; the memory of what was seen."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reasonir.core.errors import UserError
+from reasonir.llm.attempts import Rejection, Trail
+from reasonir.synth.output import Output
+from reasonir.synth.recipes.inputs import Fingerprints, Item, cut_words, take_shard
+from reasonir.synth.recipes.writing import Outcome
+
+
+def outcome(number: int) -> Outcome:
+    trail = Trail(input_tokens=number)
+    if number % 4 == 1:
+        trail.refuse("hq", 1, Rejection("json", "Not JSON."), "half a pair: \ud800")
+    if number % 3 == 0:
+        trail.refuse("hq", 2, Rejection("language", "Not English."), "nein")
+        return Outcome(trail, refusal=Rejection("language", "Not English."))
+    if number % 7 == 0:
+        return Outcome(trail, refusal=Rejection("empty_document", "The document has no text."))
+    query = "the same" if number % 10 == 0 else f"query {number}"
+    return Outcome(trail, {"id": f"d{number}", "query": ["", query], "provenance": {"attempt": 1}})
+
+
+def items(count: int = 60) -> Iterator[Item]:
+    return (Item(f"d{number}", 2 * number) for number in range(count))
+
+
+def write(folder: Path, count: int = 60) -> Output:
+    queries = Fingerprints()
+    output = Output(folder, queries.seen)
+    for item in output.recover(items()):
+        if item.position < 2 * count:
+            output.write(item, outcome(item.position // 2))
+    output.release()
+    output.close()
+    return output
+
+
+def test_output_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    counts = write(tmp_path / "whole").counts()
+    whole = [(tmp_path / "whole" / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")]
+    assert counts["rejected"]["duplicate_query"] == 3 and counts["in"] == 60 == counts["accepted"] + sum(
+        counts["rejected"].values()
+    )
+    final = [json.loads(line)["id"] for line in whole[1].splitlines() if json.loads(line)["final"]]
+    accepted = [json.loads(line)["id"] for line in whole[0].splitlines()]
+    assert sorted(final + accepted) == sorted(f"d{number}" for number in range(60))
+    draw = random.Random(0)
+    for trial in range(25):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        write(folder, draw.randrange(60))
+        # The last piece written may be torn: refusals, if no row of their item followed them.
+        for name in ("data.jsonl", "rejections.jsonl"):
+            if trial % 3 and draw.random() < 0.5:
+                with (folder / name).open("ab") as stream:
+                    stream.write(b'{"id": "d')
+                break
+        again = write(folder).counts()
+        assert [(folder / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")] == whole
+        assert again == counts
+
+
+def test_items_that_the_server_failed_wait_for_one_that_it_did_not(tmp_path: Path) -> None:
+    output = Output(tmp_path, None)
+    list(output.recover(iter(())))
+    failed = Outcome(Trail(), refusal=Rejection("server_error", "503"))
+    output.write(Item("a", 0), failed)
+    assert output.items == 0
+    output.write(Item("d1", 1), outcome(1))
+    output.write(Item("c", 2), failed)
+    assert output.items == 2 and output.rejected == {"server_error": 1}
+    output.close()
+    again = Output(tmp_path, None)
+    rest = again.recover(Item(name, place) for place, name in enumerate(("a", "d1", "c")))
+    assert [item.id for item in rest] == ["c"]
+    again.close()
+
+
+def test_another_input_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(UserError, match="holds item 'd1', which the input no longer has"):
+        Output(tmp_path, None).recover(item for item in items() if item.id != "d1")
+
+
+def test_fingerprints_know_what_they_saw() -> None:
+    known = Fingerprints()
+    assert [known.seen(str(number % 3_000)) for number in range(6_000)] == [False] * 3_000 + [True] * 3_000
+
+
+def test_shards_are_disjoint_and_whole() -> None:
+    parts = [[item.id for item in take_shard(items(), (part, 4), 50)] for part in range(4)]
+    assert (
+        sorted(name for part in parts for name in part) == sorted(item.id for item in items(50))
+        and min(map(len, parts)) > 5
+    )
+    assert [item.id for item in take_shard(items(), (0, 1), None)] == [item.id for item in items()]
+
+
+def test_cut_words_keeps_the_layout() -> None:
+    assert cut_words("a\n b  c", 2) == ("a\n b", 1)
+    assert cut_words("a\n b  c ", 3) == ("a\n b  c ", 0) == cut_words("a\n b  c ", None)
