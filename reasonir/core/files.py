@@ -128,6 +128,25 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file that holds a mapping, such as config.yaml or manifest.json; {} where there is none.
+
+    Raises:
+        UserError: broken, or something other than a mapping.
+    """
+    import yaml
+
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: broken: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no mapping")
+    return content
+
+
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
 

@@ -12,13 +12,11 @@ from reasonir.data.collections import (
     Collection,
     Document,
     Query,
-    _find,
-    _require_file,
     add_documents,
     read_documents,
 )
 from reasonir.data.rewritings import Rewritten, read_rewritten
-from reasonir.data.rows import find_hub, load_hub
+from reasonir.data.rows import find_hub, find_jsonl, load_hub, require_jsonl
 
 
 def list_bright_tasks(root: str, long: bool = False) -> list[str]:
@@ -33,9 +31,9 @@ def list_bright_tasks(root: str, long: bool = False) -> list[str]:
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"data.dir={root}: no such folder")
-    if _find(folder, "examples") is not None:
+    if find_jsonl(folder, "examples") is not None:
         return [folder.resolve().name]
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and _find(path, "examples") is not None)
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and find_jsonl(path, "examples") is not None)
     if not tasks:
         raise UserError(f"data.dir={root}: no task here (folders with examples.jsonl and documents.jsonl)")
     return tasks
@@ -70,12 +68,12 @@ def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, An
 
 def examples_file(root: str, task: str) -> Path:
     """Return the file of a task's queries."""
-    return _require_file(_task_folder(root, task), "examples")
+    return require_jsonl(_task_folder(root, task), "examples")
 
 
 def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
-    if _find(folder, "examples") is None or folder.resolve().name != task:
+    if find_jsonl(folder, "examples") is None or folder.resolve().name != task:
         folder = folder / task
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
@@ -85,11 +83,11 @@ def _task_folder(root: str, task: str) -> Path:
 def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
     folder = _task_folder(root, task)
     # A folder of pages only (no passages) keeps them in documents.jsonl.
-    pages = _find(folder, "long_documents") if long else None
-    documents = read_documents(str(pages or _require_file(folder, "documents")))
+    pages = find_jsonl(folder, "long_documents") if long else None
+    documents = read_documents(str(pages or require_jsonl(folder, "documents")))
     rows, source = _examples(root, task)
     examples = list(rows)
-    file = None if long else _find(folder, "aspects")
+    file = None if long else find_jsonl(folder, "aspects")
     aspects = None if file is None else group_aspects(read_jsonl(file), str(file), _query_ids(examples), documents)
     rewritten = read_rewritten(queries, task, folder)
     parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
@@ -173,19 +171,25 @@ BRIGHT_TASKS = (
 )  # fmt: skip
 
 
-def bright_instruction(option: str, collection: Collection, long: bool) -> str:
+def bright_instruction(option: str, task: str, own: str, long: bool) -> str:
     """Return the query instruction of a task.
 
-    The `bright` preset follows the families of the paper's evaluation, filled with the raw task id; a task folder's
-    own instruction.txt comes before it. arXiv 2504.20595, release 0aac962.
+    The families follow the paper's evaluation (arXiv 2504.20595, code at release 0aac962): a word moves scores.
+
+    Args:
+        option: `none`, `bright` (the task folder's own instruction, else that of the task's family), or a text in
+            which {task} stands for the task's name.
+        task: The task's name.
+        own: What the task folder asks for (`Collection.instruction`); "" where it says nothing.
+        long: Whether whole pages are ranked.
     """
     if option == "none":
         return ""
     if option != "bright":
-        return option.replace("{task}", collection.name)
-    if collection.instruction:
-        return collection.instruction
-    task, unit = collection.name, "documents" if long else "passages"
+        return option.replace("{task}", task)
+    if own:
+        return own
+    unit = "documents" if long else "passages"
     if task == "leetcode":
         return "Given a coding problem, retrieve relevant examples that help answer the problem"
     if task in ("aops", "theoremqa_questions"):

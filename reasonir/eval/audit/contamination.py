@@ -18,8 +18,9 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import write_json, write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import list_bright_tasks, read_bright
-from reasonir.data.collections import Collection, merge_lookups, read_beir, read_lookup
+from reasonir.data.collections import Collection, merge_lookups, read_lookup
 from reasonir.data.rows import Lookup
 from reasonir.eval.audit.config import MAY_DIFFER, ContaminationConfig, output_folder
 from reasonir.eval.audit.contamination_page import render

@@ -16,9 +16,9 @@ from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError
 from reasonir.core.processes import rank, world_size
 from reasonir.core.run_folder import RunFolder
+from reasonir.data.beir import read_beir, read_beir_hub
 from reasonir.data.bright import bright_instruction, list_bright_tasks, read_bright
-from reasonir.data.collections import Collection, read_beir
-from reasonir.data.hub_collections import read_beir_hub
+from reasonir.data.collections import Collection
 from reasonir.data.rewritings import rewritten_file
 from reasonir.data.trec import write_run
 from reasonir.eval.benchmarks import resume
@@ -57,11 +57,15 @@ def evaluate_bright(config: BrightConfig) -> None:
     if evaluation.run is not None:
         # A first pass over all tasks: a mistake in the last one stops before anything is computed or written.
         for collection in read_bright(root, tasks, config.queries, config.long):
-            check_collection(evaluation, collection, bright_instruction(config.instruction, collection, config.long))
+            check_collection(
+                evaluation,
+                collection,
+                bright_instruction(config.instruction, collection.name, collection.instruction, config.long),
+            )
         evaluation.run.start()
     results = {}
     for collection in read_bright(root, tasks, config.queries, config.long):
-        instruction = bright_instruction(config.instruction, collection, config.long)
+        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
         folder = Path(str(config.output_dir)) / collection.name
         results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
     if evaluation.run is not None:

@@ -15,8 +15,9 @@ import yaml
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, write_json
 from reasonir.core.run_folder import RunFolder, build_manifest
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import read_bright
-from reasonir.data.collections import Collection, read_beir
+from reasonir.data.collections import Collection
 from reasonir.data.trec import Run, read_run, write_run
 from reasonir.eval.benchmarks.fuse_config import FuseConfig
 from reasonir.eval.benchmarks.score import claim_output

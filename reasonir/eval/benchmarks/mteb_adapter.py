@@ -35,7 +35,6 @@ from mteb.types import PromptType
 
 from reasonir.core.errors import UserError
 from reasonir.data.bright import BRIGHT_TASKS, bright_instruction
-from reasonir.data.collections import Collection
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.embeddings import embed_cached, encoding_precision
 from reasonir.retrieval.sharding import EncodingSettings
@@ -196,7 +195,7 @@ class MtebEncoder(AbsEncoder):
         if self._instruction not in ("bright", "mteb"):
             return self._instruction.replace("{task}", task or task_metadata.name)
         if self._instruction == "bright" and task is not None:
-            return bright_instruction("bright", Collection(task, [], []), long)
+            return bright_instruction("bright", task, "", long)
         return self.get_instruction(task_metadata, PromptType.query).strip()
 
     def _embed(self, texts: list[str], instruction: str, max_tokens: int, label: str) -> np.ndarray:

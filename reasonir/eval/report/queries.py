@@ -13,8 +13,9 @@ import numpy as np
 
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import read_bright
-from reasonir.data.collections import Collection, read_beir
+from reasonir.data.collections import Collection
 from reasonir.eval.report.runs import METRIC, MeasuredRun, Shared
 from reasonir.eval.scores.metrics import score_run
 

@@ -13,8 +13,9 @@ import yaml
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import list_bright_tasks, read_bright
-from reasonir.data.collections import Collection, read_beir
+from reasonir.data.collections import Collection
 from reasonir.data.trec import Run, read_run
 from reasonir.eval.rerank.config import RerankConfig
 from reasonir.eval.scores.results import RESULTS_FILE, RUN_FILE, Aspects, aspects_of, qrels_of, read_results

@@ -195,7 +195,7 @@ def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Seq
 def check(config: ScalingConfig, root: str, tasks: Sequence[str], opened: Sequence[OpenPoint]) -> None:
     """Refuse what could not be measured before anything is computed."""
     for collection in read_bright(root, tasks, long=config.long):
-        instruction = bright_instruction(config.instruction, collection, config.long)
+        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
         retrieve.check_collection(opened[0].evaluation, collection, instruction)
 
 
@@ -207,7 +207,7 @@ def measure_points(
     for each in opened:
         each.run.start()
     for collection in read_bright(root, tasks, long=config.long):
-        instruction = bright_instruction(config.instruction, collection, config.long)
+        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
         for each in opened:
             texts, place = each.point.texts[collection.name], each.run.path / collection.name
             # The same collection with other queries, so that what a search keeps of its documents serves all points.

@@ -23,8 +23,9 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import list_bright_tasks, read_bright
-from reasonir.data.collections import Collection, read_beir, read_documents
+from reasonir.data.collections import Collection, read_documents
 from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
 from reasonir.model import Encoder
 from reasonir.retrieval.bm25 import BM25Index, analyse, tie_ranks

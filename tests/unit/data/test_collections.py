@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from reasonir.core.files import read_jsonl, write_jsonl
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import list_bright_tasks, read_bright
-from reasonir.data.collections import merge_lookups, read_beir, read_documents, read_lookup
+from reasonir.data.collections import merge_lookups, read_documents, read_lookup
 from reasonir.data.rows import Ambiguous
 from reasonir.data.trec import read_qrels
 from tests.kit.mistakes import refused

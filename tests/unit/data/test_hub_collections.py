@@ -7,9 +7,8 @@ import pytest
 
 from reasonir.core.errors import NoConfiguration, UserError
 from reasonir.data.aspects import Aspect
+from reasonir.data.beir import read_beir, read_beir_hub
 from reasonir.data.bright import list_bright_tasks, read_bright
-from reasonir.data.collections import read_beir
-from reasonir.data.hub_collections import read_beir_hub
 from reasonir.data.rows import load_hub
 from tests.kit.hub_sets import ASPECTS, DOCUMENTS, EXAMPLES, bright_pro, hub_set
 from tests.kit.mistakes import refused

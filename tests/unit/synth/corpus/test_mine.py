@@ -12,8 +12,8 @@ from reasonir.core.command import validate_tree
 from reasonir.core.errors import UserError
 from reasonir.core.fields import TemplateChoice
 from reasonir.core.files import read_jsonl, write_jsonl
+from reasonir.data.beir import read_beir
 from reasonir.data.bright import read_bright
-from reasonir.data.collections import read_beir
 from reasonir.data.training_rows import read_training_examples
 from reasonir.model import Encoder
 from reasonir.retrieval.bm25 import BM25Index

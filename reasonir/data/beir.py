@@ -1,22 +1,72 @@
-"""BEIR's retrieval sets on the hub, in the layouts that are in use there.
+"""BEIR's retrieval sets: folders of its own files, and the layouts in use on the hub.
 
+    a folder        corpus.jsonl, queries.jsonl (both also .gz), qrels/<split>.tsv
     BeIR/<name>     configurations `corpus` and `queries`; the qrels in a data set of their own, BeIR/<name>-qrels
     mteb/<name>     `corpus`, `queries`, and the qrels in `default` (or `qrels`)
     R2MED/<name>    `corpus`, `query`, `qrels`, each with one split of its own name (arXiv 2505.14558)
 
 Rows: documents `_id` or `id`, `title`, `text`; queries `_id` or `id`, `text`; qrels `query-id, corpus-id, score` or
 `q_id, p_id, score`. Ids of qrels may be numbers (BeIR's are read from a csv file) and are compared as texts. A local
-folder in one of these layouts is read in the same way. Leaves folders of BEIR's own files to `corpora.py`.
+folder in one of the hub's layouts is read by `read_beir_hub` in the same way.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.data.collections import Collection, add_documents, join_beir
-from reasonir.data.rows import find_hub, load_hub
+from reasonir.core.files import read_jsonl
+from reasonir.data.collections import Collection, Document, Query, add_documents, read_documents
+from reasonir.data.rows import find_hub, load_hub, require_jsonl
+from reasonir.data.trec import read_qrels
 
 QREL_COLUMNS = (("query-id", "corpus-id"), ("q_id", "p_id"))
+
+
+def read_beir(folder: str, split: str) -> Collection:
+    """Read a BEIR folder; queries without a relevant document in the split are left out, as BEIR does."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"data.dir={folder}: no such folder")
+    documents = read_documents(str(require_jsonl(root, "corpus")))
+    file = root / "qrels" / f"{split}.tsv"
+    if not file.is_file():
+        splits = ", ".join(sorted(path.stem for path in (root / "qrels").glob("*.tsv")))
+        raise UserError(f"{file}: no such file; there are splits: {splits or 'none'}")
+    texts: dict[str, str] = {}
+    source = require_jsonl(root, "queries")
+    for line, row in read_jsonl(source):
+        if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
+            raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
+        texts[row["_id"]] = row["text"]
+    return _join(root.resolve().name, documents, texts, read_qrels(str(file)), (str(source), str(file)))
+
+
+def _join(
+    name: str,
+    documents: Mapping[str, str],
+    texts: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    sources: tuple[str, str],
+) -> Collection:
+    """Return the collection of a corpus, queries' texts and qrels; queries that the qrels lack are left out.
+
+    Args:
+        sources: where the queries and the qrels come from, for messages.
+    Raises:
+        UserError: qrels that name an unknown document or query.
+    """
+    for query, grades in qrels.items():
+        unknown = [i for i in grades if i not in documents]
+        if unknown:
+            raise UserError(f"{sources[1]}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
+    missing = [query for query in qrels if query not in texts]
+    if missing:
+        raise UserError(f"{sources[1]}: query id {missing[0]!r} is not in {sources[0]}")
+    queries = [
+        Query(query, texts[query], {i: g for i, g in grades.items() if g > 0}) for query, grades in qrels.items()
+    ]
+    return Collection(name, [Document(*item) for item in documents.items()], queries)
 
 
 def read_beir_hub(name: str, split: str) -> Collection:
@@ -40,7 +90,7 @@ def read_beir_hub(name: str, split: str) -> Collection:
             raise UserError(f"{queries_source}:{line}: a query needs `_id` (or `id`) and a string `text`")
         texts[row["id"]] = row["text"]
     qrels, qrels_source = _read_qrels(name, split)
-    return join_beir(name.rstrip("/").rsplit("/", 1)[-1], documents, texts, qrels, (queries_source, qrels_source))
+    return _join(name.rstrip("/").rsplit("/", 1)[-1], documents, texts, qrels, (queries_source, qrels_source))
 
 
 def _with_id(row: Mapping[str, Any]) -> dict[str, Any]:
