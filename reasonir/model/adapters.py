@@ -1,15 +1,15 @@
-"""Low-rank adapters through PEFT: put into a trunk, folded back into its weights, written as PEFT's own folder.
+"""Low-rank adapters of PEFT: added to a trunk, merged into its weights, saved as a folder that PEFT loads.
 
-Invariant: `encoder.trunk` is the same transformers model before, with and after adapters, so packing, probing and
-saving never learn of them; after `merge_adapters` its state has the keys it had before `add_adapters`.
-Leaves to others: which weights an optimizer takes (those that require a gradient), when to save.
+Invariant: `encoder.trunk` stays the same transformers model with and without adapters, so that packing, probing and
+saving need no case for them. After `merge_adapters` its state has the keys that it had before `add_adapters`.
 
-LoRA, arXiv 2106.09685: y = W x + (alpha / rank) B A x. DoRA, arXiv 2402.09353: the same direction, each row of the
-sum scaled to a learned length.
+LoRA, arXiv 2106.09685: y = W x + (alpha / rank) B A x. DoRA, arXiv 2402.09353: the same direction, each row of
+W + (alpha / rank) B A scaled to a learned length.
+Letters: T rows of input, R rank, O outputs.
 """
 
+import dataclasses
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
@@ -19,13 +19,13 @@ import torch
 
 from reasonir.core.errors import UserError
 from reasonir.model.encoder import Encoder
-from reasonir.model.folders import replace_folder
+from reasonir.model.folders import whole_folder
 
 ALL_LINEAR = "all-linear"
 ADAPTER = "default"
-"""PEFT's name for the only adapter of a model."""
+"""PEFT's name for a model's first adapter; we never add a second."""
 POOLER = "pooler"
-"""BERT's head over its first token. No pooling here runs it; an adapter there would never get a gradient."""
+"""BERT's head over its first token. No pooling of ours runs it, so an adapter in it would never get a gradient."""
 
 
 def add_adapters(
@@ -40,19 +40,24 @@ def add_adapters(
 ) -> list[str]:
     """Put adapters on linear layers of the trunk, in place, and freeze everything else.
 
-    B starts at zero, so that no embedding changes yet. A is drawn on the CPU from (seed), layer by layer in the order
-    of the trunk: the same in every process and on every device.
+    B starts at zero, so that no embedding changes yet. Adapters of half-precision layers are float32; others have their
+    layer's dtype.
 
     Args:
-        rank: > 0. alpha: the adapters' output is scaled by alpha / rank.
-        dropout: probability, on the adapters' input only. Set the model's own dropouts before this call.
-        targets: names of layers, or their last dotted parts (q_proj, mlp.down_proj); ["all-linear"] takes all.
-        dora: learn a length for each output too (`out` more numbers a layer).
+        encoder: Changed in place. Set the model's own dropouts before this call.
+        rank: Rank of the adapters, > 0.
+        alpha: The adapters' output is scaled by alpha / rank.
+        dropout: Probability of dropping an element of the adapters' input.
+        targets: Names of layers, or their last dotted parts (q_proj, mlp.down_proj); ["all-linear"] takes all.
+        dora: Learn the length of each row of the weight too.
+        seed: A is drawn from it on the CPU, layer by layer in the trunk's order, so that every process and device gets
+            the same numbers.
+
     Returns:
-        Full names of the adapted layers, in the order of the trunk.
+        Full names of the adapted layers, in the trunk's order.
+
     Raises:
-        UserError: a target that names no linear layer.
-    Precision: adapters of half-precision layers are float32; of others, as the layer.
+        UserError: A target names no linear layer.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -68,7 +73,8 @@ def add_adapters(
         exclude_modules=[POOLER, f"{POOLER}.dense"] if getattr(trunk, POOLER, None) is not None else None,
         use_dora=dora,
     )
-    with torch.random.fork_rng(devices=[]):  # PEFT draws too; what it drew is replaced
+    # PEFT draws initial weights from the global generator. They are replaced below, and the generator's state is kept.
+    with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, trunk, ADAPTER)
     adapted = dict(_adapted_layers(trunk))
     assert list(adapted) == chosen, "PEFT adapted other layers than those chosen"
@@ -86,31 +92,31 @@ def add_adapters(
 
 
 def linear_layers(trunk: Any) -> list[str]:
-    """Return the full names of the linear layers that embeddings depend on, in the trunk's order."""
+    """Return the full names of the linear layers that an embedding depends on, in the trunk's order."""
     named = trunk.named_modules()
     return [n for n, module in named if isinstance(module, torch.nn.Linear) and POOLER not in n.split(".")]
 
 
 def choose_layers(layers: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Return the layers that are meant by `targets`: full names, last dotted parts, or ["all-linear"].
+    """Return the layers that `targets` names: by full names, last dotted parts, or ["all-linear"].
 
     Raises:
-        UserError: naming `lora.targets`, the target without a layer, and the names there are.
+        UserError: A target names no layer; the message lists the names there are.
     """
     if _all(targets):
         return list(layers)
     for target in targets:
-        if not any(_means(target, layer) for layer in layers):
+        if not any(_matches(target, layer) for layer in layers):
             there = ", ".join(sorted({layer.split(".")[-1] for layer in layers}))
             raise UserError(f"lora.targets: the model has no linear layer {target!r}; there are {there}, {ALL_LINEAR}")
-    return [layer for layer in layers if any(_means(target, layer) for target in targets)]
+    return [layer for layer in layers if any(_matches(target, layer) for target in targets)]
 
 
 def _all(targets: Sequence[str]) -> bool:
     return list(targets) == [ALL_LINEAR]
 
 
-def _means(target: str, layer: str) -> bool:
+def _matches(target: str, layer: str) -> bool:
     return layer == target or layer.endswith(f".{target}")
 
 
@@ -121,27 +127,27 @@ def _adapted_layers(trunk: Any) -> list[tuple[str, Any]]:
 
 
 def _widen(layer: Any) -> None:
-    """Hold half-precision adapters in float32: small updates would vanish in bfloat16's 8 bits."""
+    """Turn half-precision adapters into float32: bfloat16's 8 bits would round small updates to nothing."""
     for name, parameter in layer.named_parameters():
         if "lora_" in name and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
 
 
 def _adapted_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """W x + scaling B A x as PEFT computes it, in fewer passes over memory: one product adds B's output to W's.
-
-    PEFT widens the input to the adapters' float32, which autocast narrows again at once, then scales and adds.
-    """
+    """Compute W x + scaling B A x as PEFT does, in fewer passes over memory."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
-    # Rows, so that no view of W's output is written to: nothing needs that output as it was.
+    # The base layer gets a matrix of rows and so returns a tensor that is no view. `addmm_` may then write into it: no
+    # backward pass needs W's output.
     rows = x.flatten(0, -2)
     output = layer.base_layer(rows)
+    # PEFT always widens the input to the adapters' float32; under autocast the next product would narrow it again.
     if not torch.is_autocast_enabled(x.device.type):
         rows = rows.to(layer.lora_A[ADAPTER].weight.dtype)
     low_TR = layer.lora_A[ADAPTER](layer.lora_dropout[ADAPTER](rows))
     up_RO = layer.lora_B[ADAPTER].weight.t().to(low_TR.dtype)
     scaling = layer.scaling[ADAPTER]
+    # One product scales B's output and adds it to W's.
     if output.dtype == low_TR.dtype:
         output = output.addmm_(low_TR, up_RO, alpha=scaling)
     else:
@@ -150,16 +156,17 @@ def _adapted_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def has_adapters(encoder: Encoder) -> bool:
-    """Return whether the trunk carries adapters (false without PEFT, without importing it)."""
+    """Return whether the trunk carries adapters; does not import PEFT."""
     return hasattr(encoder.trunk, "peft_config")
 
 
 def merge_adapters(encoder: Encoder) -> Encoder:
-    """Fold the adapters into the weights, in place; afterwards the encoder is as if it had never had any.
+    """Add the adapters' products to the weights, in place, and remove the adapters.
 
-    Precision: sums in the weights' own dtype: half-precision weights round the merged model, float32 ones do not.
+    The sum has the weights' own dtype, so that half-precision weights round the merged model.
+
     Raises:
-        ValueError: a merged weight would not be finite.
+        ValueError: A merged weight would not be finite.
     """
     assert has_adapters(encoder), "the encoder has no adapters"
     trunk = encoder.trunk
@@ -175,52 +182,51 @@ def merge_adapters(encoder: Encoder) -> Encoder:
 
 
 def save_adapters(encoder: Encoder, path: str, base_path: str) -> None:
-    """Write the adapters as a folder of PEFT's, atomically: adapter_config.json and adapter_model.safetensors.
+    """Write the adapters, atomically, as PEFT's adapter_config.json and adapter_model.safetensors.
 
-    `PeftModel.from_pretrained(AutoModel.from_pretrained(base_path), path)` embeds as this encoder does, as long as the
-    base model attends in both directions there too (`is_causal: false` in its config.json, for decoders).
+    `PeftModel.from_pretrained(AutoModel.from_pretrained(base_path), path)` then embeds as this encoder does, provided
+    that a decoder's config.json says `is_causal: false`.
 
     Args:
-        base_path: folder or hub id of the model that was adapted; written down, not read.
+        encoder: Carries the adapters.
+        path: The folder to write.
+        base_path: Folder or hub id of the adapted model; recorded, not read.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     assert has_adapters(encoder), "the encoder has no adapters"
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     weights = get_peft_model_state_dict(encoder.trunk, adapter_name=ADAPTER, save_embedding_layers=False)
+    # PeftModel puts this prefix before every name; the trunk itself was never wrapped in one.
     prefixed = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(prefixed, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = encoder.trunk.peft_config[ADAPTER]
-    before = config.base_model_name_or_path, config.inference_mode
-    config.base_model_name_or_path, config.inference_mode = base_path, True
-    try:
-        config.save_pretrained(scratch)
-    finally:
-        config.base_model_name_or_path, config.inference_mode = before
-    replace_folder(scratch, target)
+    written = dataclasses.replace(
+        encoder.trunk.peft_config[ADAPTER], base_model_name_or_path=base_path, inference_mode=True
+    )
+    with whole_folder(Path(path)) as folder:
+        save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        written.save_pretrained(folder)
 
 
 def checkpoint_layers(encoder: Encoder) -> None:
-    """Keep only the layers' inputs for the backward pass, and compute each layer again there.
+    """Turn on gradient checkpointing: each layer keeps its input only, and is computed again in the backward pass.
 
-    Gradients stay the same, dropout included; memory a token falls from all of a layer's activations to one hidden
-    state a layer, for one more forward pass. Active in training mode only. The non-reentrant form: gradients reach
-    adapters behind frozen embeddings without the embeddings' output asking for one, and graphs may be kept.
+    Gradients stay the same, dropout included. A layer then keeps one hidden state for each token in place of all its
+    activations, at the price of one more forward pass. It is active in training mode only.
 
     Raises:
-        UserError: the architecture's layers cannot be recomputed.
+        UserError: The architecture does not support it.
     """
+    # The reentrant form would reach adapters behind frozen embeddings only if the embeddings' output required a
+    # gradient, and could not keep a graph for a second backward pass.
     trunk, options = encoder.trunk, {"use_reentrant": False}
     if not trunk.supports_gradient_checkpointing:
         raise UserError(f"gradient_checkpointing=true: {type(trunk).__name__} does not support it")
     trunk.config.use_cache = False
-    if hasattr(trunk, "activation_checkpointing_enable"):  # its name since transformers 5.22; the old one then warns
+    # The method's name since transformers 5.22, where the older name warns.
+    if hasattr(trunk, "activation_checkpointing_enable"):
         trunk.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
         trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    # transformers makes the embeddings' output require a gradient, which the reentrant form alone needs.
     if hasattr(trunk, "_require_grads_hooks") or hasattr(trunk, "_require_grads_hook"):
-        trunk.disable_input_require_grads()  # transformers asks for the reentrant form's sake
+        trunk.disable_input_require_grads()

@@ -1,8 +1,7 @@
-"""The card of a model folder (README.md): front matter for the hub, how it was trained, what was measured, how to load.
+"""The card of a model folder (README.md): front matter for the hub, training, scores, code that loads the model.
 
-Invariant: a card says only what it was given; what nobody measured it says was not measured, with the command that
-would. Its measured sections stand between comments of their own, so that they can be replaced later. Leaves the facts
-to `train/card.py` and the measurements to `eval/card.py`.
+`train/card.py` supplies the facts. Two sections, evaluation and contamination, stand between HTML comments, so that
+`reasonir-eval card` can replace them later; until then they give the command that would measure.
 """
 
 import json
@@ -17,89 +16,17 @@ from reasonir.model.trunk.bidirectional import Attention
 CARD_FILE = "README.md"
 EVALUATION, CONTAMINATION = "evaluation", "contamination"
 
-CARD = """\
----
-{{ front_matter }}---
-
-# {{ title }}
-
-A bi-encoder for retrieval, trained by reasonir {{ version }} {{ origin }}.
-Its tokens see {{ attention }}; it pools {{ pooling }} and gives {{ dimension }} dimensions.
-Compare embeddings by their dot product, they have length 1. Inputs of up to {{ max_tokens }} tokens.
-
-## Use
-
-With reasonir:
-
-```python
-from reasonir.model import Encoder
-
-encoder = Encoder.from_pretrained({{ place | literal }})
-limit = {{ max_tokens }}  # tokens of an input, its instruction included
-documents = encoder.encode(["Water boils at a lower temperature on a mountain."], max_tokens=limit)
-queries = encoder.encode(["why does rice take long here"], {{ instruction | literal }}, max_tokens=limit)
-scores = queries @ documents.T
-```
-
-With sentence-transformers, without remote code and with the same embeddings:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer({{ place | literal }})
-documents = model.encode(["Water boils at a lower temperature on a mountain."], prompt_name="document")
-queries = model.encode(["why does rice take long here"], prompt_name="query")
-scores = queries @ documents.T
-```
-
-With transformers alone{{ "; the prompt is read, but not pooled" if masked }}:
-
-```python
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({{ place | literal }})
-model = AutoModel.from_pretrained({{ place | literal }})
-prompt = {{ document_prompt | literal }}  # of a query: {{ query_prompt | literal }}
-text = "Water boils at a lower temperature on a mountain."
-limits = {"truncation": True, "max_length": {{ max_tokens }}}
-{%- if masked %}
-inputs = tokenizer(prompt + text, return_tensors="pt", return_offsets_mapping=True, **limits)
-ends = inputs.pop("offset_mapping")[0, :, 1]
-pooled = ends > len(prompt) if prompt else torch.ones_like(ends, dtype=torch.bool)
-{%- else %}
-inputs = tokenizer(prompt + text, return_tensors="pt", **limits)
-{%- endif %}
-with torch.no_grad():
-    states = model(**inputs).last_hidden_state[0]
-document = torch.nn.functional.normalize({{ pooled_state }}, dim=0)
-```
-
-## Training data
-
-{{ sources }}
-{% for line in remarks %}
-- {{ line }}
-{%- endfor %}
-
-## Training
-
-{{ facts }}
-
-{{ settings }}
-
-## Evaluation
-
-{{ evaluation }}
-
-## Overlap of training data and evaluation
-
-{{ contamination }}
-"""
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
 def describe_pooling(pooling: Pooling, attention: Attention, pools_prompt: bool) -> dict[str, Any]:
-    """Return what a card says of attention and pooling, in words and in the code that uses transformers alone."""
+    """Return the card's words for attention and pooling, and the pooling in code for transformers alone.
+
+    Args:
+        pooling: Which states are pooled.
+        attention: Direction of the attention.
+        pools_prompt: Whether a mean includes the tokens before the text.
+    """
     masked = pooling is Pooling.mean and not pools_prompt
     words = {
         Pooling.mean: (
@@ -122,20 +49,21 @@ def render_card(front_matter: Mapping[str, Any], facts: Mapping[str, Any]) -> st
     """Return the card's text.
 
     Args:
-        front_matter: what the hub reads; fields that are None are left out.
-        facts: a value for every name of `CARD`.
+        front_matter: Fields for the hub; those that are None are left out.
+        facts: A value for every name in card.md.jinja.
     """
     import jinja2
     import yaml
 
+    # Not huggingface_hub's ModelCard.from_template, which renders a forgotten fact as nothing: StrictUndefined raises.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    environment.filters["literal"] = _literal  # jinja's tojson is made for HTML and spells < and > as escapes
+    environment.filters["literal"] = _literal  # jinja's own tojson is for HTML: it escapes < and >
     head = yaml.safe_dump({k: v for k, v in front_matter.items() if v is not None}, sort_keys=False, allow_unicode=True)
-    return environment.from_string(CARD).render(front_matter=head, **facts)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(front_matter=head, **facts)
 
 
 def _literal(value: str) -> str:
-    """Return a string as Python spells it, in double quotes."""
+    """Return a string as a Python literal in double quotes."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -150,7 +78,7 @@ def _marks(name: str) -> tuple[str, str]:
 
 
 def _split(text: str, name: str) -> tuple[str, str, str] | None:
-    """Return what stands before, in and after a section; None where there is none."""
+    """Return the text before, in and after a section; None where there is none."""
     first, last = _marks(name)
     before, found, rest = text.partition(first)
     body, closed, after = rest.partition(last)
@@ -164,10 +92,15 @@ def read_section(card: Path, name: str) -> str | None:
 
 
 def replace_section(card: Path, name: str, body: str) -> None:
-    """Write a new body into a section of a card.
+    """Write a new body into a section of a card, atomically.
+
+    Args:
+        card: The card's file.
+        name: Name of the section.
+        body: Its new Markdown.
 
     Raises:
-        UserError: the card lacks the section.
+        UserError: The card lacks the section.
     """
     parts = _split(card.read_text(encoding="utf-8"), name)
     if parts is None:

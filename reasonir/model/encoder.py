@@ -1,9 +1,9 @@
-"""The bi-encoder: texts in, unit vectors out; the same forward pass in training, evaluation and export.
+"""The bi-encoder: texts in, unit vectors out; training, evaluation and export run the same forward pass.
 
-Owns packing token lists into a stream and `encode`. Invariant: embeddings come back in input order and do not
-depend on how texts were packed. Leaves loading and saving to `checkpoint.py`, text form to `templates.py`.
+Invariant: embeddings come back in input order and do not depend on how the texts were packed.
+Elsewhere: `folders.py` loads and saves, `templates.py` writes instruction and text as tokens, `packing.py` packs.
 
-Letters: B texts, T tokens of a packed stream, D embedding dimension, N texts of a call.
+Letters: B texts of a packed stream, T its tokens, D embedding dimension, N texts of a call.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +22,11 @@ from reasonir.model.templates import Template, TokenizedText
 from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 
 TEXTS_PER_BLOCK = 16_384
+"""Texts that are tokenised and sorted by length together; bounds the memory that token ids take."""
 LONGEST_INPUT = 32_768
+"""Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595)."""
 DEFAULT_CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+"""Tokens of one forward pass, by device type; scripts/bench_encode.py measures others."""
 
 
 class Encoder(torch.nn.Module):
@@ -55,26 +58,27 @@ class Encoder(torch.nn.Module):
     def from_pretrained(
         cls, path: str, *, dtype: torch.dtype | None = None, device: str | None = None, template: str = "auto"
     ) -> "Encoder":
-        """Load a folder or hub id, without remote code; a decoder is bidirectional unless its preset is causal.
+        """Load a folder or hub id. Code that comes with the weights is never run.
 
         Args:
-            path: a transformers, sentence-transformers or reasonir model folder, or a hub id.
-            dtype: of the weights; default float32 on a CPU, the checkpoint's own on CUDA.
-            device: default "cuda" where there is one.
-            template: "auto" (what the folder or a known hub id says; else reasonir for decoders, plain for encoders) or
-                the name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge, e5.
+            path: A transformers, sentence-transformers or reasonir model folder, or a hub id.
+            dtype: Dtype of the weights; None is float32 on a CPU and the checkpoint's own on CUDA.
+            device: None is "cuda" where there is one, else "cpu".
+            template: Name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge or e5. "auto" takes the
+                preset that the folder or a known hub id names, else reasonir for decoders and plain for encoders.
+
         Raises:
-            UserError: unreadable folder, missing weights or tokenizer, or a failed leak probe.
+            UserError: The folder is unreadable, weights or tokenizer are missing, or the leak probe fails.
         """
         return cls(**load_parts(path, dtype=dtype, device=device, template=template))
 
     def save_pretrained(self, path: str) -> None:
-        """Write a folder that this class, transformers and SentenceTransformer load, atomically."""
+        """Write, atomically, a folder that this class, transformers and SentenceTransformer load."""
         save_encoder(self, path)
 
     @property
     def preset(self) -> Preset:
-        """How this encoder writes, attends and pools; what a saved folder says of it."""
+        """How this encoder writes, attends and pools; a saved folder records the same."""
         return Preset(
             self.template.style,
             self.pooling,
@@ -91,7 +95,7 @@ class Encoder(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.trunk.device
 
     @property
@@ -100,18 +104,19 @@ class Encoder(torch.nn.Module):
         learned = getattr(getattr(self.trunk, "embeddings", None), "position_embeddings", None)
         if learned is None:
             return None
+        # RoBERTa's positions start behind the padding index, so the table is longer than its longest input.
         return int(learned.num_embeddings) - (0 if learned.padding_idx is None else learned.padding_idx + 1)
+
+    @property
+    def default_max_tokens(self) -> int:
+        """The limit that the model folder declares; else its number of positions, at most `LONGEST_INPUT`."""
+        positions = self.max_positions or getattr(self.trunk.config, "max_position_embeddings", None) or LONGEST_INPUT
+        return min(self.declared_max_tokens or LONGEST_INPUT, positions)
 
     def forward(self, texts: PackedTexts) -> torch.Tensor:
         """Embed packed texts: float32 (B, D), rows of length 1."""
         hidden_TD = forward_packed(self.trunk, texts.token_ids, texts.segments)
         return pool(hidden_TD, texts.lengths, texts.prefix_tokens, self.pooling)
-
-    @property
-    def default_max_tokens(self) -> int:
-        """What the model folder declares; else its positions, at most 32,768 (the paper's evaluation)."""
-        positions = self.max_positions or getattr(self.trunk.config, "max_position_embeddings", None) or LONGEST_INPUT
-        return min(self.declared_max_tokens or LONGEST_INPUT, positions)
 
     def encode(
         self,
@@ -122,15 +127,17 @@ class Encoder(torch.nn.Module):
         precision: str = "fp32",
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Embed texts, sorted by length inside, in input order at the end.
+        """Embed texts. They are sorted by length for speed; the result is in input order.
 
         Args:
-            instruction: one for all texts, or one a text; "" for documents.
-            max_tokens: of a whole input, instruction and special tokens included; the text's end is cut
-                (counted in `truncated_texts`). Lowered to what learned position embeddings allow.
-            chunk_tokens: tokens of one forward pass; a longer text gets a pass of its own.
-            precision: "fp32" (the weights' own) or "bf16" (autocast).
-            progress: called with the number of texts done.
+            texts: N texts.
+            instruction: One for all texts, or one for each text; "" for documents.
+            max_tokens: Limit of a whole input, instruction and special tokens included. A longer text loses its end
+                (counted in `truncated_texts`). Learned position embeddings may lower the limit.
+            chunk_tokens: Tokens of one forward pass; a longer text gets a pass of its own. None: by device.
+            precision: "fp32" (the weights' own dtype) or "bf16" (autocast).
+            progress: Called with the number of texts of each finished pass.
+
         Returns:
             float32 (N, D), L2-normalised.
         """
@@ -154,12 +161,17 @@ class Encoder(torch.nn.Module):
         precision: str = "fp32",
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """Embed blocks of (instruction, text) pairs; the next block is tokenised while one is embedded.
+        """Embed blocks of texts; the next block is tokenised while the current one is embedded.
 
         Args:
-            max_tokens, chunk_tokens, precision, progress: as in `encode`.
+            blocks: Lists of (instruction, text) pairs.
+            max_tokens: As in `encode`.
+            chunk_tokens: As in `encode`.
+            precision: As in `encode`.
+            progress: As in `encode`.
+
         Yields:
-            A block's rows as `encode` returns them, and how many of its texts were cut.
+            A block's embeddings as `encode` returns them, and how many of its texts were cut.
         """
         limit = min(max_tokens, self.max_positions or max_tokens)
         budget = chunk_tokens or DEFAULT_CHUNK_TOKENS.get(self.device.type, 16_384)
@@ -180,15 +192,17 @@ class Encoder(torch.nn.Module):
     def _embed_block(
         self, block: list[TokenizedText], budget: int, precision: str
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices, embeddings) of chunks, each fetched once the next is under way: a GPU never waits for it."""
-        under_way: tuple[np.ndarray, torch.Tensor] | None = None
+        """Yield (indices, embeddings) of chunks."""
+        # `.cpu()` waits for the GPU. It is called on a chunk only after the next chunk has been queued, so that the
+        # GPU always has work.
+        queued: tuple[np.ndarray, torch.Tensor] | None = None
         for indices in token_budget_chunks([len(text.ids) for text in block], budget):
             chosen = [block[i] for i in indices]
             packed = PackedTexts.of([t.ids for t in chosen], [t.prefix_tokens for t in chosen], self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 embeddings = self(packed).float()
-            if under_way is not None:
-                yield under_way[0], under_way[1].cpu().numpy()
-            under_way = indices, embeddings
-        if under_way is not None:
-            yield under_way[0], under_way[1].cpu().numpy()
+            if queued is not None:
+                yield queued[0], queued[1].cpu().numpy()
+            queued = indices, embeddings
+        if queued is not None:
+            yield queued[0], queued[1].cpu().numpy()

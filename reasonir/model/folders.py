@@ -1,8 +1,7 @@
-"""Model folders: loading any supported layout, writing one that everybody loads.
+"""Model folders: loads every supported layout and writes one that transformers and sentence-transformers load too.
 
-Invariant: a folder appears complete or not at all (written beside, then renamed), and says by itself how its
-texts are formed and pooled (`reasonir.json`), whether it attends in both directions (`config.json`: `is_causal`) and
-how sentence-transformers pools it.
+Invariant: a written folder appears complete or not at all. It records its text form and pooling in `reasonir.json`, the
+direction of its attention in `config.json` (`is_causal`), and both again in sentence-transformers' own files.
 """
 
 import dataclasses
@@ -10,6 +9,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -30,7 +31,9 @@ from reasonir.model.templates import Template, TemplateStyle, special_tokens, wh
 from reasonir.model.trunk.bidirectional import load_config, load_trunk
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+"""A folder needs one of these files to have a tokenizer that transformers can load."""
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+"""(sub-folder, class) of modules.json, in the order in which sentence-transformers runs them."""
 
 
 class EncoderParts(TypedDict):
@@ -71,23 +74,22 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
         tokenizer=tokenizer,
         template=form,
         fingerprint=fingerprint(path, trunk, preset),
-        declared_max_tokens=declared_max_tokens(path),
+        declared_max_tokens=(read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length"),
         pooling=preset.pooling,
         query_instruction=preset.query_instruction,
     )
 
 
 def load_template(path: str, preset: Preset) -> tuple[Any, Template]:
-    """Load the tokenizer of a model folder or hub id, and form texts with it as the preset says."""
-    tokenizer = load_tokenizer(path)
+    """Load the tokenizer of a model folder or hub id, and the preset's template around it."""
+    tokenizer = _load_tokenizer(path)
     if preset.end_token:
-        append_end_token(path, tokenizer)
+        _append_end_token(path, tokenizer)
     prompts, pooled = preset.document_prompt, preset.pools_prompt
     return tokenizer, Template(tokenizer, preset.style, document_prompt=prompts, pools_prompt=pooled)
 
 
-def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer of a model folder or hub id."""
+def _load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(path)
@@ -95,15 +97,15 @@ def load_tokenizer(path: str) -> Any:
         raise UserError(f"model.path={path}: the folder has no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
     try:
         return AutoTokenizer.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
-    except Exception as error:  # a broken tokenizer.json raises whatever the tokenizers library likes
+    except Exception as error:  # the tokenizers library raises bare exceptions for a broken tokenizer.json
         raise UserError(f"model.path={path}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def append_end_token(path: str, tokenizer: Any) -> None:
-    """Make a tokenizer end every text in EOS, here and in the folders it is saved to, unless it ends texts by itself.
+def _append_end_token(path: str, tokenizer: Any) -> None:
+    """Make a tokenizer end every text in EOS, in saved folders too, unless it appends an end token by itself.
 
     Raises:
-        UserError: it has no EOS, or begins texts in a way that its library cannot write together with an end.
+        UserError: The tokenizer has no EOS, or begins texts in a way that its library cannot combine with an end token.
     """
     head, tail = special_tokens(whole_text_backend(tokenizer))
     if tail:
@@ -112,22 +114,22 @@ def append_end_token(path: str, tokenizer: Any) -> None:
         raise UserError(f"model.path={path}: the tokenizer cannot be made to end texts in EOS; give it an eos_token")
     tokenizer.add_bos_token = bool(head)
     tokenizer.add_eos_token = True
-    for name in ("add_bos_token", "add_eos_token"):  # what a saved folder says of them overrules its tokenizer.json
+    # transformers writes `init_kwargs` into tokenizer_config.json, where they overrule tokenizer.json.
+    for name in ("add_bos_token", "add_eos_token"):
         if name in tokenizer.init_kwargs:
             tokenizer.init_kwargs[name] = getattr(tokenizer, name)
 
 
-def declared_max_tokens(path: str) -> int | None:
-    """Return the input length that a sentence-transformers folder was made for, if it is one."""
-    return (read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length")
-
-
 def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
-    """Return a name for what turns texts into embeddings: weights by content, and every other pooling or attention.
+    """Return a name for everything but the template that turns texts into embeddings; it is part of cache keys.
 
-    Weights: file hashes of a folder, the commit of a hub id. They stand alone for masked means of bidirectional states;
-    what else a preset asks for is hashed behind them. The template has a fingerprint of its own as well.
+    Args:
+        path: Model folder (named by the hashes of its files) or hub id (named by its commit).
+        trunk: The loaded model, which knows the commit.
+        preset: Attention, pooling and prompts.
     """
+    # The template has a fingerprint of its own, so its style and end token are left out here. Models with the default
+    # preset (masked mean, bidirectional) get no suffix: caches from before there were presets stay valid.
     asked = dataclasses.replace(preset, style=TemplateStyle.plain, query_instruction="", end_token=False)
     suffix = "" if asked == PRESETS["plain"] else f"-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
     if not Path(path).is_dir():
@@ -136,7 +138,7 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the sha256 over weights and config.json of a model folder: how its fingerprint begins."""
+    """Return the sha256 over weights and config.json of a model folder; its fingerprint begins with it."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
@@ -149,29 +151,34 @@ def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = Non
     """Write the encoder as a model folder, replacing an older one of the same name.
 
     Args:
-        query_instruction: becomes sentence-transformers' "query" prompt; default the encoder's own.
-        max_tokens: becomes sentence-transformers' `max_seq_length`.
+        encoder: An `Encoder`.
+        path: The folder to write.
+        query_instruction: Becomes sentence-transformers' "query" prompt; None is the encoder's own.
+        max_tokens: Becomes sentence-transformers' `max_seq_length`; learned positions may lower it.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    encoder.trunk.save_pretrained(scratch)
-    encoder.tokenizer.save_pretrained(scratch)
     preset = encoder.preset
     if query_instruction is not None:
         preset = dataclasses.replace(preset, query_instruction=query_instruction)
-    _write_json(scratch / PRESET_FILE, card_of(preset))
     limit = min(max_tokens, encoder.max_positions or max_tokens)
-    _write_sentence_transformers(scratch, encoder, preset, limit)
-    replace_folder(scratch, target)
+    with whole_folder(Path(path)) as folder:
+        encoder.trunk.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        _write_json(folder / PRESET_FILE, card_of(preset))
+        _write_sentence_transformers(folder, encoder, preset, limit)
 
 
-def replace_folder(scratch: Path, target: Path) -> None:
-    """Put a finished folder in place of `target`; a crash in between leaves one of the two whole."""
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` to write into, and put it in `target`'s place if the block succeeds."""
+    scratch = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    yield scratch
+    # A folder cannot be renamed over one that is not empty. After a crash between the renames the old or the new folder
+    # is still whole under its other name.
     if target.exists():
         retired = target.with_name(f".{target.name}.old")
         shutil.rmtree(retired, ignore_errors=True)
@@ -183,7 +190,9 @@ def replace_folder(scratch: Path, target: Path) -> None:
 
 
 def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max_tokens: int) -> None:
+    """Write what sentence-transformers needs to compute the same embeddings."""
     template, tokenizer = encoder.template, encoder.tokenizer
+    # Its prompts are plain strings: BOS is spelled out where the tokenizer does not add one by itself.
     begin = ""
     if preset.style is TemplateStyle.reasonir and tokenizer.bos_token_id is not None:
         adds_bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
@@ -195,6 +204,7 @@ def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max
         for i, (path, kind) in enumerate(SENTENCE_TRANSFORMERS_MODULES)
     ]
     _write_json(folder / MODULES_FILE, modules)
+    # The older names of the options, which old and new releases of sentence-transformers read.
     pooling = {
         "word_embedding_dimension": encoder.dimension,
         "pooling_mode_cls_token": preset.pooling is Pooling.cls,

@@ -1,4 +1,7 @@
-"""Texts packed into one stream without padding, and chunks of texts within a token budget."""
+"""Texts packed into one stream without padding, and chunks of texts within a token budget.
+
+Letters: B texts, T tokens of the stream.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +24,13 @@ class PackedTexts:
 
     @classmethod
     def of(cls, ids: Sequence[np.ndarray], prefix_tokens: Sequence[int], device: Any = "cpu") -> "PackedTexts":
-        """Lay token lists end to end on a device."""
+        """Lay token lists end to end on a device.
+
+        Args:
+            ids: Token ids of each text, any integer dtype.
+            prefix_tokens: Leading tokens of each text that mean pooling leaves out.
+            device: Where the stream goes.
+        """
         lengths = [len(row) for row in ids]
         return cls(
             torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device),
@@ -34,13 +43,12 @@ class PackedTexts:
 def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:
     """Sort texts by length, longest first, and cut them into chunks of at most `chunk_tokens` tokens.
 
-    A text longer than the budget gets a chunk of its own. Sorting puts equal lengths side by side, which packed
-    attention on a CPU batches; the largest chunk comes first, so that memory that does not suffice fails at once.
-
-    Returns:
-        Arrays of text indices; every index exactly once.
+    A text longer than the budget gets a chunk of its own. Returns arrays of text indices; every index exactly once.
     """
     lengths = np.asarray(lengths)
+    # Longest first: if memory does not suffice, the first chunk fails, not the last. Sorting also puts texts of equal
+    # length side by side, which packed attention on a CPU computes as one batch. A stable sort keeps ties in input
+    # order, so that chunks do not depend on numpy's sorting algorithm.
     order = np.argsort(-lengths, kind="stable")
     chunks, start, filled = [], 0, 0
     for position, index in enumerate(order):

@@ -1,4 +1,4 @@
-"""One vector a text, in float32: a mean over the tokens that are not its instruction, or one token's state; length 1.
+"""From the hidden states of a packed stream to one float32 vector of length 1 for each text.
 
 Letters: B texts, T tokens of the packed stream, D embedding dimension.
 """
@@ -19,29 +19,33 @@ class Pooling(StrEnum):
 def pool(
     hidden_TD: torch.Tensor, lengths: torch.Tensor, prefix_tokens: torch.Tensor, pooling: Pooling = Pooling.mean
 ) -> torch.Tensor:
-    """Take each text's first or last state, or average those after its prefix, and scale the vector to length 1.
+    """Take each text's first or last state, or the mean of its states after the prefix; scale to length 1.
 
-    A text without any token after its prefix (an empty document) is represented by the prefix's last token;
-    averaging nothing would give NaN. Source: instruction-masked mean pooling of GritLM, arXiv 2402.09906.
+    Source of the mean that leaves out the instruction: GritLM, arXiv 2402.09906. Sums are computed in float32 (in
+    float64 for float64 input).
 
     Args:
-        hidden_TD: states of the packed stream, any float dtype.
-        lengths: int64 (B), tokens of each text, summing to T.
+        hidden_TD: States of the packed stream, any float dtype.
+        lengths: int64 (B), tokens of each text; they sum to T.
         prefix_tokens: int64 (B), leading tokens that a mean leaves out, 0 <= prefix <= length.
+        pooling: Which states to take.
+
     Returns:
         float32 (B, D) with rows of length 1.
-    Precision: sums in float32 (float64 for float64 input).
     """
     hidden_TD = hidden_TD.to(torch.promote_types(hidden_TD.dtype, torch.float32))
     ends = torch.cumsum(lengths, 0)
     if pooling is not Pooling.mean:
         chosen_BD = hidden_TD[ends - lengths if pooling is Pooling.cls else ends - 1]
         return torch.nn.functional.normalize(chosen_BD, dim=-1)
+    # An empty document has no token after its prefix: its prefix's last token is taken, as a mean of nothing is NaN.
     prefix_tokens = torch.minimum(prefix_tokens, lengths - 1)
     starts = ends - lengths
-    tokens = hidden_TD.shape[0]  # said, not summed: a GPU would be waited for
+    tokens = hidden_TD.shape[0]
+    # Pass `output_size`: computing it from `lengths` would synchronise with the GPU.
     first_T = torch.repeat_interleave(starts + prefix_tokens, lengths, output_size=tokens)
     pooled_T = torch.arange(tokens, device=hidden_TD.device) >= first_T
+    # `unsafe` skips the check that `lengths` sum to T, which would synchronise as well.
     sums_BD = torch.segment_reduce(hidden_TD * pooled_T.unsqueeze(1), "sum", lengths=lengths, axis=0, unsafe=True)
     means_BD = sums_BD / (lengths - prefix_tokens).unsqueeze(1)
     return torch.nn.functional.normalize(means_BD, dim=-1)

@@ -1,7 +1,7 @@
-"""Known recipes of encoders, in one table: how texts are written, which tokens see which, which states are pooled.
+"""Table of known presets: how an encoder's texts are written, which tokens see which, which states are pooled.
 
-Invariant: a preset says everything about an embedding except the weights, the tokenizer and the token limit. Leaves
-finding the preset of a folder to `layouts.py`.
+Invariant: an embedding depends on the preset, the weights, the tokenizer and the token limit, and on nothing else.
+`sentence_transformers.py` finds the preset of a folder.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from reasonir.model.trunk.bidirectional import Attention
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A recipe.
+    """How to embed with a model.
 
-    query_instruction: the instruction that queries were trained with, where there is one; sentence-transformers'
-        "query" prompt of a saved folder unless training says another. Never added by itself.
-    document_prompt: stands before every text without an instruction.
-    pools_prompt: a mean takes in what stands before the text too (one token's state knows no difference).
-    end_token: texts end in the tokenizer's own end token; a tokenizer that appends none is made to append EOS.
+    query_instruction: The instruction that queries were trained with, "" where there is none. A saved folder has it as
+        sentence-transformers' "query" prompt unless training names another. `Encoder.encode` never adds it by itself.
+    document_prompt: Stands before every text without an instruction.
+    pools_prompt: A mean includes the tokens before the text. No difference where one token's state is taken.
+    end_token: Texts end in the tokenizer's own end token; a tokenizer that appends none is made to append EOS.
     """
 
     style: TemplateStyle
@@ -52,7 +52,7 @@ PRESETS = {
         TemplateStyle.plain, query_instruction="query:", document_prompt="passage: ", pools_prompt=True
     ),
 }
-"""By the names of `TemplateChoice`."""
+"""Keys are the names of `TemplateChoice`."""
 
 HUB_IDS = {
     "reasonir/ReasonIR-*": "reasonir",
@@ -65,11 +65,11 @@ HUB_IDS = {
     "intfloat/multilingual-e5-base": "e5",
     "intfloat/multilingual-e5-large": "e5",
 }
-"""Patterns of hub ids; the first that fits decides."""
+"""Patterns of hub ids; the first match decides."""
 
 
 def preset_of_hub_id(path: str) -> Preset | None:
-    """Return the preset that goes with a hub id, with or without the prefix hub:; None for one not known."""
+    """Return the preset of a hub id, with or without the prefix hub:; None for an unknown one."""
     known = (name for pattern, name in HUB_IDS.items() if fnmatch(path.removeprefix("hub:"), pattern))
     name = next(known, None)
     return None if name is None else PRESETS[name]

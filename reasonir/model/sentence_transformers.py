@@ -1,8 +1,8 @@
-"""What a model folder or hub id says about its own embeddings, and which preset follows from it.
+"""Finds the preset of a model folder or hub id from the files in it, sentence-transformers' own files among them.
 
-Invariant: a sentence-transformers folder gets the preset under which our embeddings equal sentence-transformers' own,
-or is refused by name; only an instruction before a model that knows no prompts is left out of its mean, not taken in.
-Leaves the table of presets to `presets.py`, loading and saving to `checkpoint.py`.
+Invariant: we reproduce sentence-transformers' embeddings of a folder, or raise an error that names the unsupported
+setting. One exception: if the folder defines no prompts, an instruction is left out of the mean, where
+sentence-transformers would include it. `presets.py` has the table of presets, `folders.py` loads and saves.
 """
 
 import json
@@ -17,22 +17,28 @@ from reasonir.model.trunk.bidirectional import Attention, is_decoder
 
 PRESET_FILE = "reasonir.json"
 CARD_FORMAT = 2
+"""Format 1 of `reasonir.json` named the text form only; `_preset_of_card` still reads it."""
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
 POOLING_MODES = {"mean": Pooling.mean, "cls": Pooling.cls, "lasttoken": Pooling.last}
-"""sentence-transformers' names, current; the older are pooling_mode_<name>[_token|_tokens]: true."""
+"""By sentence-transformers' current names; older folders have pooling_mode_<name>[_token|_tokens]: true."""
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """In the order in which `SentenceTransformer.encode_document` looks for them."""
 
 
 def choose_preset(path: str, config: Any, template: str) -> Preset:
-    """Return the recipe of a model: as asked, else by its card, its hub id, its folder, else by the kind of model.
+    """Return the preset of a model.
+
+    The first of these decides: `template`, the folder's `reasonir.json`, the hub id, sentence-transformers' files, the
+    kind of model.
 
     Args:
-        config: as `load_config` returned it.
-        template: a name of `PRESETS`, or "auto".
+        path: A model folder or hub id.
+        config: The model's configuration, from `load_config`.
+        template: A name of `PRESETS`, or "auto".
+
     Raises:
-        UserError: no such name, or a sentence-transformers folder that cannot be embedded the same way here.
+        UserError: Unknown name, or a sentence-transformers folder whose embeddings we cannot reproduce.
     """
     modules = read_json(path, MODULES_FILE)
     if modules is not None:
@@ -55,8 +61,10 @@ def choose_preset(path: str, config: Any, template: str) -> Preset:
 def read_json(path: str, name: str) -> Any:
     """Return a JSON file of a model folder or hub id, or None where it has no such file.
 
+    Without a network, a hub id has the files that were downloaded before.
+
     Raises:
-        UserError: the hub does not answer, or the file is not JSON. (Offline, what was not downloaded is not there.)
+        UserError: The hub does not answer, or the file is not JSON.
     """
     if Path(path).is_dir():
         found: str | None = str(Path(path) / name) if (Path(path) / name).is_file() else None
@@ -65,7 +73,7 @@ def read_json(path: str, name: str) -> Any:
 
         try:
             found = cached_file(path.removeprefix("hub:"), name, _raise_exceptions_for_missing_entries=False)
-        except OSError as error:  # a file that is there must not pass for one that is not
+        except OSError as error:  # a network error must not read as "the model has no such file"
             raise UserError(f"model.path={path}: {name} cannot be read: {str(error).splitlines()[0]}") from error
     if found is None:
         return None
@@ -76,7 +84,7 @@ def read_json(path: str, name: str) -> Any:
 
 
 def card_of(preset: Preset) -> dict[str, Any]:
-    """Return what `reasonir.json` holds of a recipe."""
+    """Return the content of `reasonir.json` for a preset."""
     return {
         "format": CARD_FORMAT,
         "template": str(preset.style),
@@ -89,7 +97,7 @@ def card_of(preset: Preset) -> dict[str, Any]:
 
 
 def _preset_of_card(card: dict[str, Any]) -> Preset:
-    """Read both formats: the first said the style only, and meant masked means of bidirectional states."""
+    """Read both formats. The defaults are what format 1 implied: a masked mean of bidirectional states."""
     return Preset(
         TemplateStyle(card["template"]),
         Pooling(card.get("pooling", "mean")),
@@ -117,7 +125,8 @@ def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[
     prompts = {
         name: text for name, text in ((read_json(path, PROMPTS_FILE) or {}).get("prompts") or {}).items() if text
     }
-    if include_prompt is None:  # a mean of a model without prompts was never trained to pool one: leave it out
+    # The exception of the module's docstring: a model without prompts was not trained with an instruction in its mean.
+    if include_prompt is None:
         include_prompt = bool(prompts) or pooling is not Pooling.mean
     style = _style(prompts)
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
@@ -145,13 +154,11 @@ def _pooling(path: str, settings: dict[str, Any]) -> Pooling:
 
 
 def _attention(config: Any, pooling: Pooling) -> Attention:
-    """Return the attention that sentence-transformers would give the model.
-
-    A decoder is causal there unless its config.json says `is_causal: false`. Code that comes with the weights cannot be
-    asked (it is never run): where it pools a mean, the model is taken for a bidirectional one, as GritLM's is.
-    """
+    """Return the attention that sentence-transformers would give the model."""
     if not is_decoder(config):
         return Attention.bidirectional
+    # sentence-transformers runs a decoder causally unless its config.json has `is_causal: false`, or code of its own
+    # changes the attention. We never run such code: with mean pooling we take it to be bidirectional, as GritLM's is.
     own_code = hasattr(config, "auto_map") and pooling is Pooling.mean
     causal = getattr(config, "is_causal", not own_code)
     return Attention.causal if causal else Attention.bidirectional

@@ -1,8 +1,11 @@
-"""Embeddings out of hidden states that a vLLM engine or server computes, pooled as `Encoder` pools them.
+"""Embeddings from hidden states that a vLLM engine or server computes, pooled as `Encoder` pools them.
 
-vLLM's own mean takes in every token; ReasonIR's and GritLM's leaves out everything before the text. So the engine is
-asked for the states of all tokens (its task token_embed), and template and pooling are ours. Invariant: the same tokens
-go in and the same states are pooled as in `Encoder.encode`. Leaves starting and stopping the engine to its owner.
+vLLM's own mean includes every token; the mean of ReasonIR and GritLM leaves out everything before the text. So we ask
+the engine for the states of all tokens (its task token_embed) and apply our template and pooling.
+Invariant: the same token ids go in and the same states are pooled as in `Encoder.encode`. The caller starts and stops
+the engine.
+
+Letters: L tokens of a text, D embedding dimension, N texts.
 """
 
 import base64
@@ -22,21 +25,22 @@ from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.trunk.bidirectional import load_config
 
 TokenStates = Callable[[list[list[int]]], list[np.ndarray]]
-"""Token ids of some texts in, the last layer's states of every token out: float32 (L, D) each, not normalised."""
+"""From the token ids of some texts to their states in the last layer: float32 (L, D) for each text, not normalised."""
 
 TEXTS_PER_REQUEST = 32
-"""Bounds what an answer holds: 32 texts of 2,048 tokens and 4,096 channels are 1 GiB in float32."""
+"""Bounds the size of a reply: 32 texts of 2,048 tokens and 4,096 channels are 1 GiB in float32."""
 
 
 class ServedEncoder:
-    """An encoder whose forward pass runs elsewhere; needs the model folder's small files, not its weights."""
+    """An encoder whose forward pass runs in vLLM; needs the model folder's small files, not its weights."""
 
     def __init__(self, path: str, states: TokenStates, template: str = "auto") -> None:
         """Read the configuration and tokenizer of a model folder or hub id.
 
         Args:
-            states: of the same model, from `engine_states` or `server_states`.
-            template: as `Encoder.from_pretrained` takes it.
+            path: The folder or hub id.
+            states: Computes hidden states of the same model; from `engine_states` or `server_states`.
+            template: As in `Encoder.from_pretrained`.
         """
         config = load_config(path)
         preset = choose_preset(path, config, template)
@@ -46,13 +50,23 @@ class ServedEncoder:
         self._states = states
 
     def encode(self, texts: Sequence[str], instruction: str = "", max_tokens: int = 2048) -> np.ndarray:
-        """Embed texts as `Encoder.encode` does, in input order: float32 (N, D), rows of length 1."""
+        """Embed texts as `Encoder.encode` does.
+
+        Args:
+            texts: N texts.
+            instruction: Stands before every text; "" for documents.
+            max_tokens: Limit of a whole input, instruction and special tokens included.
+
+        Returns:
+            float32 (N, D) in input order, rows of length 1.
+        """
         output = np.empty((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_PER_REQUEST):
             pairs = [(instruction, text) for text in texts[start : start + TEXTS_PER_REQUEST]]
             tokenized = self.template.encode(pairs, max_tokens)
             states = self._states([text.ids.tolist() for text in tokenized])
             lengths = [len(text.ids) for text in tokenized]
+            # A server that was started for another task replies with one vector for each text.
             if [rows.shape for rows in states] != [(length, self.dimension) for length in lengths]:
                 raise UserError("the engine gives other states than one a token; start it with task token_embed")
             output[start : start + len(pairs)] = pool(
@@ -71,7 +85,7 @@ def engine_states(engine: Any) -> TokenStates:
     def compute(ids: list[list[int]]) -> list[np.ndarray]:
         answers = engine.encode(
             [{"prompt_token_ids": row} for row in ids],
-            pooling_params=PoolingParams(use_activation=False),  # its activation would scale every state to length 1
+            pooling_params=PoolingParams(use_activation=False),  # vLLM's activation scales every state to length 1
             pooling_task="token_embed",
             use_tqdm=False,
         )
@@ -84,10 +98,13 @@ def server_states(base_url: str, model: str, *, api_key: str = "", timeout_secon
     """Ask `vllm serve MODEL --runner pooling --pooler-config '{"task": "token_embed"}'` over HTTP.
 
     Args:
-        base_url: without a path, such as http://127.0.0.1:8000.
-        model: the served name: what stood after `vllm serve`, or --served-model-name.
+        base_url: Address without a path, such as http://127.0.0.1:8000.
+        model: The served name: the argument of `vllm serve`, or its --served-model-name.
+        api_key: Sent as a bearer token; "" sends none.
+        timeout_seconds: Longest wait for one reply.
+
     Raises:
-        UserError: from the function returned, where the server cannot be reached or refuses.
+        UserError: The returned function raises it if the server cannot be reached or refuses.
     """
     url = f"{base_url.rstrip('/')}/pooling"
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})

@@ -1,18 +1,17 @@
-"""How an instruction and a text become encoder input: the only place, used by training, evaluation and export.
+"""Turns instruction and text into the encoder's token ids: one place for training, evaluation and export.
 
-Invariant: the leading `prefix_tokens` of a tokenised text are what mean pooling leaves out, and truncation
-never touches them. Leaves packing and pooling to `reasonir.model`.
+Invariant: mean pooling leaves out the first `prefix_tokens` tokens of a text, and truncation never cuts them.
 
 Styles:
-    reasonir  BOS + "<|user|>\\n" + instruction + "\\n<|embed|>\\n" + text, or BOS + "<|embed|>\\n" + text. The
-              tags are plain text; BOS is the tokenizer's own (GritLM's hard-coded "<s>" is wrong for Llama).
-              Everything up to the text is attended to but not pooled. arXiv 2504.20595, release 0aac962.
-    plain     the tokenizer's special tokens around "instruction text", as sentence-transformers feeds BERT-like
-              encoders. Without an instruction every token is pooled, [CLS] and [SEP] included; with one, [CLS]
-              and the instruction are left out (`include_prompt=False` there).
-    e5_mistral  the tokenizer's special tokens around "Instruct: instruction\\nQuery: text"; a text without an
-              instruction stands bare. arXiv 2401.00368.
-    qwen3     the same without the space after "Query:". arXiv 2506.05176.
+    reasonir    BOS + "<|user|>\\n" + instruction + "\\n<|embed|>\\n" + text, or BOS + "<|embed|>\\n" + text. The tags
+                are plain text; BOS is the tokenizer's own (GritLM's hard-coded "<s>" is wrong for Llama). The text
+                attends to everything before it, and the mean leaves that out. arXiv 2504.20595, release 0aac962.
+    plain       The tokenizer's special tokens around "instruction text", as sentence-transformers feeds BERT-like
+                encoders. Without an instruction the mean includes every token, [CLS] and [SEP] too; with one it leaves
+                out [CLS] and the instruction (sentence-transformers' `include_prompt=False`).
+    e5_mistral  The tokenizer's special tokens around "Instruct: instruction\\nQuery: text"; a text without an
+                instruction gets neither word. arXiv 2401.00368.
+    qwen3       As e5_mistral, without the space after "Query:". arXiv 2506.05176.
 """
 
 import hashlib
@@ -41,12 +40,15 @@ _AROUND_INSTRUCTION = {
     TemplateStyle.e5_mistral: ("Instruct: ", "\nQuery: "),
     TemplateStyle.qwen3: ("Instruct: ", "\nQuery:"),
 }
-"""What stands before and after an instruction; the text follows."""
+"""Strings before and after an instruction; the text follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """One text ready for the encoder: int32 ids of shape (L,), L >= 1."""
+    """One text ready for the encoder.
+
+    ids: int32 (L,), L >= 1. prefix_tokens: leading ids that a mean leaves out. truncated: whether the text was cut.
+    """
 
     ids: np.ndarray
     prefix_tokens: int
@@ -54,7 +56,7 @@ class TokenizedText:
 
 
 def prompt(style: TemplateStyle, instruction: str) -> str:
-    """Return the string that stands before the text (without BOS or [CLS])."""
+    """Return the string before the text, without BOS or [CLS]."""
     instruction = instruction.strip()
     before, after = _AROUND_INSTRUCTION[style]
     if instruction:
@@ -63,7 +65,7 @@ def prompt(style: TemplateStyle, instruction: str) -> str:
 
 
 def instruction_of(style: TemplateStyle, written: str) -> str | None:
-    """Return the instruction for which `prompt` gives this string; None where there is none."""
+    """Return the instruction for which `prompt` gives the string `written`; None if no instruction does."""
     if written == prompt(style, ""):
         return ""
     before, after = _AROUND_INSTRUCTION[style]
@@ -75,8 +77,10 @@ class Template:
     """A tokenizer and a style; turns (instruction, text) pairs into token ids.
 
     Args:
-        document_prompt: stands before texts without an instruction, in place of what the style puts there.
-        pools_prompt: pooling takes in what stands before the text too; every `prefix_tokens` is then 0.
+        tokenizer: A fast tokenizer of transformers.
+        style: The text form.
+        document_prompt: Stands before texts without an instruction, in place of the style's own string.
+        pools_prompt: The mean includes the tokens before the text; every `prefix_tokens` is then 0.
     """
 
     def __init__(
@@ -93,25 +97,25 @@ class Template:
             self._head, self._tail = ([bos] if bos is not None else []), []
         else:
             self._head, self._tail = special_tokens(self._backend)
+        # The fingerprint is part of cache keys. "1" is the version of this file's rules: raise it when they change.
         description = f"{self._backend.to_str()}|{style}|{self._head}|{self._tail}|1"
         if document_prompt or pools_prompt:
             description += f"|{document_prompt!r}|{pools_prompt}"
         self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
 
     def prompt(self, instruction: str) -> str:
-        """Return the string that stands before a text with this instruction, "" for documents."""
-        return (
-            prompt(self.style, instruction) if instruction.strip() else self.document_prompt or prompt(self.style, "")
-        )
+        """Return the string before a text with this instruction ("" for documents)."""
+        if instruction.strip():
+            return prompt(self.style, instruction)
+        return self.document_prompt or prompt(self.style, "")
 
     def encode(self, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[TokenizedText]:
         """Tokenise (instruction, text) pairs to at most `max_tokens` ids each, cutting the text's end.
 
-        The whole string is tokenised at once, because merges may cross from the tag into the text.
-
         Raises:
-            UserError: an instruction leaves no room for a single token of text.
+            UserError: An instruction leaves no room for a single token of text.
         """
+        # Prompt and text are tokenised as one string: a token may hold characters of both.
         prompts = [self.prompt(instruction) for instruction, _ in pairs]
         strings = [before + text for before, (_, text) in zip(prompts, pairs, strict=True)]
         encodings = self._backend.encode_batch(strings, add_special_tokens=False)
@@ -145,14 +149,12 @@ def _first_token_from(encoding: Any, start: int, end: int) -> int:
 
 
 def whole_text_backend(tokenizer: Any) -> Any:
-    """Return a copy of a tokenizer's `tokenizers` object that neither cuts nor pads.
-
-    A tokenizer.json may carry truncation and padding (all-MiniLM's does, at 128).
-    """
+    """Return a copy of a tokenizer's `tokenizers` object that neither truncates nor pads."""
     from tokenizers import Tokenizer
 
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it first")
+    # A tokenizer.json may switch on truncation and padding: all-MiniLM-L6-v2 cuts at 128 tokens.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -160,11 +162,7 @@ def whole_text_backend(tokenizer: Any) -> Any:
 
 
 def special_tokens(backend: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a single text.
-
-    Args:
-        backend: from `whole_text_backend`.
-    """
+    """Return the ids that a tokenizer (from `whole_text_backend`) puts before and after a single text."""
     bare = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a", add_special_tokens=True).ids
     for start in range(len(full) - len(bare) + 1):

@@ -1,6 +1,6 @@
-"""A Llama of a few million parameters with a tokenizer built here: the whole decoder path on a laptop.
+"""Builds a Llama of a few million parameters and its tokenizer: every step of a decoder on a laptop, without downloads.
 
-Invariant: the same texts and seed give the same tokenizer and the same weights. Nothing is downloaded.
+Invariant: the same texts and seed give the same tokenizer and the same weights.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from reasonir.model.trunk.attention import PACKED_ATTENTION, register
 from reasonir.model.trunk.bidirectional import prepare_trunk
 
 EMBEDDING_STD = 0.2
-"""Ten times the usual 0.02: an untrained model then tells words apart, where otherwise all texts start out alike and
-the contrastive loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21)."""
+"""Ten times the usual 0.02. With 0.02 an untrained model gives all texts nearly the same embedding, and the contrastive
+loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21)."""
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
-    """Learn a byte-level BPE from `texts`; every string can be encoded. BOS is put in front, as Llama 3 does."""
+    """Learn a byte-level BPE from `texts`. It encodes every string and puts BOS in front, as Llama 3's does."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -55,7 +55,16 @@ def build_tiny(
     """Build a randomly initialised bidirectional Llama whose tokenizer is learned from `texts`.
 
     Args:
-        hidden_size: embedding dimension, a multiple of `heads`.
+        texts: The tokenizer's training texts.
+        vocabulary_size: Largest number of tokens that the tokenizer learns.
+        hidden_size: Embedding dimension, a multiple of `heads`.
+        intermediate_size: Channels of the gated unit.
+        layers: Number of transformer layers.
+        heads: Query heads of a layer.
+        key_value_heads: Key and value heads of a layer; divides `heads`.
+        max_positions: Longest input in tokens.
+        seed: The weights are drawn from it.
+
     Returns:
         An `Encoder` on the CPU in float32.
     """

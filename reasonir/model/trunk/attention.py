@@ -1,8 +1,8 @@
-"""Padding-free attention: texts lie end to end in one stream and each attends to itself only.
+"""Attention without padding: texts lie end to end in one stream, and each attends to itself only.
 
-Owns the attention function that transformers' models call (`AttentionInterface`) and the description of the
-stream's segments. Invariant: no score is ever computed between two texts. No mask is built: on CUDA one call of
-torch's variable-length kernel, elsewhere one SDPA call per run of equally long texts.
+transformers' models call `packed_attention` through their `AttentionInterface`. On CUDA it is one call of torch's
+variable-length kernel; elsewhere one SDPA call for each run of neighbours of equal length.
+Invariant: no score is ever computed between two texts.
 
 Letters: T tokens of the stream, L tokens of one text, H heads, G key-value heads, C channels of a head.
 """
@@ -23,7 +23,7 @@ PACKED_ATTENTION = "reasonir_packed"
 class Segments:
     """Where the texts of a packed stream begin and end.
 
-    lengths: tokens of each text, in order. cumulative: int32 (len(lengths) + 1), on the stream's device.
+    lengths: Tokens of each text, in order. cumulative: int32 (texts + 1), sums of the lengths, on the stream's device.
     """
 
     lengths: tuple[int, ...]
@@ -53,23 +53,28 @@ def packed_attention(
     segments: Segments | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each segment; transformers' attention signature.
+    """Attend within each segment; the signature is that of transformers' attention functions.
 
-    In both directions, unless the model's configuration says `is_causal: true`: then no token sees a later one.
-    A sliding window reaches `config.sliding_window` tokens to either side, inclusive, as transformers' own
-    bidirectional masks do (its flash kernels use one less for decoders); a causal one holds `sliding_window` tokens,
-    the token itself among them.
-
-    Under autocast the products are computed in its dtype, as SDPA's are: rotary positions of a float32 stream would
-    otherwise make float32 queries of bfloat16 ones and miss the kernel.
+    Every token attends to its whole text; if the model's configuration says `is_causal: true`, to no later token.
 
     Args:
-        query: (1, H, T, C); key, value: (1, G, T, C).
-        segments: handed to the model's forward as a keyword; without it the model has dropped the argument.
+        module: The attention module that calls; its configuration gives direction and window.
+        query: (1, H, T, C).
+        key: (1, G, T, C).
+        value: (1, G, T, C).
+        attention_mask: Must be None.
+        dropout: Probability of dropping an attention weight.
+        scaling: Factor of the scores; None is C ** -0.5.
+        sliding_window: Tokens of a window as transformers passes it; None is the whole text.
+        softcap: Bound of the scores in Gemma 2's attention; None is unbounded.
+        segments: The model's forward receives it as a keyword and passes it on; None if the model dropped it.
+        **kwargs: Further options of transformers' models.
+
     Returns:
-        (1, T, H, C) and no weights.
+        (1, T, H, C), and None for the attention weights.
+
     Raises:
-        ValueError: the model lost `segments` on the way, or asks for attention features not built here.
+        ValueError: The model dropped `segments`, or uses attention features that are not built here.
     """
     if segments is None or attention_mask is not None:
         raise ValueError(f"{type(module).__name__} does not hand packed segments to its attention function")
@@ -78,6 +83,8 @@ def packed_attention(
     causal = bool(getattr(getattr(module, "config", None), "is_causal", False))
     window = _window(module, sliding_window, causal)
     query_THC, key_TGC, value_TGC = (x[0].transpose(0, 1) for x in (query, key, value))
+    # Rotary positions of a float32 stream turn bfloat16 queries into float32, which the kernel does not take. SDPA
+    # casts its inputs under autocast, so we do the same.
     if query.is_cuda and torch.is_autocast_enabled("cuda"):
         low = torch.get_autocast_dtype("cuda")
         query_THC, key_TGC, value_TGC = query_THC.to(low), key_TGC.to(low), value_TGC.to(low)
@@ -90,11 +97,14 @@ def packed_attention(
 
 
 def _window(module: torch.nn.Module, sliding_window: int | None, causal: bool) -> int | None:
-    """Return how many tokens a window reaches back (and ahead, unless causal), beyond the token itself."""
+    """Return how many tokens a window reaches back, and ahead unless causal, beyond the token itself."""
     if sliding_window is None:
         return None
+    # A causal window of n tokens holds the token itself and n - 1 earlier ones.
     if causal:
         return sliding_window - 1
+    # In both directions transformers' masks reach `config.sliding_window` tokens to either side, inclusive. It passes
+    # one token less to flash kernels of decoders, so the configuration is read, not the argument.
     return getattr(getattr(module, "config", None), "sliding_window", None) or sliding_window - 1
 
 
@@ -132,7 +142,7 @@ def _variable_length_kernel(
 
 @cache
 def _kernel_asks_for_groups() -> bool:
-    """torch 2.11 takes fewer key-value heads without being told; later releases want to be."""
+    """Return whether varlen_attn needs `enable_gqa` for fewer key-value heads; torch 2.11 does not know it."""
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -149,17 +159,18 @@ def _per_run(
     dropout: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One call per run of equal lengths. `split` rather than slices: its backward is one concatenation.
-
-    Tokens behind the last text see nothing and nobody sees them: zeros.
-    """
+    """Call SDPA once for each run of texts of equal length."""
     runs = segments.runs()
     sizes = [count * length for count, length in runs]
+    # Padding that `forward_packed` appended behind the last text.
     filling = len(query_THC) - sum(sizes)
     parts = []
+    # `split`, not slices: its backward pass is one concatenation, where each slice's fills a whole stream with zeros.
     pieces = zip(runs, *(x.split([*sizes, filling])[:-1] for x in (query_THC, key_TGC, value_TGC)), strict=True)
     for (count, length), query, key, value in pieces:
         q, k, v = (x.reshape(count, length, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
+        # A mask costs memory and the fast kernels. It is built only if the window is narrower than the text, or for a
+        # causal text with `_soft_capped`, which has no other way to be causal.
         narrow = window is not None and length > window + 1
         mask = _mask(length, window, causal, query.device) if narrow or (causal and softcap is not None) else None
         if softcap is None:
@@ -176,13 +187,14 @@ def _per_run(
         else:
             out = _soft_capped(q, k, v, mask, scaling, dropout, softcap)
         parts.append(out.transpose(1, 2).reshape(count * length, q.shape[1], v.shape[-1]))
+    # Nothing attends to the padding and it attends to nothing: zeros keep its states finite.
     if filling:
         parts.append(query_THC.new_zeros(filling, query_THC.shape[1], value_TGC.shape[-1]))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _mask(length: int, window: int | None, causal: bool, device: torch.device) -> torch.Tensor:
-    """Return which of L keys each of L queries sees: bool (L, L)."""
+    """Return which of L keys each of L queries attends to: bool (L, L)."""
     position = torch.arange(length, device=device)
     back = position[:, None] - position[None, :]
     reach = length if window is None else window
@@ -198,7 +210,7 @@ def _soft_capped(
     dropout: float,
     softcap: float,
 ) -> torch.Tensor:
-    """Gemma 2's attention: logits squeezed through softcap * tanh(logits / softcap), softmax in float32."""
+    """Gemma 2's attention (arXiv 2408.00118): scores become softcap * tanh(scores / softcap); softmax in float32."""
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scores = query @ key.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
@@ -210,7 +222,8 @@ def _soft_capped(
 
 
 def register() -> None:
-    """Make `attn_implementation="reasonir_packed"` known to transformers (no mask function: none is built)."""
+    """Make `attn_implementation="reasonir_packed"` known to transformers."""
     from transformers import AttentionInterface
 
+    # No mask function is registered with it, so that transformers builds no (T, T) mask.
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -1,8 +1,10 @@
-"""Loads any transformers decoder or encoder as a trunk with the attention asked for, and proves that it has it.
+"""Loads a decoder or encoder of transformers as a trunk, and proves that its attention has the requested direction.
 
-Invariant: a trunk that leaves this room attends in both directions (or, asked to be causal, to earlier tokens only) on
-padded and on packed input alike, and never across packed neighbours; anything else is an error that names the model
-and its attention.
+Invariant: a trunk from here attends in both directions, or, if causal attention was requested, to earlier tokens only.
+This holds for padded and packed input alike, and packed texts never attend to each other. A model for which it fails is
+refused with an error that names the model and its attention.
+
+Letters: B texts of a packed stream, T its tokens, D channels of a hidden state.
 """
 
 from enum import StrEnum
@@ -17,17 +19,19 @@ from reasonir.model.trunk.fused import fuse
 from reasonir.model.trunk.linear import rows_to_fill, speed_up_linear
 
 PROBE_TOKENS = (11, 7, 11)
+"""Lengths of the leak probe's texts: the middle one is padded in a batch, and has a packed neighbour on each side."""
 
 
 class Attention(StrEnum):
-    """Which tokens of its text a token sees: all, or itself and those before it."""
+    """Which tokens of its text a token attends to: all, or itself and earlier ones."""
 
     bidirectional = "bidirectional"
     causal = "causal"
 
 
 def is_decoder(config: Any) -> bool:
-    """Return whether transformers knows this model type as a decoder only (Llama) and not an encoder (BERT)."""
+    """Return whether a model type is a decoder such as Llama, not an encoder such as BERT."""
+    # BERT has a causal head too, so a decoder is a model with a causal head and without a masked-language-model head.
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -38,10 +42,10 @@ def is_decoder(config: Any) -> bool:
 
 
 def load_config(path: str) -> Any:
-    """Read a model's configuration as it stands, without remote code.
+    """Read a model's configuration unchanged, without remote code.
 
     Raises:
-        UserError: no such folder, not a model, or an encoder-decoder.
+        UserError: No such folder, not a model, or an encoder-decoder.
     """
     from transformers import AutoConfig
 
@@ -56,20 +60,19 @@ def load_config(path: str) -> Any:
     return config
 
 
-def ask_for_attention(config: Any, attention: Attention) -> None:
-    """Write the attention of a decoder into its configuration, and take out what asks for remote code.
-
-    `is_causal` has to stand on the configuration before the model is built: set on modules only, SDPA stays
-    silently causal for padded batches (transformers 5.23). Encoders have no such switch: the probe judges them.
-    """
+def _ask_for_attention(config: Any, attention: Attention) -> None:
+    """Write the attention of a decoder into its configuration, and remove the reference to remote code."""
+    # `is_causal` must be set on the configuration before the model is built. Set on modules only, SDPA silently stays
+    # causal for padded batches (transformers 5.23). Encoders have no such option; the leak probe checks them.
     if is_decoder(config):
         config.is_causal = attention is Attention.causal
+    # Saved folders must not send a reader to code that we never ran.
     if hasattr(config, "auto_map"):
         del config.auto_map
 
 
 def attention_of(config: Any) -> Attention:
-    """Return the attention of a trunk that was loaded or built here."""
+    """Return the attention of a loaded or built trunk from its configuration."""
     return Attention.causal if getattr(config, "is_causal", False) else Attention.bidirectional
 
 
@@ -82,15 +85,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Attention) -> Any:
-    """Load the weights under `path` into a trunk with packed attention of this kind.
+    """Load a model's weights into a trunk with packed attention.
+
+    Args:
+        path: A model folder or hub id.
+        config: The model's configuration, from `load_config`; changed in place.
+        dtype: Of the weights; None is the checkpoint's own.
+        attention: Direction of the attention.
 
     Raises:
-        UserError: unreadable folder, or weights that do not cover the trunk (transformers would only warn and
-            leave them random).
+        UserError: The folder is unreadable, weights are missing, or the leak probe fails.
     """
     from transformers import AutoModel
 
-    ask_for_attention(config, attention)
+    _ask_for_attention(config, attention)
     register()
     try:
         model, report = AutoModel.from_pretrained(
@@ -101,8 +109,9 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # damaged files raise whatever the readers below like
+    except Exception as error:  # damaged files raise different exceptions in every library that reads them
         raise UserError(f"model.path={path}: weights cannot be loaded: {_first_line(error)}") from error
+    # transformers would only warn of missing weights and leave them random. Pooling never uses the pooler's.
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:
         raise UserError(f"model.path={path}: {len(missing)} weights are missing, such as {missing[0]}")
@@ -110,7 +119,14 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
 
 
 def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidirectional) -> Any:
-    """Freeze what pooling never uses, fuse what can be, and run the leak probe."""
+    """Freeze unused weights, install the faster modules of this folder, and run the leak probe.
+
+    Args:
+        model: Built with packed attention; changed in place.
+        name: The model's name in error messages.
+        attention: Direction that the probe has to find.
+    """
+    # BERT's pooler gets no gradient from our pooling; an optimizer must not decay its weights.
     if getattr(model, "pooler", None) is not None:
         model.pooler.requires_grad_(False)
     model.eval()
@@ -122,19 +138,21 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
 
 
 def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> torch.Tensor:
-    """Run texts that lie end to end through the trunk; every text's positions start at its own beginning.
-
-    Where `linear.py` asks for it the stream is filled up behind the last text: attention leaves the filling out, and
-    its states are cut off, so that neither an embedding nor a gradient hears of it.
+    """Run a packed stream through the trunk; the positions of every text start anew.
 
     Args:
-        token_ids: int64 (T).
+        model: The trunk.
+        token_ids: int64 (T), the texts' tokens end to end.
+        segments: Where each text begins and ends.
+
     Returns:
         Hidden states (T, D) of the last layer.
     """
     tokens, lengths = len(token_ids), torch.tensor(segments.lengths, device=token_ids.device)
     starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=tokens)
     positions = torch.arange(tokens, device=token_ids.device) - starts + _first_position(model)
+    # Padding may be appended for the products of `linear.py`. Attention masks it and its states are dropped, so neither
+    # embeddings nor gradients change.
     if rest := rows_to_fill(tokens, model.dtype, token_ids.device):
         token_ids, positions = (torch.nn.functional.pad(x, (0, rest)) for x in (token_ids, positions))
     output = model(input_ids=token_ids[None], position_ids=positions[None], segments=segments)
@@ -142,7 +160,7 @@ def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> t
 
 
 def _first_position(model: Any) -> int:
-    """RoBERTa's learned positions start after the padding index; everyone else's at 0."""
+    """Return the position of a text's first token: after the padding index for RoBERTa, else 0."""
     embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(embeddings, "padding_idx", None)
     return 0 if padding is None else padding + 1
@@ -150,14 +168,19 @@ def _first_position(model: Any) -> int:
 
 @torch.no_grad()
 def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidirectional) -> None:
-    """Check on random tokens how far the last token of a text reaches: to its first position, and to no neighbour's.
+    """Check on random tokens which states depend on a text's last token.
 
-    Three texts run packed with our attention and right-padded with transformers' own; then the last token of the
-    middle text changes. Asked of both: the middle text's first state moves, or, of a causal model, no state before the
-    last moves. Asked of packed: the neighbours do not move at all beyond rounding, and packed equals padded.
+    Three texts run packed with our attention and right-padded with transformers' own. Then the last token of the middle
+    text is replaced. In both runs the middle text's first state must change; of a causal model no state before the last
+    may change. In the packed run the neighbours' states must stay, and packed and padded states must be equal.
+
+    Args:
+        model: The trunk.
+        name: The model's name in error messages.
+        attention: Direction that has to be found.
 
     Raises:
-        UserError: naming the model, its attention and what was found.
+        UserError: Names the model, its attention and the difference.
     """
     trained, device = model.training, model.device
     model.eval()
@@ -170,6 +193,7 @@ def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidire
     packed, packed_after = _packed_states(model, texts, where), _packed_states(model, changed, where)
     padded, padded_after = _padded_states(model, texts), _padded_states(model, changed)
     model.train(trained)
+    # Tolerances are relative to the largest state. bfloat16 has 8 bits, and the two attentions sum in different orders.
     scale = max(float(state.float().abs().max()) for state in packed)
     tolerance = scale * (1e-4 if packed[0].dtype == torch.float32 else 5e-2)
     neighbours = max(_distance(packed[i], packed_after[i]) for i in (0, 2))
@@ -199,7 +223,7 @@ def _packed_states(model: Any, texts: list[torch.Tensor], where: str) -> list[to
 
 
 def _padded_states(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Right-padded batch through the attention that transformers itself would choose for an exported model."""
+    """Run a right-padded batch through the attention that transformers would choose for a saved folder."""
     packed = model.config._attn_implementation
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     try:

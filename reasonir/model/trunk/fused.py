@@ -1,9 +1,9 @@
-"""Arithmetic between the matrix products, with fewer passes over memory than transformers' modules make.
+"""Norms, gated units and rotary positions with fewer passes over memory than transformers' modules make.
 
-On a CPU a norm and a gated unit of our own; on CUDA Liger's kernels (norm, gated unit, rotary positions) where
-`reasonir[cuda]` is installed. Invariant: a module is replaced only where both give the same output on random input, to
-rounding; other devices and dtypes keep transformers' own. Owns no parameters: state dicts, adapters and shards see the
-same modules.
+On a CPU in float32 the norm and the gated unit are ours; on CUDA all three are Liger's kernels, if `reasonir[cuda]` is
+installed. Other devices and dtypes keep transformers' own. Only `forward` methods are replaced: parameters, state
+dicts, adapters and shards stay as they are.
+Invariant: a module is replaced only if both versions give the same output on random input, up to rounding.
 
 Letters: T tokens, D channels.
 """
@@ -19,17 +19,19 @@ import torch
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROBE_ROWS = 4
 TOLERANCE = 1e-5
+"""Of a comparison in float32 (relative error of one operation: 6e-8). Another formula differs by far more."""
 
 
 def _on_kernels(tensor: torch.Tensor) -> bool:
-    """Liger's kernels compute in float32 at most."""
+    """Return whether Liger's kernels take a tensor; they compute in float32 at most, so float64 is left out."""
     return tensor.is_cuda and tensor.dtype in KERNEL_DTYPES and cuda_kernels() is not None
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = x / sqrt(mean(x^2) + eps) * weight. Keeps x and one number a row; transformers' keeps another copy of x.
+    """y = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, arXiv 1910.07467).
 
-    Zhang and Sennrich, arXiv 1910.07467. With n = x / rms and g = dy * weight: dx = (g - n * mean(g * n)) / rms.
+    Keeps x and one number for each row; transformers' module keeps another copy of x. Backward pass, with n = x / rms
+    and g = dy * weight: dx = (g - n * mean(g * n)) / rms.
     """
 
     @staticmethod
@@ -43,6 +45,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient_TD,) = gradients
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
+        # `work_TD` is dy * n first, and is then overwritten by dx: the only new tensor of the size of x.
         work_TD = (gradient_TD * x_TD).mul_(scale_T1)
         weight_gradient_D = work_TD.flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[1] else None
         mean_T1 = (work_TD @ weight_D).div_(-x_TD.shape[-1]).unsqueeze(-1) * scale_T1
@@ -51,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _GatedUnit(torch.autograd.Function):
-    """silu(gate) * up, Shazeer, arXiv 2002.05202. Keeps its inputs only; transformers' keeps silu(gate) as well."""
+    """silu(gate) * up (Shazeer, arXiv 2002.05202). Keeps its inputs only; transformers' module keeps silu(gate) too."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -68,11 +71,10 @@ class _GatedUnit(torch.autograd.Function):
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Replace the forward of every RMSNorm that computes what `_RMSNorm` does, and of every SwiGLU.
+    """Replace the forward of every RMSNorm and every gated unit; return how many were replaced.
 
-    Returns:
-        How many modules were replaced. Rotary positions are a function of the architecture's module: it is replaced
-        there, for tensors on CUDA in every model of the process.
+    Rotary positions are a function of the architecture's Python module. It is replaced there, for tensors on CUDA, and
+    so for every model of the process.
     """
     count = 0
     for module in model.modules():
@@ -106,7 +108,7 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         assert isinstance(output, torch.Tensor)
         return output
     if hidden_states.dtype == weight.dtype and _on_kernels(hidden_states):
-        # Not in place: the gradient it would write over may be a residual's too.
+        # The last argument, in_place=False: the kernel would overwrite a gradient that a residual may share.
         fused: torch.Tensor = cuda_kernels().liger_rms_norm(
             hidden_states, weight, self.variance_epsilon, 0.0, "llama", False
         )
@@ -127,7 +129,7 @@ def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _is_gated_unit(module: Any) -> bool:
-    """Compare with the formula on random rows, where the weights lie."""
+    """Return whether a module is a gated unit with SiLU: compare it with the formula on random rows."""
     if {name for name, _ in module.named_children()} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return False
     weight = module.gate_proj.weight
@@ -137,10 +139,12 @@ def _is_gated_unit(module: Any) -> bool:
 
 
 def _fuse_rotation(architecture: Any) -> None:
-    """Replace `apply_rotary_pos_emb` of a module of transformers where it rotates halves, as Llama's does."""
+    """Replace `apply_rotary_pos_emb` of a Python module of transformers if it rotates halves, as Llama's does."""
     theirs = getattr(architecture, "apply_rotary_pos_emb", None)
+    # A function with the attribute `theirs` is our replacement from an earlier model.
     if theirs is None or hasattr(theirs, "theirs"):
         return
+    # Other architectures interleave channels or take other arguments: compare with the formula on random input.
     draw = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 4, 3, 8, generator=draw), torch.randn(1, 2, 3, 8, generator=draw)
     half = torch.randn(1, 3, 4, generator=draw)
@@ -167,7 +171,7 @@ def _fuse_rotation(architecture: Any) -> None:
 
 
 def _is_rms_norm(module: torch.nn.Module, eps: float) -> bool:
-    """Compare output and gradients on random rows, on a copy in float32 on the CPU."""
+    """Return whether a module computes `_RMSNorm`: compare output and gradients on random rows, float32 on a CPU."""
     names = [name for name, _ in module.named_parameters()]
     if names != ["weight"] or next(module.parameters()).ndim != 1 or next(module.buffers(), None) is not None:
         return False

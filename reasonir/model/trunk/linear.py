@@ -1,10 +1,10 @@
-"""Linear layers in float32 on CPUs whose AVX-512 torch's own matrix products leave unused.
+"""Float32 linear layers on CPUs of which torch's matrix products leave AVX-512 unused.
 
-torch multiplies float32 matrices by MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN's convolutions,
-in torch too, use AVX-512 there: with a window of 1 x 1 they are the same product, up to 2.3 times as fast on a Zen 5
-(docs/log.md, 2026-11-26). Invariant: which of the two computes follows from the processor and the number of rows alone,
-never from a measurement, so that a resumed run computes what an unbroken one would. Owns no parameters. Leaves filling
-a packed stream up to `forward_packed`.
+torch multiplies float32 matrices by MKL, which uses AVX2 on processors that are not Intel's. oneDNN's convolutions,
+also in torch, use AVX-512 there. With a window of 1 x 1 a convolution is the same product, up to 2.3 times as fast on a
+Zen 5 (docs/log.md, 2026-11-26).
+Invariant: the processor and the number of rows decide which of the two computes, never a measurement. A resumed run
+therefore computes the same numbers as an uninterrupted one. `forward_packed` appends the rows of `rows_to_fill`.
 
 Letters: T rows, I inputs, O outputs.
 """
@@ -18,11 +18,11 @@ import torch
 
 PROCESSOR = Path("/proc/cpuinfo")
 FEWEST_ROWS = 512
-"""Below, filling rows up and preparing a convolution take much of the gain."""
+"""With fewer rows, appending rows and preparing a convolution cost much of the gain."""
 ROWS_OF_A_STEP = 256
-"""Convolutions see multiples of this only: oneDNN prepares, and keeps, a program for every number of rows it meets."""
+"""Convolutions get multiples of this: oneDNN compiles, and keeps, a program for every number of rows it meets."""
 ROWS_OF_AN_IMAGE = 64
-"""The gradient of a weight is a sum over rows, fast in blocks only; divides `ROWS_OF_A_STEP`."""
+"""Rows of one image in the gradient of a weight, which is fast as a sum over images; divides `ROWS_OF_A_STEP`."""
 
 
 @cache
@@ -37,13 +37,10 @@ def convolution_is_faster() -> bool:
 
 
 def speed_up_linear(model: torch.nn.Module) -> int:
-    """Let every `torch.nn.Linear` of the model compute by convolution where that is faster.
-
-    Returns:
-        How many layers were changed.
-    """
+    """Let every `torch.nn.Linear` of the model compute by convolution if that is faster; return how many do."""
     if not convolution_is_faster():
         return 0
+    # Not subclasses: their forward computes something else.
     layers: list[torch.nn.Module] = [module for module in model.modules() if type(module) is torch.nn.Linear]
     for layer in layers:
         layer.forward = MethodType(_forward, layer)
@@ -51,7 +48,13 @@ def speed_up_linear(model: torch.nn.Module) -> int:
 
 
 def rows_to_fill(rows: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many rows to add to so many, on this device in this dtype, for convolutions to compute them."""
+    """Return how many rows to append so that convolutions compute them; 0 if torch's own products will.
+
+    Args:
+        rows: Number of rows so far.
+        dtype: Of the rows.
+        device: Of the rows.
+    """
     return -rows % ROWS_OF_A_STEP if _suit(rows, dtype, device) else 0
 
 
@@ -70,14 +73,11 @@ def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b, float32 on a CPU.
-
-    x: (T, I), contiguous; W: (O, I); b: (O) or None. The weight itself is kept, not a view of it: sharded engines take
-    its numbers away between the passes.
-    """
+    """x W^T + b in float32 on a CPU. x: (T, I), contiguous; W: (O, I); b: (O) or None."""
 
     @staticmethod
     def forward(ctx: Any, x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        # The parameter itself, not a view: sharded engines free its storage between the two passes and refill it.
         ctx.save_for_backward(x_TI, weight_OI)
         return convolve(x_TI, weight_OI, bias_O)
 
@@ -94,18 +94,25 @@ class _Product(torch.autograd.Function):
 
 
 def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
-    """See rows as images of one column, channels last; nothing is copied."""
+    """View rows as images of one column, channels last, without a copy."""
     return rows_TI.view(-1, height, 1, rows_TI.shape[1]).permute(0, 3, 1, 2)
 
 
 def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """x W^T + b as a convolution; nothing is kept for a backward pass."""
+    """Compute x W^T + b as a convolution, outside of autograd.
+
+    Args:
+        x_TI: Contiguous rows.
+        weight_OI: The weight.
+        bias_O: None for none.
+    """
     output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
         _images(x_TI, len(x_TI)), weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
     )
-    own: torch.Tensor = torch.empty(0)
     rows_TO = output.permute(0, 2, 3, 1).reshape(len(x_TI), len(weight_OI))
-    own.set_(rows_TO)  # type: ignore[call-overload]  # no view of anything: adapters add to it in place
+    # `set_` gives a tensor with the same storage that autograd does not know as a view: adapters add to it in place.
+    own: torch.Tensor = torch.empty(0)
+    own.set_(rows_TO)  # type: ignore[call-overload]
     return own
 
 

@@ -1,6 +1,6 @@
-"""Which arithmetic a device should use: float32, or bfloat16 products under autocast.
+"""Chooses between float32 and bfloat16 products under autocast.
 
-Invariant: `auto` decides by measurement on a CPU and says why; a resumed run keeps what it began with.
+On a CPU `auto` measures both and gives the reason. A resumed run keeps the precision it began with.
 """
 
 import time
@@ -11,7 +11,7 @@ from reasonir.core.errors import UserError
 from reasonir.model.trunk.linear import speed_up_linear
 
 BF16_SPEEDUP_NEEDED = 3.0
-"""bf16 products must be this much faster on a CPU (AMX reaches 4 to 8): below it, casts eat much of the gain."""
+"""bf16 products must be this many times as fast on a CPU: below, casts cost much of the gain. AMX reaches 4 to 8."""
 
 
 def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
@@ -35,16 +35,14 @@ def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
 
 
 def bf16_speedup() -> float:
-    """Measure how much faster bfloat16 linear layers are than float32 on this CPU, casts left out (about 0.1 s).
-
-    The two take turns, so that a busy machine slows both; the best try of each counts.
-    """
+    """Measure how many times as fast bfloat16 linear layers are as float32 on this CPU, without casts (about 0.1 s)."""
     dtypes = (torch.float32, torch.bfloat16)
     layers = {dtype: torch.nn.Linear(768, 768, bias=False).to(dtype) for dtype in dtypes}
     for layer in layers.values():
         speed_up_linear(layer)
     inputs = {dtype: torch.randn(1024, 768).to(dtype) for dtype in dtypes}
     seconds = dict.fromkeys(dtypes, float("inf"))
+    # The two take turns, so that other load on the machine slows both; the best of ten tries counts.
     with torch.no_grad():
         for _ in range(10):
             for dtype, layer in layers.items():
