@@ -11,15 +11,14 @@ Letters: T rows of input, R rank, O outputs.
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import whole_folder
 from reasonir.model.encoder import Encoder
-from reasonir.model.folders import whole_folder
 
 ALL_LINEAR = "all-linear"
 ADAPTER = "default"
@@ -202,7 +201,7 @@ def save_adapters(encoder: Encoder, path: str, base_path: str) -> None:
     written = dataclasses.replace(
         encoder.trunk.peft_config[ADAPTER], base_model_name_or_path=base_path, inference_mode=True
     )
-    with whole_folder(Path(path)) as folder:
+    with whole_folder(path) as folder:
         save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         written.save_pretrained(folder)
 

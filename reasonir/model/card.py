@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import write_text
 from reasonir.model.pooling import Pooling
 from reasonir.model.trunk.bidirectional import Attention
 
@@ -107,6 +108,4 @@ def replace_section(card: Path, name: str, body: str) -> None:
         first, last = (mark.strip() for mark in _marks(name))
         raise UserError(f"{card} has no section between {first!r} and {last!r}; put both lines into it")
     before, _, after = parts
-    scratch = card.with_name(f".{card.name}.partial")
-    scratch.write_text(f"{before}{section(name, body)}{after}", encoding="utf-8")
-    scratch.replace(card)
+    write_text(card, f"{before}{section(name, body)}{after}")

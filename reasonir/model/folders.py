@@ -7,16 +7,13 @@ direction of its attention in `config.json` (`is_causal`), and both again in sen
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import file_sha256, whole_folder
 from reasonir.model.pooling import Pooling
 from reasonir.model.presets import PRESETS, Preset
 from reasonir.model.sentence_transformers import (
@@ -142,8 +139,7 @@ def weights_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
-            with file.open("rb") as stream:
-                digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -163,30 +159,11 @@ def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = Non
     if query_instruction is not None:
         preset = dataclasses.replace(preset, query_instruction=query_instruction)
     limit = min(max_tokens, encoder.max_positions or max_tokens)
-    with whole_folder(Path(path)) as folder:
+    with whole_folder(path) as folder:
         encoder.trunk.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
         _write_json(folder / PRESET_FILE, card_of(preset))
         _write_sentence_transformers(folder, encoder, preset, limit)
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target` to write into, and put it in `target`'s place if the block succeeds."""
-    scratch = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    yield scratch
-    # A folder cannot be renamed over one that is not empty. After a crash between the renames the old or the new folder
-    # is still whole under its other name.
-    if target.exists():
-        retired = target.with_name(f".{target.name}.old")
-        shutil.rmtree(retired, ignore_errors=True)
-        os.replace(target, retired)
-        os.replace(scratch, target)
-        shutil.rmtree(retired)
-    else:
-        os.replace(scratch, target)
 
 
 def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max_tokens: int) -> None:
