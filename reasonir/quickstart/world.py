@@ -1,6 +1,6 @@
 """The built-in world of `make quickstart`: a small retrieval benchmark that only the meaning of texts solves.
 
-Owns the grammar that turns latent attributes into English (the words are in `world_lexicon.py`), the split
+Owns the grammar that turns latent attributes into English (the words are in `lexicon.yaml`), the split
 and the files. A document states one value of each of its task's four attributes in abstract terms; a query
 tells of the same values as things that somebody saw. Training and evaluation share the vocabulary and no
 combination of values, so a model must learn what each expression means and compose; remembered pairs do not
@@ -19,8 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+import yaml
+
 from reasonir.core.files import whole_file
-from reasonir.quickstart.lexicon import DATA_FUNCTIONS, FRAMES, NATURAL_SCIENCE, NEUTRAL, OFFICE_CASES
 
 T = TypeVar("T")
 Combination = tuple[str, ...]
@@ -76,17 +77,6 @@ class Task:
         return [one[name] for one, name in zip(self.attributes.values(), combination, strict=True)]
 
 
-def parse_entries(block: str) -> dict[str, str]:
-    """Read the `name: text` entries of a lexicon block, joining indented lines to the one before."""
-    entries = (" ".join(entry.split()).partition(": ") for entry in re.split(r"\n(?=\S)", block.strip()))
-    return {name: text for name, _, text in entries}
-
-
-def alternatives(text: str) -> tuple[str, ...]:
-    """Split a lexicon text at its bars."""
-    return tuple(part.strip() for part in text.split(" | "))
-
-
 def pick(rng: Random, items: Sequence[T]) -> T:
     """Choose one item uniformly."""
     return items[int(rng.random() * len(items))]
@@ -139,24 +129,26 @@ def _manual_page(rng: Random, task: Task, clauses: list[str]) -> str:
     return "\n".join([f"### {function}({signature})", f"{capitalised(purpose)}. {remark}", *lines])
 
 
-def _task(name: str, blocks: dict[str, str], opening_end: str, render: Renderer) -> Task:
-    """Parse a task's word lists."""
-    attributes: dict[str, dict[str, Value]] = {}
-    for attribute, block in blocks.items():
-        sides = {value: text.split(" => ") for value, text in parse_entries(block).items()}
-        attributes[attribute] = {
-            value: Value(alternatives(query), alternatives(document)) for value, (query, document) in sides.items()
-        }
-    frames = {key: alternatives(text) for key, text in parse_entries(FRAMES[name]).items()}
+LEXICON = yaml.safe_load((Path(__file__).parent / "lexicon.yaml").read_text(encoding="utf-8"))
+NEUTRAL_PARTS = {kind: tuple(parts) for kind, parts in LEXICON["neutral"].items()}
+
+
+def _task(name: str, opening_end: str, render: Renderer) -> Task:
+    """Return a task with its word lists."""
+    words = LEXICON["tasks"][name]
+    attributes = {
+        attribute: {value: Value(tuple(told["query"]), tuple(told["document"])) for value, told in values.items()}
+        for attribute, values in words["attributes"].items()
+    }
+    frames = {kind: tuple(parts) for kind, parts in words["frames"].items()}
     return Task(name, attributes, frames, opening_end, render)
 
 
 TASKS: dict[str, Task] = {
-    "natural_science": _task("natural_science", NATURAL_SCIENCE, ",", _book_entry),
-    "office_cases": _task("office_cases", OFFICE_CASES, ",", _contract_clause),
-    "data_functions": _task("data_functions", DATA_FUNCTIONS, ":", _manual_page),
+    "natural_science": _task("natural_science", ",", _book_entry),
+    "office_cases": _task("office_cases", ",", _contract_clause),
+    "data_functions": _task("data_functions", ":", _manual_page),
 }
-NEUTRAL_PARTS = {kind: alternatives(text) for kind, text in parse_entries(NEUTRAL).items()}
 
 
 def write_document(rng: Random, task: Task, combination: Combination) -> str:

@@ -21,7 +21,7 @@ from reasonir.data.collections import stream_documents
 from reasonir.llm.prompts import draw_number
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, query_text
 from reasonir.text.language import ENGLISH
-from reasonir.text.words import words
+from reasonir.text.words import words_and_operators
 
 SIDES = ("query", "positive", "negative")
 BIN_WORDS = 20
@@ -68,14 +68,14 @@ def survey(folder: Path, corpus: str | None) -> Findings:
     for row in _rows(folder / DATA_FILE):
         found.rows += 1
         query = query_text(row)
-        content = {word for word in words(query) if word not in ENGLISH}
+        content = {word for word in words_and_operators(query) if word not in ENGLISH}
         found.lengths["query"][len(query.split())] += 1
         for side, entries in (("positive", [] if corpus else row.get("pos", [])), ("negative", row.get("neg", []))):
             for entry in entries:
                 text = _text(entry)
                 found.lengths[side][len(text.split())] += 1
                 if content:
-                    found.overlaps[side][round(100 * len(content & set(words(text))) / len(content))] += 1
+                    found.overlaps[side][round(100 * len(content & set(words_and_operators(text))) / len(content))] += 1
         for name in ("query_words", "positive_words"):
             if name in row["provenance"]:
                 drawn, obtained = row["provenance"][name]

@@ -1,13 +1,23 @@
-"""A table of hashes: which of many millions have been seen, in 21 to 32 bytes each."""
+"""Which of many millions of texts have been seen, by their hashes: 21 to 32 bytes each, however long they are."""
 
 from array import array
+from hashlib import blake2b
 
 FEWEST_SLOTS = 1_024
+# Open addressing: at three quarters full a lookup takes two or three steps; growing by half keeps the table dense.
 FULLEST, GROWTH = 0.75, 1.5
 
 
+def text_digest(text: str) -> int:
+    """Return a 64-bit hash of a text, never 0. It is the same in every process and on every machine."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
+
+
 class DigestTable:
-    """Maps 64-bit keys to 64-bit values. Keys must be hashes: they are their own place in the table."""
+    """A hash table from 64-bit keys to 64-bit values; with `seen` and `add` a set of texts.
+
+    Keys must be hashes themselves: a key is its own place in the table.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -45,6 +55,11 @@ class DigestTable:
     def add(self, digest: bytes) -> bool:
         """Enter the first 16 bytes of a hash; return whether they were not there."""
         key, value = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+        # Two hashes may share their first half, once in millions of billions of pairs: the other takes the next key.
         while (found := self.setdefault(key, value)) is not None and found != value:
-            key = (key + 1) % 2**64  # half of another hash: once in millions of billions of pairs
+            key = (key + 1) % 2**64
         return found is None
+
+    def seen(self, text: str) -> bool:
+        """Return whether a text came before; if not, remember it."""
+        return not self.add(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from operator import eq
 from zlib import crc32
 
-from reasonir.text.words import one_spelling, words
+from reasonir.text.words import one_spelling, words_and_operators
 
 SHINGLE_WORDS = 3
 SMALLEST_CONTAINED = 8
@@ -19,7 +19,7 @@ SMALLEST_CONTAINED = 8
 
 def shingles(text: str) -> set[tuple[str, ...]]:
     """Return the runs of three words of a text; all its words where it has fewer."""
-    parts = words(text)
+    parts = words_and_operators(text)
     if len(parts) < SHINGLE_WORDS:
         return {tuple(parts)} if parts else set()
     return set(zip(parts, parts[1:], parts[2:], strict=False))
@@ -81,7 +81,7 @@ def signature(text: str) -> bytes:
     empty bin borrows from the first filled one in a fixed order of its own. The standard error is
     sqrt(J (1 - J) / 64), 0.05 at J = 0.8. Sources: Li, Owen, Zhang 2012; Shrivastava 2017 (densification).
     """
-    codes = [crc32(word.encode("utf-8", "surrogatepass")) for word in words(text) or [one_spelling(text)]]
+    codes = [crc32(word.encode("utf-8", "surrogatepass")) for word in words_and_operators(text) or [one_spelling(text)]]
     codes += [0] * (SHINGLE_WORDS - len(codes))
     first, second, third = FACTORS
     minima = [EMPTY] * BINS

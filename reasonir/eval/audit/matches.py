@@ -13,7 +13,8 @@ import numpy as np
 
 from reasonir.eval.audit.config import ContaminationConfig
 from reasonir.eval.audit.training_texts import ROW_SIDES, RowBatch, RowText
-from reasonir.text.ngrams import NO_WORDS, words
+from reasonir.text.ngrams import NO_WORDS
+from reasonir.text.words import words_of_prose
 
 SNIPPET_CHARACTERS = 160
 Place = tuple[str, str, str]
@@ -180,7 +181,7 @@ def _overlapping(flagged: Flagged, batch: RowBatch, config: ContaminationConfig,
 
 def _match(flagged: Flagged, pair: Pair, ngram: int) -> dict[str, Any]:
     task, side, identifier = flagged.places[pair.number]
-    shared = words(pair.text.text)[pair.place : pair.place + ngram] if pair.kind == "ngram" else []
+    shared = words_of_prose(pair.text.text)[pair.place : pair.place + ngram] if pair.kind == "ngram" else []
     return {
         "row": pair.text.row,
         "where": pair.text.where,

@@ -26,6 +26,7 @@ from reasonir.data.collections import stream_documents
 from reasonir.model.packing import token_budget_chunks
 from reasonir.synth.config import MAY_DIFFER, FilterConfig
 from reasonir.synth.gates.text import word_count
+from reasonir.text.digests import DigestTable, text_digest
 from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import DuplicateTexts
 from reasonir.text.words import one_spelling
@@ -118,7 +119,7 @@ class Survey:
 
     def __init__(self, config: FilterConfig) -> None:
         self._config = config
-        self._ids: set[int] = set()
+        self._ids = DigestTable()
         self._first_of: dict[int, str] = {}
         self._near = DuplicateTexts(config.near_duplicate) if config.near_duplicate else None
         self._near_ids: list[str] = []
@@ -131,10 +132,9 @@ class Survey:
         """
         if not text.strip():
             return "empty", 0
-        if _digest(identifier) in self._ids:
+        if self._ids.seen(identifier):
             return "same_id", None
-        self._ids.add(_digest(identifier))
-        first = self._first_of.setdefault(_digest(one_spelling(text)), identifier)
+        first = self._first_of.setdefault(text_digest(one_spelling(text)), identifier)
         if first is not identifier:
             return "duplicate", first
         count, config = word_count(text), self._config
@@ -150,10 +150,6 @@ class Survey:
                 return "near_duplicate", self._near_ids[match[0]]
             self._near_ids.append(identifier)
         return None
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------

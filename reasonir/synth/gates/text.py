@@ -10,7 +10,7 @@ import re
 from reasonir.llm.refusals import refusal_phrase
 from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import DuplicateTexts, near_duplicate
-from reasonir.text.words import words
+from reasonir.text.words import words_and_operators
 
 __all__ = [
     "DuplicateQueries", "boilerplate", "longest_copied_span", "looks_english", "near_duplicate", "refusal_phrase",
@@ -26,7 +26,7 @@ def word_count(text: str) -> int:
 
 def shares_run(text: str, source: str, count: int) -> bool:
     """Say whether `count` words in a row of `text` stand in `source`: `longest_copied_span` reaches it, for less."""
-    ours, theirs = words(text), words(source)
+    ours, theirs = words_and_operators(text), words_and_operators(source)
     if min(len(ours), len(theirs)) < count:
         return False
     runs = set(zip(*(ours[shift:] for shift in range(count)), strict=False))
@@ -42,7 +42,7 @@ def longest_copied_span(text: str, source: str) -> int:
     moves: list[dict[str, int]] = [{}]
     link, length = [-1], [0]
     last = 0
-    for word in words(source):
+    for word in words_and_operators(source):
         state = len(moves)
         moves.append({})
         link.append(0)
@@ -66,7 +66,7 @@ def longest_copied_span(text: str, source: str) -> int:
             link[state] = there
         last = state
     longest = matched = here = 0
-    for word in words(text):
+    for word in words_and_operators(text):
         while here and word not in moves[here]:
             here = link[here]
             matched = length[here]
@@ -175,7 +175,7 @@ def repetition(text: str) -> float:
     Under eight words only loops of characters count.
     """
     looped = sum(len(found[0]) for found in CHARACTER_LOOP.finditer(text)) / max(len(text), 1)
-    parts = words(text)
+    parts = words_and_operators(text)
     if len(parts) < 2 * REPEATED_WORDS:
         return looped
     runs = list(zip(parts, parts[1:], parts[2:], parts[3:], strict=False))

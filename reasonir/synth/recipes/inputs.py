@@ -1,11 +1,10 @@
 """What the recipes read, as streams: corpora document by document, rows line by line, a shard's part of them.
 
-Invariant: the order is the input's own; memory grows by some 20 bytes an item (hashes of ids), not by its text.
+Invariant: the order is the input's own; memory grows by some 30 bytes an item (hashes of ids), not by its text.
 """
 
 import hashlib
 import re
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +15,7 @@ from reasonir.core.errors import UserError
 from reasonir.data.collections import Document, read_lookup, stream_documents
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
+from reasonir.text.digests import DigestTable
 
 
 @dataclass(slots=True)
@@ -37,36 +37,6 @@ class Row:
     negatives: tuple[InstructedText, ...]
 
 
-class Fingerprints:
-    """Which texts came before, by 64 bits of a hash: 16 to 32 bytes an entry, whatever its length."""
-
-    def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * 1024))
-        self._count = 0
-
-    def seen(self, text: str) -> bool:
-        """Say whether a text came before; if not, remember it."""
-        key = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
-        if self._put(key):
-            return True
-        self._count += 1
-        if 2 * self._count > len(self._slots):
-            old, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
-            for entry in old:
-                if entry:
-                    self._put(entry)
-        return False
-
-    def _put(self, key: int) -> bool:
-        """Put a key into its slot; say whether it was there."""
-        slot = key % len(self._slots)
-        while self._slots[slot] not in (0, key):
-            slot = (slot + 1) % len(self._slots)
-        found = self._slots[slot] == key
-        self._slots[slot] = key
-        return found
-
-
 def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None) -> Iterator[Item]:
     """Yield the items of shard i of n (by the hash of their id) among the first `limit`."""
     part, parts = shard
@@ -77,7 +47,7 @@ def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None)
 
 def read_corpus(path: str) -> Iterator[Item]:
     """Yield the documents of a corpus; `source` is the Document, None for an id that stood before."""
-    known = Fingerprints()
+    known = DigestTable()
     for position, document in enumerate(stream_documents(path)):
         yield Item(document.id, position, None if known.seen(document.id) else document)
 
@@ -136,5 +106,5 @@ def cut_words(text: str, most: int | None) -> tuple[str, int]:
     return (text, 0) if len(ends) <= most else (text[: ends[most - 1]], len(ends) - most)
 
 
-__all__ = ["Document", "Fingerprints", "Item", "Row", "count_lines", "cut_words", "positives_are_ids", "read_corpus",
+__all__ = ["Document", "Item", "Row", "count_lines", "cut_words", "positives_are_ids", "read_corpus",
            "read_queries", "read_query_rows", "take_shard"]  # fmt: skip

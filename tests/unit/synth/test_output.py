@@ -10,8 +10,9 @@ import pytest
 from reasonir.core.errors import UserError
 from reasonir.llm.attempts import Rejection, Trail
 from reasonir.synth.output import Output
-from reasonir.synth.recipes.inputs import Fingerprints, Item, cut_words, take_shard
+from reasonir.synth.recipes.inputs import Item, cut_words, take_shard
 from reasonir.synth.recipes.writing import Outcome
+from reasonir.text.digests import DigestTable
 
 
 def outcome(number: int) -> Outcome:
@@ -32,7 +33,7 @@ def items(count: int = 60) -> Iterator[Item]:
 
 
 def write(folder: Path, count: int = 60) -> Output:
-    queries = Fingerprints()
+    queries = DigestTable()
     output = Output(folder, queries.seen)
     for item in output.recover(items()):
         if item.position < 2 * count:
@@ -90,8 +91,8 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
         Output(tmp_path, None).recover(item for item in items() if item.id != "d1")
 
 
-def test_fingerprints_know_what_they_saw() -> None:
-    known = Fingerprints()
+def test_a_table_of_digests_knows_what_it_saw() -> None:
+    known = DigestTable()
     assert [known.seen(str(number % 3_000)) for number in range(6_000)] == [False] * 3_000 + [True] * 3_000
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from reasonir.text.digests import DigestTable
+from reasonir.text.digests import DigestTable, text_digest
 
 
 def test_it_is_a_dictionary() -> None:
@@ -29,3 +29,14 @@ def test_an_entry_takes_21_to_32_bytes() -> None:
         if count > 1_000:
             sizes.append(16 * table._slots / count)
     assert min(sizes) < 22 and max(sizes) <= 32.1
+
+
+def test_a_text_is_seen_once_whatever_it_holds() -> None:
+    table = DigestTable()
+    texts = ["", "a", "b", "\ud800", "a" * 100_000]
+    assert [table.seen(text) for text in [*texts, *texts]] == [False] * 5 + [True] * 5
+
+
+def test_the_digest_of_a_text_is_the_same_everywhere() -> None:
+    assert text_digest("reason") == int.from_bytes(bytes.fromhex("22786ccf1a087aca"), "little")
+    assert text_digest("a") != text_digest("b")

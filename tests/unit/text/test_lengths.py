@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from reasonir.core.errors import UserError
 from reasonir.model.tiny import build_tokenizer
-from reasonir.text.lengths import measure, open_counter
+from reasonir.text.lengths import SAFE_BYTES, estimate_tokens, measure, open_counter
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import SENTENCES
 
@@ -54,3 +54,7 @@ def test_the_estimate_lies_near_gpt2s_count_in_every_task() -> None:
             compared += 1
             assert sum(estimate.count(texts)) == pytest.approx(sum(gpt2.count(texts)), rel=0.08), file.name
     assert compared == 17
+
+
+def test_an_estimate_by_size_is_rounded_up():
+    assert [estimate_tokens(size, SAFE_BYTES) for size in (0, 1, 3, 4)] == [0, 1, 1, 2]
