@@ -237,6 +237,23 @@ class BM25Index:
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
 
+    def score(self, query: str, text: str) -> float:
+        """Return the score that a text would have for a query, with the index's frequencies and average length.
+
+        For a text of the index this is its score in float64; a text from elsewhere is scored as if it stood there.
+        """
+        counts = Counter(analyse(text))
+        asked = [term for term in analyse(query) if term in self.vocabulary and term in counts]
+        numbers = np.array([self.vocabulary[term] for term in asked], dtype=np.int64)
+        found = np.array([counts[term] for term in asked], dtype=np.float64)
+        return float(self._bm25(numbers, found, counts.total()).sum())
+
+    def _bm25(self, terms: np.ndarray, counts: np.ndarray, length: float) -> np.ndarray:
+        """Return the BM25 weights (T,) of terms that stand so many times in a text of so many terms."""
+        relative_length = length / max(self.average_length, 1e-9)  # an index of empty texts has average 0
+        norm = self.k1 * (1 - self.b + self.b * relative_length)
+        return np.asarray(self.idf[terms] * counts / (counts + norm))
+
     def weigh_queries(self, queries: Sequence[str], variant: Lexical) -> scipy.sparse.csr_array:
         """Return the query weights, queries x terms."""
         data, columns, starts = [], [], [0]
@@ -245,8 +262,8 @@ class BM25Index:
             known = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
             weights = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
             if variant is Lexical.bm25_query_weighted and len(counts):
-                relative_length = weights.sum() / self.average_length
-                weights = self.idf[known] * weights / (weights + self.k1 * (1 - self.b + self.b * relative_length))
+                # |q| counts known terms only, as gensim's LuceneBM25Model does for BRIGHT's figures.
+                weights = self._bm25(known, weights, weights.sum())
             data.append(weights)
             columns.append(known)
             starts.append(starts[-1] + len(counts))

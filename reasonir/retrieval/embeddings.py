@@ -1,28 +1,31 @@
 """Embeddings of texts in a cache on disk: memory-mapped, reused when equal, checked before they are used.
 
-Invariant: an array under its final name is complete, its name depends on everything that determines its rows (the
-texts, the instruction, the model's weights and template, the token limit, the arithmetic), and the notes beside it
-hold the checksum of its bytes. Leaves the encoding itself to `sharding.py`.
+Invariant: an array under its final name is complete. Its name depends on everything that determines its rows: the
+texts, the instruction, the model's weights and template, the token limit, the arithmetic. The stamp beside it holds
+the checksum of its bytes. Leaves the encoding itself to `sharding.py`.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reasonir.core.files import file_sha256, write_json
 from reasonir.core.processes import rank
+from reasonir.core.stamp import digest_of, read_stamp, remove_stamp, sized, unchanged, write_stamp
 from reasonir.model.encoder import Encoder
 from reasonir.model.trunk.precision import choose_precision
 from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding
 
+IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
+"""What `reasonir-eval encode` writes: row i of the array belongs to line i of the ids."""
+KEY_DIGITS = 40
+"""Hexadecimal digits of a key: 160 bits of SHA-256."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An array (N, D) and how it came about."""
+    """An array (N, D), whether the cache had it, and how many of its texts were cut at the token limit."""
 
     embeddings: np.ndarray
     reused: bool
@@ -36,24 +39,34 @@ def embed_cached(
     cache_dir: Path,
     label: str,
     chunk_tokens: int | None = None,
+    instructions: Sequence[str] | None = None,
 ) -> Encoded:
     """Return the texts' embeddings from the cache, encoding them first where it has none.
 
-    A cached array that is not what was written (sha256) is encoded again, and said so. Of several ranks, rank 0 calls
-    this and the others `encode_share` with the same arguments.
+    A cached array whose bytes changed since they were written is encoded again, with a message. Of several ranks, rank
+    0 calls this function and the others `encode_share` with the same arguments.
+
+    Args:
+        encoder: The model.
+        texts: N texts.
+        settings: The instruction, the token limit and the arithmetic.
+        cache_dir: Arrays go to its folder `embeddings`.
+        label: What progress lines call the texts.
+        chunk_tokens: Tokens of one forward pass; None lets the encoder choose. Changes no result.
+        instructions: One for each text, in place of the one of `settings`.
     """
-    target, sharded = _place(encoder, texts, settings, cache_dir, label, chunk_tokens)
-    notes = target.with_suffix(".json")
-    found = _read_sound(target, (len(texts), encoder.dimension))
-    if found is not None:
-        sharded.discard_blocks()  # left by a kill between joining and removing them
-        return Encoded(np.load(target, mmap_mode="r"), True, found)
+    target = _place(encoder, texts, settings, cache_dir, instructions)
+    sharded = _shard(encoder, texts, settings, target, label, chunk_tokens, instructions)
+    stamp, truncated = _stamp_of(target), _truncated_if_sound(target, (len(texts), encoder.dimension))
+    if truncated is not None:
+        sharded.discard_blocks()  # a kill between joining and removing leaves them
+        return Encoded(np.load(target, mmap_mode="r"), True, truncated)
     if target.exists():
         print(f"{label}: the cached embeddings {target} are damaged; encoding again")
     sharded.encode_share()
-    notes.unlink(missing_ok=True)
+    remove_stamp(stamp)
     truncated, checksum = sharded.join(target)
-    write_json(notes, {"truncated_texts": truncated, "sha256": checksum})
+    write_stamp(stamp, truncated_texts=truncated, sha256=checksum)
     sharded.discard_blocks()
     return Encoded(np.load(target, mmap_mode="r"), False, truncated)
 
@@ -66,11 +79,20 @@ def encode_share(
     label: str,
     chunk_tokens: int | None = None,
 ) -> None:
-    """Encode what falls to this rank, for rank 0's `embed_cached`."""
+    """Encode what falls to this rank, for rank 0's `embed_cached`.
+
+    Args:
+        encoder: As in `embed_cached`, like all others.
+        texts: The texts of all ranks.
+        settings: The instruction, the token limit and the arithmetic.
+        cache_dir: A folder that all ranks see.
+        label: What progress lines call the texts.
+        chunk_tokens: Tokens of one forward pass.
+    """
     assert rank() > 0, "rank 0 joins the shares"
-    target, sharded = _place(encoder, texts, settings, cache_dir, label, chunk_tokens)
-    if _read_sound(target, (len(texts), encoder.dimension)) is None:
-        sharded.encode_share()
+    target = _place(encoder, texts, settings, cache_dir, None)
+    if _truncated_if_sound(target, (len(texts), encoder.dimension)) is None:
+        _shard(encoder, texts, settings, target, label, chunk_tokens, None).encode_share()
 
 
 def _place(
@@ -78,46 +100,66 @@ def _place(
     texts: Sequence[str],
     settings: EncodingSettings,
     cache_dir: Path,
+    instructions: Sequence[str] | None,
+) -> Path:
+    return cache_dir / "embeddings" / f"{encoding_key(encoder, texts, settings, instructions)}.npy"
+
+
+def _shard(
+    encoder: Encoder,
+    texts: Sequence[str],
+    settings: EncodingSettings,
+    target: Path,
     label: str,
     chunk_tokens: int | None,
-) -> tuple[Path, ShardedEncoding]:
-    key = encoding_key(encoder, texts, settings)
-    folder = cache_dir / "embeddings"
-    return folder / f"{key}.npy", ShardedEncoding(
-        encoder, texts, settings, folder / f"{key}.blocks", label, chunk_tokens
-    )
+    instructions: Sequence[str] | None,
+) -> ShardedEncoding:
+    blocks = target.with_suffix(".blocks")
+    return ShardedEncoding(encoder, texts, settings, blocks, label, chunk_tokens, instructions)
+
+
+def _stamp_of(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _truncated_if_sound(target: Path, shape: tuple[int, int]) -> int | None:
+    """Return how many texts of a cached array were cut; None where the array is missing or not as it was written.
+
+    Reading the array for its checksum takes about a second a gigabyte.
+    """
+    stamp = read_stamp(_stamp_of(target))
+    try:
+        if stamp is None or np.load(target, mmap_mode="r").shape != shape:
+            return None
+        truncated = int(stamp["truncated_texts"])
+        return truncated if unchanged(target.parent, {target.name: str(stamp["sha256"])}) else None
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
 
 
 def encoding_precision(requested: str, encoder: Encoder) -> str:
-    """Return "fp32" or "bf16"; on a CPU `auto` is fp32, so that a score does not hang on a speed probe."""
+    """Return "fp32" or "bf16"; on a CPU `auto` is fp32, so that no score depends on a measurement of speed."""
     if requested == "auto" and encoder.device.type == "cpu":
         return "fp32"
     return choose_precision(requested, encoder.device)[0]
 
 
-def _read_sound(target: Path, shape: tuple[int, int]) -> int | None:
-    """Return how many texts of a cached array were cut; None where the array is missing or not as it was written.
+def encoding_key(
+    encoder: Encoder, texts: Sequence[str], settings: EncodingSettings, instructions: Sequence[str] | None = None
+) -> str:
+    """Return the name of an array by everything that its rows depend on.
 
-    Reading it for the checksum takes about a second a gigabyte.
+    Args:
+        encoder: Its weights and template count.
+        texts: In their order.
+        settings: All of them count, by their `repr`.
+        instructions: One for each text; None where `settings` has the one of all.
     """
-    try:
-        notes = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
-        truncated, checksum = int(notes["truncated_texts"]), str(notes["sha256"])
-        sound = np.load(target, mmap_mode="r").shape == shape and file_sha256(target) == checksum
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None
-    return truncated if sound else None
 
+    def parts() -> Iterator[str | bytes]:
+        for part in (encoder.fingerprint, encoder.template.fingerprint, repr(settings), str(len(texts))):
+            yield f"{part}\0"
+        yield from map(sized, texts)
+        yield from map(sized, instructions or ())
 
-def encoding_key(encoder: Encoder, texts: Sequence[str], settings: EncodingSettings) -> str:
-    """Return the name of an array by everything its rows depend on."""
-    digest = hashlib.sha256()
-    for part in (encoder.fingerprint, encoder.template.fingerprint, repr(settings), str(len(texts))):
-        digest.update(part.encode() + b"\0")
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.hexdigest()[:40]
-
-
-IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
+    return digest_of(parts())[:KEY_DIGITS]

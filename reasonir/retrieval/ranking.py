@@ -74,11 +74,15 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class EncodingJob:
-    """Texts that are encoded alike. kind: documents or queries."""
+    """Texts that are encoded alike.
+
+    kind: documents or queries. instructions: one for each text, in place of the one of `settings`.
+    """
 
     kind: str
     texts: Sequence[str]
     settings: EncodingSettings
+    instructions: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +99,60 @@ class DenseSearch:
     cache_dir: Path
     chunk_tokens: int | None = None
 
-    def query_job(self, texts: Sequence[str], instruction: str) -> EncodingJob:
-        """Return how queries are encoded behind an instruction."""
-        return EncodingJob("queries", texts, EncodingSettings(instruction, self.query_max_tokens, self.precision))
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        template: str,
+        device: str | None = None,
+        document_max_tokens: int | None,
+        query_max_tokens: int | None,
+        precision: str = "auto",
+        cache_dir: Path,
+        chunk_tokens: int | None,
+    ) -> "DenseSearch":
+        """Load an encoder and fill in what it declares.
+
+        Args:
+            path: Hub id or folder.
+            template: A preset of `reasonir.model.presets`, or auto.
+            device: Where to encode; None is the GPU where there is one, else the CPU.
+            document_max_tokens: Tokens of a document's input; None is what the model declares.
+            query_max_tokens: Tokens of a query's input; None is what the model declares.
+            precision: auto, fp32 or bf16.
+            cache_dir: Embeddings go to its folder `embeddings`.
+            chunk_tokens: Tokens of one forward pass; None lets the encoder choose.
+        """
+        encoder = Encoder.from_pretrained(path, template=template, device=device)
+        return cls(
+            encoder=encoder,
+            document_max_tokens=document_max_tokens or encoder.default_max_tokens,
+            query_max_tokens=query_max_tokens or encoder.default_max_tokens,
+            precision=encoding_precision(precision, encoder),
+            cache_dir=cache_dir,
+            chunk_tokens=chunk_tokens,
+        )
+
+    def document_job(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> EncodingJob:
+        """Return how documents are encoded: without an instruction, unless each brings its own."""
+        settings = EncodingSettings("", self.document_max_tokens, self.precision)
+        return EncodingJob("documents", texts, settings, instructions)
+
+    def query_job(self, texts: Sequence[str], instruction: str | Sequence[str]) -> EncodingJob:
+        """Return how queries are encoded behind one instruction, or behind one each."""
+        one, each = (instruction, None) if isinstance(instruction, str) else ("", instruction)
+        return EncodingJob("queries", texts, EncodingSettings(one, self.query_max_tokens, self.precision), each)
 
     def encoding_jobs(self, task: SearchTask) -> list[EncodingJob]:
         """Return how the documents and then the queries of a task are encoded."""
-        documents = EncodingJob("documents", task.texts, EncodingSettings("", self.document_max_tokens, self.precision))
-        return [documents, self.query_job(list(task.queries.values()), task.instruction)]
+        return [self.document_job(task.texts), self.query_job(list(task.queries.values()), task.instruction)]
 
     def embed(self, job: EncodingJob, label: str) -> Encoded:
         """Return a job's embeddings from the cache, encoding them first where it has none (rank 0)."""
-        return embed_cached(self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens)
+        return embed_cached(
+            self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens, job.instructions
+        )
 
     def encode_share(self, task: SearchTask) -> None:
         """Encode the texts of a task that fall to this rank; rank 0 joins them when it ranks."""
@@ -199,13 +245,13 @@ def open_searcher(config: RetrievalConfig) -> Searcher:
     retriever = config.retriever
     if retriever not in (Retriever.dense, Retriever.hybrid):
         return Searcher(lexical=LexicalSearch(Lexical(retriever.value)))
-    template, device = config.model.template.value, own_device()
-    encoder = Encoder.from_pretrained(str(config.model.path), template=template, device=device)
-    dense = DenseSearch(
-        encoder=encoder,
-        document_max_tokens=config.document_max_tokens or encoder.default_max_tokens,
-        query_max_tokens=config.query_max_tokens or encoder.default_max_tokens,
-        precision=encoding_precision(config.precision.value, encoder),
+    dense = DenseSearch.load(
+        str(config.model.path),
+        template=config.model.template.value,
+        device=own_device(),
+        document_max_tokens=config.document_max_tokens,
+        query_max_tokens=config.query_max_tokens,
+        precision=config.precision.value,
         cache_dir=Path(config.cache_dir).expanduser(),
         chunk_tokens=config.chunk_tokens,
     )

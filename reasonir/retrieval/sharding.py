@@ -1,14 +1,13 @@
 """Encodes a long list of texts in blocks that several processes share out; a killed job goes on after its last block.
 
-Invariant: where blocks begin and end hangs on the texts alone, never on the number of ranks, so that the rows of W
-processes are those of one, bit for bit. A block is a file of its own, complete as soon as it has its name; block b is
-rank (b + shift) mod W's. Rank 0 joins them. The ranks meet in the file system only: their folder must be one for all.
+Invariant: the edges of the blocks depend on the texts alone, never on the number of ranks, so that W processes give the
+rows of one process, bit for bit. Each block is a file that is complete as soon as it has its name. Block b belongs to
+rank (b + shift) mod W, and rank 0 joins all blocks. The ranks meet in the file system only: all must see one folder.
 """
 
 import gc
 import hashlib
 import io
-import os
 import shutil
 import time
 import zipfile
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import whole_file
 from reasonir.core.prefetch import ahead
 from reasonir.core.processes import local_rank, rank, world_size
 from reasonir.core.progress import Progress
@@ -27,13 +27,20 @@ from reasonir.model.encoder import Encoder
 
 BLOCK_TEXTS = 2_048
 BLOCK_CHARACTERS = 4_194_304
-"""About a million tokens: a minute of a large model on one GPU, which is what a kill costs at most."""
+"""Most characters of a block: about a million tokens, a minute of a large model on one GPU. A kill costs no more.
+
+Other edges would put other texts into one forward pass, which may change the last bit of an embedding.
+"""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingSettings:
-    """What the rows of an array depend on besides the texts and the model."""
+    """What the rows of an array depend on besides the texts and the model.
+
+    instruction: stands before every text. max_tokens: of a whole input. precision: fp32 or bf16. dtype: of the stored
+    rows. The cache hashes the `repr` of this class: a new field makes every cached array a stranger.
+    """
 
     instruction: str
     max_tokens: int
@@ -42,7 +49,7 @@ class EncodingSettings:
 
 
 def own_device() -> str:
-    """Return where this rank computes, and make it CUDA's current device: the GPU of its local rank, else the CPU."""
+    """Return this rank's device, the GPU of its local rank or the CPU, and make it CUDA's current device."""
     if not torch.cuda.is_available():
         return "cpu"
     index = local_rank() % torch.cuda.device_count()
@@ -51,14 +58,17 @@ def own_device() -> str:
 
 
 def give_back_gpu() -> None:
-    """Return the memory of encoders that nobody holds any more to the GPU, for an engine that is about to start."""
+    """Free the GPU memory of encoders that nobody holds any more, for an engine that is about to start."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def cut_blocks(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Return (start, stop) of every block: at most so many texts, and characters unless one text alone has more."""
+    """Return (start, stop) of every block of at most BLOCK_TEXTS texts and BLOCK_CHARACTERS characters.
+
+    A text that alone has more characters is a block of its own.
+    """
     blocks, start, filled = [], 0, 0
     for position, text in enumerate(texts):
         full = position - start >= BLOCK_TEXTS or filled + len(text) > BLOCK_CHARACTERS
@@ -73,8 +83,9 @@ def cut_blocks(texts: Sequence[str]) -> list[tuple[int, int]]:
 class ShardedEncoding:
     """Texts on their way to an array (N, D).
 
-    folder: of the blocks; its name must stand for texts, model and settings. label: what progress calls them.
-    chunk_tokens: tokens of one forward pass.
+    folder: of the blocks; its name must stand for texts, model and settings. label: what progress lines call the
+    texts. chunk_tokens: tokens of one forward pass; None lets the encoder choose. instructions: one for each text, in
+    place of the one of `settings`.
     """
 
     encoder: Encoder
@@ -83,6 +94,7 @@ class ShardedEncoding:
     folder: Path
     label: str
     chunk_tokens: int | None = None
+    instructions: Sequence[str] | None = None
 
     def encode_share(self) -> None:
         """Encode the blocks of this rank that are not there yet."""
@@ -96,17 +108,15 @@ class ShardedEncoding:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")
         progress = Progress(f"encode {self.label}", whole, "texts", done=whole - left) if rank() == 0 else None
         encoded = zip(missing, self._encode([blocks[number] for number in missing], progress), strict=True)
-        for _ in ahead(
-            lambda item: self._write(item[0], *item[1]), encoded
-        ):  # one is written while the next is encoded
-            pass
+        for _ in ahead(lambda item: self._write(item[0], *item[1]), encoded):
+            pass  # one block is written in a thread while the next is encoded
         if progress is not None:
             progress.close()
 
     def join(self, target: Path) -> tuple[int, str]:
-        """Write all blocks end to end into `target`, once every rank has encoded its share; then remove them.
+        """Write all blocks end to end into `target`, once every rank has encoded its share.
 
-        A block that is damaged is encoded again here. Time: one pass over the rows; memory: one block.
+        A damaged block is encoded again here. Time: one pass over the rows; memory: one block.
 
         Returns:
             How many texts were cut, and the file's sha256.
@@ -114,22 +124,20 @@ class ShardedEncoding:
         blocks = cut_blocks(self.texts)
         self._wait_for_others(len(blocks))
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
         header = io.BytesIO()
         shape = (len(self.texts), self.encoder.dimension)
         description = np.lib.format.dtype_to_descr(np.dtype(self.settings.dtype))
         layout = {"descr": description, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(header, layout)
         digest, cut = hashlib.sha256(header.getvalue()), 0
-        with scratch.open("wb") as stream:
+        with whole_file(target, "wb", per_process=True) as stream:
             stream.write(header.getvalue())
             for number, block in enumerate(blocks):
                 rows, truncated = self._read(number, block) or next(self._encode([block], None))
                 stream.write(rows.data)
                 digest.update(rows.data)
                 cut += truncated
-        os.replace(scratch, target)
-        for leftover in target.parent.glob(f".{target.name}.*.partial"):  # of a killed call
+        for leftover in target.parent.glob(f".{target.name}.*.partial"):  # a killed call leaves one
             leftover.unlink(missing_ok=True)
         return cut, digest.hexdigest()
 
@@ -138,7 +146,10 @@ class ShardedEncoding:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _rank_of(self, number: int) -> int:
-        """Return a block's rank; the shift spreads many short lists, such as the queries of each task."""
+        """Return the rank of a block.
+
+        The shift spreads many short lists over the ranks: without it rank 0 would encode the queries of every task.
+        """
         shift = int(hashlib.sha256(self.folder.name.encode()).hexdigest()[:8], 16)
         return (number + shift) % world_size()
 
@@ -148,7 +159,7 @@ class ShardedEncoding:
     def _encode(self, blocks: Sequence[tuple[int, int]], progress: Progress | None) -> Iterator[tuple[np.ndarray, int]]:
         """Yield the rows of each block and how many of its texts were cut."""
         settings = self.settings
-        pairs = ([(settings.instruction, text) for text in self.texts[slice(*block)]] for block in blocks)
+        pairs = (self._pairs(*block) for block in blocks)
         encoded = self.encoder.encode_blocks(
             pairs, settings.max_tokens, self.chunk_tokens, settings.precision,
             None if progress is None else progress.update,
@@ -163,12 +174,16 @@ class ShardedEncoding:
                 )
             yield rows, truncated
 
+    def _pairs(self, start: int, stop: int) -> list[tuple[str, str]]:
+        """Return (instruction, text) of the texts of a block."""
+        texts = self.texts[start:stop]
+        if self.instructions is None:
+            return [(self.settings.instruction, text) for text in texts]
+        return list(zip(self.instructions[start:stop], texts, strict=True))
+
     def _write(self, number: int, rows: np.ndarray, truncated: int) -> None:
-        content = io.BytesIO()
-        np.savez(content, rows=rows, truncated=truncated)
-        scratch = self._file(number).with_suffix(f".{os.getpid()}.partial")
-        scratch.write_bytes(content.getbuffer())
-        os.replace(scratch, self._file(number))
+        with whole_file(self._file(number), "wb", per_process=True) as stream:
+            np.savez(stream, rows=rows, truncated=truncated)
 
     def _read(self, number: int, block: tuple[int, int]) -> tuple[np.ndarray, int] | None:
         """Return a block's rows and how many of its texts were cut; None where the file is not as it was written."""
@@ -181,7 +196,7 @@ class ShardedEncoding:
         return (rows, truncated) if fits else None
 
     def _wait_for_others(self, count: int) -> None:
-        """Wait until the other ranks have written their blocks; torchrun ends this one when one of them dies."""
+        """Wait until the other ranks have written their blocks; torchrun ends this rank when another one dies."""
         others = [number for number in range(count) if self._rank_of(number) != rank()]
         progress = Progress(f"{self.label}: wait for other ranks, in {self.folder}", len(others), "blocks")
         while others:

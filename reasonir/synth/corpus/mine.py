@@ -1,34 +1,32 @@
 """Recipe `mine`, top to bottom: rows in, the same rows with negatives that a retriever mined out.
 
-Invariant: no negative is a positive of its query, by id or by text, in that row or in any row with the same query;
-none is excluded for the query or repeats a negative that the row has. Rows keep their order and their other fields.
-The same input, options and seed give the same bytes. Memory: the corpus, its index, one row at a time.
+Invariant: no negative is a positive of its query, by id or by text, in that row or in any row with the same query. No
+negative is excluded for the query or repeats a negative that the row has. Rows keep their order and their other
+fields. The same input, options and seed give the same bytes. Memory: the corpus, its index, one block of rows.
 """
 
-import hashlib
-import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.data.beir import read_beir
-from reasonir.data.bright import list_bright_tasks, read_bright
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import Collection, read_documents
+from reasonir.data.open_source import Form, open_source
 from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
-from reasonir.model import Encoder
-from reasonir.retrieval.bm25 import BM25Index, analyse, tie_ranks
+from reasonir.retrieval.bm25 import BM25Index
+from reasonir.retrieval.ranking import DenseSearch
+from reasonir.retrieval.top_k import exact_top_k
 from reasonir.synth.config import MAY_DIFFER, MineConfig, Miner, PositiveForm
 from reasonir.synth.recipes.inputs import positives_are_ids
 from reasonir.text.near_duplicates import overlap, shingles
@@ -36,16 +34,16 @@ from reasonir.text.words import one_spelling
 
 DATA_FILE = "data.jsonl"
 ROWS_PER_BLOCK = 1_024
-TEXTS_PER_FILE = 4_096
-QUERIES_AT_ONCE = 256
+"""Rows that are ranked together; a dense miner reads all embeddings of the corpus once for each block."""
 SHINGLED_DOCUMENTS = 8_192
+"""Documents whose shingles stay in memory: positives and high ranks recur from row to row."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mining:
-    """A row to extend. positives: their texts; excluded: ids that must not be ranked."""
+class MiningRow:
+    """A row to extend. fields: as it stands in the file. positives, negatives: texts. excluded: ids never ranked."""
 
-    row: dict[str, Any]
+    fields: dict[str, Any]
     id: str
     query: InstructedText
     positives: tuple[InstructedText, ...]
@@ -59,12 +57,32 @@ class Mining:
 
 
 @dataclass(slots=True)
-class Source:
-    """Documents and the rows to mine for; `rows` may be read again and again."""
+class MiningTask:
+    """Documents and the rows to mine for. rows: called for each pass over them."""
 
     ids: list[str]
     texts: list[str]
-    rows: Callable[[], Iterator[Mining]]
+    rows: Callable[[], Iterator[MiningRow]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which ranked documents become negatives; each field is the option of its name (`MineConfig`)."""
+
+    first_rank: int
+    last_rank: int
+    negatives_per_row: int
+    draw: bool
+    margin: float | None
+    relative_margin: bool
+    near_duplicate: float
+    seed: int
+
+    def score_limit(self, lowest_positive: float) -> float:
+        """Return the score that a negative must stay below, by the score of the row's lowest positive."""
+        if self.margin is None:
+            return float("inf")
+        return lowest_positive - self.margin * (abs(lowest_positive) if self.relative_margin else 1.0)
 
 
 def mine_negatives(config: MineConfig) -> dict[str, int]:
@@ -76,46 +94,73 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
         UserError: unreadable input, ids that the corpus lacks, a negative form that the rows cannot take.
     """
     run = RunFolder(config.output_dir, config, resume=True, ignored=(*MAY_DIFFER, "chunk_tokens"))
-    encoder = None
-    if config.retriever is Miner.dense:
-        encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value)
-    inputs = [path for path in (config.rows, config.corpus, config.queries) if path and Path(path).exists()]
+    dense = _open_dense(config, run.path) if config.retriever is Miner.dense else None
+    instruction = "" if config.instruction == "none" else config.instruction
+    rules = Rules(**{name: getattr(config, name) for name in Rules.__dataclass_fields__})
+    ids_form = config.form is PositiveForm.id
+    if config.queries is None:
+        tasks = iter([open_rows(str(config.rows), str(config.corpus), ids_form)])
+    else:
+        tasks = open_queries(config.queries, config.split, config.tasks, ids_form)
     counts: Counter[str] = Counter(rows=0, negatives=0, rows_short=0, rows_without=0)
-    sources = iter(open_sources(config))
-    first = next(sources)  # mistakes in the input before anything is written
+    first = next(tasks)  # mistakes in the input before anything is written
     run.start()
 
     def rows() -> Iterator[dict[str, Any]]:
-        yield from mine_source(first, config, encoder, run.path, counts)
-        for source in sources:
-            yield from mine_source(source, config, encoder, run.path, counts)
+        for task in (one for part in ([first], tasks) for one in part):
+            ranker = LexicalRanker(task) if dense is None else DenseRanker(task, dense, instruction)
+            for row, chosen in mine_task(task, ranker, rules):
+                counts["rows"] += 1
+                counts["negatives"] += len(chosen)
+                counts["rows_short"] += len(chosen) < rules.negatives_per_row
+                counts["rows_without"] += not chosen
+                yield extend(row, chosen, task, ids_form, config.retriever.value)
 
     write_jsonl(run.path / DATA_FILE, rows())
-    fingerprint = encoder.fingerprint if encoder is not None else None
+    inputs = [path for path in (config.rows, config.corpus, config.queries) if path and Path(path).exists()]
+    fingerprint = dense.encoder.fingerprint if dense is not None else None
     run.finish(inputs=inputs, counts=dict(counts), model_fingerprint=fingerprint)
-    short = f"{counts['rows_short']} rows got fewer than {config.negatives_per_row}, {counts['rows_without']} none"
+    short = f"{counts['rows_short']} rows got fewer than {rules.negatives_per_row}, {counts['rows_without']} none"
     print(f"{counts['rows']} rows, {counts['negatives']} negatives mined; {short}: {run.path / DATA_FILE}")
     return dict(counts)
 
 
-def mine_source(
-    source: Source, config: MineConfig, encoder: Encoder | None, folder: Path, counts: Counter[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield a source's rows with their negatives."""
-    ranker: Ranker = LexicalRanker(source) if encoder is None else DenseRanker(source, config, encoder, folder)
-    picker = Picker(source, config)
-    rows = source.rows()
+def _open_dense(config: MineConfig, folder: Path) -> DenseSearch:
+    return DenseSearch.load(
+        str(config.model.path),
+        template=config.model.template.value,
+        document_max_tokens=config.document_max_tokens,
+        query_max_tokens=config.query_max_tokens,
+        cache_dir=folder,
+        chunk_tokens=config.chunk_tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A document that becomes a negative. row: its place in the corpus. rank: from 1, exclusions taken out."""
+
+    row: int
+    rank: int
+    score: float
+
+
+def mine_task(task: MiningTask, ranker: "Ranker", rules: Rules) -> Iterator[tuple[MiningRow, list[Negative]]]:
+    """Yield a task's rows with their negatives.
+
+    Args:
+        task: Documents and rows.
+        ranker: Of these documents.
+        rules: Which ranks and scores may become negatives.
+    """
+    picker = Picker(task, rules)
+    rows = task.rows()
     progress = Progress("mine", 0, "rows")
     while block := list(islice(rows, ROWS_PER_BLOCK)):
-        positions, scores = ranker.rank(block, [picker.excluded(row) for row in block], config.last_rank)
-        floors = ranker.lowest_positives(block) if config.margin is not None else [float("inf")] * len(block)
-        for row, found, values, floor in zip(block, positions, scores, floors, strict=True):
-            chosen = picker.pick(row, found, values, floor)
-            counts["rows"] += 1
-            counts["negatives"] += len(chosen)
-            counts["rows_short"] += len(chosen) < config.negatives_per_row
-            counts["rows_without"] += not chosen
-            yield extend(row, chosen, source, config)
+        places, scores = ranker.rank(block, [picker.excluded(row) for row in block], rules.last_rank)
+        lowest = ranker.lowest_positives(block) if rules.margin is not None else [float("inf")] * len(block)
+        for row, found, values, floor in zip(block, places, scores, lowest, strict=True):
+            yield row, picker.pick(row, found, values, floor)
         progress.update(len(block))
     progress.close()
 
@@ -123,56 +168,65 @@ def mine_source(
 # --- what to mine for -------------------------------------------------------------------------------------------------
 
 
-def open_sources(config: MineConfig) -> Iterator[Source]:
-    """Yield the corpora with their rows: one, or one for each task of a BRIGHT root."""
-    if config.queries is None:
-        yield _open_rows(config)
-        return
-    several = False
-    if (Path(config.queries) / "qrels").is_dir():
-        collections: Iterable[Collection] = [read_beir(config.queries, config.split)]
-    else:
-        hub = config.queries.startswith("hub:")
-        if hub and not config.tasks:
-            raise UserError(f"queries={config.queries} needs tasks=[NAME,...]")
-        tasks = config.tasks or list_bright_tasks(config.queries)
-        collections, several = read_bright(config.queries, tasks), len(tasks) > 1
-    for collection in collections:
-        yield _open_collection(collection, config.form is PositiveForm.id, f"{collection.name}/" if several else "")
+def open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: bool) -> Iterator[MiningTask]:
+    """Yield a benchmark's documents with rows made of its queries: one task, or each task of a BRIGHT root.
+
+    Args:
+        folder: A BEIR folder, a BRIGHT task or root, or hub:owner/name.
+        split: Name of the qrels file (BEIR).
+        tasks: Of a BRIGHT root; None is all.
+        ids_form: Whether rows name documents by id.
+    """
+    source = open_source(folder)
+    if source.form is Form.beir:
+        source = replace(source, split=split)
+    elif folder.startswith("hub:") and not tasks:
+        raise UserError(f"queries={folder} needs tasks=[NAME,...]")
+    names = (tasks if source.form is Form.bright else None) or source.tasks()
+    for collection in source.collections(names):
+        yield _open_collection(collection, ids_form, f"{collection.name}/" if len(names) > 1 else "")
 
 
-def _open_rows(config: MineConfig) -> Source:
-    documents = read_documents(str(config.corpus))
-    source = str(config.rows)
-    ids_form = positives_are_ids(source, documents)
-    if config.form is PositiveForm.id and not ids_form:
-        raise UserError(f"form=id: the positives of {source} are no ids of {config.corpus}; use form=text")
+def open_rows(rows_file: str, corpus: str, ids_form: bool) -> MiningTask:
+    """Return a corpus with the training rows of a file.
 
-    def rows() -> Iterator[Mining]:
-        # The same file twice: once as it is, once as training reads it.
-        examples = read_training_examples(source, documents if ids_form else None)
-        for (_, row), example in zip(read_training_rows(source), examples, strict=True):
-            yield Mining(
-                row=row,
+    Args:
+        rows_file: Training rows; their positives are texts, or all are ids of the corpus.
+        corpus: The documents.
+        ids_form: Whether negatives are written as ids.
+    Raises:
+        UserError: ids asked for, and the rows hold texts.
+    """
+    documents = read_documents(corpus)
+    rows_hold_ids = positives_are_ids(rows_file, documents)
+    if ids_form and not rows_hold_ids:
+        raise UserError(f"form=id: the positives of {rows_file} are no ids of {corpus}; use form=text")
+
+    def rows() -> Iterator[MiningRow]:
+        # Two passes over one file, side by side: the fields as they stand there, and the texts as training reads them.
+        examples = read_training_examples(rows_file, documents if rows_hold_ids else None)
+        for (_, fields), example in zip(read_training_rows(rows_file), examples, strict=True):
+            yield MiningRow(
+                fields=fields,
                 id=example.id,
                 query=example.query,
                 positives=example.positives,
                 negatives=tuple(negative.text for negative in example.negatives),
-                excluded=tuple(row.get("excluded_ids") or ()),
+                excluded=tuple(fields.get("excluded_ids") or ()),
             )
 
-    return Source(list(documents), list(documents.values()), rows)
+    return MiningTask(list(documents), list(documents.values()), rows)
 
 
-def _open_collection(collection: Collection, ids_form: bool, prefix: str) -> Source:
+def _open_collection(collection: Collection, ids_form: bool, prefix: str) -> MiningTask:
     texts = {document.id: document.text for document in collection.documents}
 
-    def rows() -> Iterator[Mining]:
+    def rows() -> Iterator[MiningRow]:
         for query in collection.queries:
             if not query.gold:
                 continue
             entries = [i if ids_form else texts[i] for i in query.gold]
-            row: dict[str, Any] = {
+            fields: dict[str, Any] = {
                 "id": prefix + query.id,
                 "query": [collection.instruction, query.text],
                 "pos": [["", entry] for entry in entries],
@@ -180,105 +234,101 @@ def _open_collection(collection: Collection, ids_form: bool, prefix: str) -> Sou
             }
             positives = tuple(InstructedText("", texts[i]) for i in query.gold)
             asked = InstructedText(collection.instruction, query.text)
-            yield Mining(row, row["id"], asked, positives, (), query.excluded_ids)
+            yield MiningRow(fields, fields["id"], asked, positives, (), query.excluded_ids)
 
-    return Source(list(texts), list(texts.values()), rows)
+    return MiningTask(list(texts), list(texts.values()), rows)
 
 
 # --- which documents --------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Picker:
     """Decides which of a row's ranked documents become its negatives."""
 
-    source: Source
-    config: MineConfig
-    _places: dict[str, int] = field(init=False)
-    _golds: dict[str, set[str]] = field(init=False)
-    _spelling: list[str] = field(init=False)
-    _place_of: dict[str, int] = field(init=False)
-    _strays: dict[str, list[str]] = field(init=False)  # positives that the corpus lacks
-    _shingles: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._places = {identifier: place for place, identifier in enumerate(self.source.ids)}
-        self._spelling = [_digest(text) for text in self.source.texts]
-        self._shingles = lru_cache(SHINGLED_DOCUMENTS)(lambda place: shingles(self.source.texts[place]))
-        self._golds, self._strays = defaultdict(set), defaultdict(list)
-        self._place_of = {digest: place for place, digest in enumerate(self._spelling)}
-        for row in self.source.rows():
+    def __init__(self, task: MiningTask, rules: Rules) -> None:
+        """Pass over the task's rows once, to know every positive of every query."""
+        self._texts, self._rules = task.texts, rules
+        self._row_of = {identifier: row for row, identifier in enumerate(task.ids)}
+        # Equal texts share a spelling, so that a positive is known under any id.
+        self._spelling = [_spelling_key(text) for text in task.texts]
+        self._row_of_spelling = {spelling: row for row, spelling in enumerate(self._spelling)}
+        self._shingles = lru_cache(SHINGLED_DOCUMENTS)(lambda row: shingles(task.texts[row]))
+        self._positives: defaultdict[str, set[str]] = defaultdict(set)  # keys of spellings, by query
+        self._strays: defaultdict[str, list[str]] = defaultdict(list)  # positives that the corpus lacks, by query
+        for row in task.rows():
             for positive in row.positives:
-                digest = _digest(positive.text)
-                if digest not in self._place_of and digest not in self._golds[row.key]:
+                spelling = _spelling_key(positive.text)
+                if spelling not in self._row_of_spelling and spelling not in self._positives[row.key]:
                     self._strays[row.key].append(positive.text)
-                self._golds[row.key].add(digest)
+                self._positives[row.key].add(spelling)
 
-    def excluded(self, row: Mining) -> np.ndarray:
-        """Return the places of the documents that must not be ranked for a row."""
-        return np.array(sorted({self._places[i] for i in row.excluded if i in self._places}), dtype=np.int64)
+    def excluded(self, row: MiningRow) -> np.ndarray:
+        """Return the rows of the documents that must not be ranked for a row."""
+        return np.array(sorted({self._row_of[i] for i in row.excluded if i in self._row_of}), dtype=np.int64)
 
-    def pick(
-        self, row: Mining, positions: np.ndarray, scores: np.ndarray, lowest_positive: float
-    ) -> list[tuple[int, int, float]]:
-        """Return (place, rank, score) of the negatives of a row, best rank first.
+    def pick(self, row: MiningRow, places: np.ndarray, scores: np.ndarray, lowest_positive: float) -> list[Negative]:
+        """Return the negatives of a row, best rank first. The draw depends on the seed, the row's id and its query.
 
-        Equal texts share a digest, so that a positive is known under any id. The draw depends on seed, row and query.
+        Args:
+            row: What to mine for.
+            places: Rows of the corpus (top,), best first, -1 where there are fewer.
+            scores: Theirs.
+            lowest_positive: Score of the row's lowest positive.
         """
-        config = self.config
-        most = self._most(lowest_positive)
+        rules = self._rules
+        limit = rules.score_limit(lowest_positive)
         window = [
-            (int(place), rank, float(score))
-            for rank, (place, score) in enumerate(zip(positions, scores, strict=True), start=1)
-            if place >= 0 and rank >= config.first_rank and score < most
+            Negative(int(place), rank, float(score))
+            for rank, (place, score) in enumerate(zip(places, scores, strict=True), start=1)
+            if place >= 0 and rank >= rules.first_rank and score < limit
         ]
-        if config.draw:
-            random.Random(f"{config.seed}|{row.id}|{row.query.text}").shuffle(window)
-        taken = {*self._golds[row.key], *map(_digest, row.negatives)}
-        copied = self._positive_shingles(row) if config.near_duplicate else []
-        chosen: list[tuple[int, int, float]] = []
-        for place, rank, score in window:
-            if len(chosen) == config.negatives_per_row:
+        if rules.draw:
+            random.Random(f"{rules.seed}|{row.id}|{row.query.text}").shuffle(window)
+        taken = {*self._positives[row.key], *map(_spelling_key, row.negatives)}
+        copied = self._positive_shingles(row) if rules.near_duplicate else []
+        chosen: list[Negative] = []
+        for candidate in window:
+            if len(chosen) == rules.negatives_per_row:
                 break
-            text = self._spelling[place]
-            if text in taken or not self.source.texts[place].strip():
+            spelling = self._spelling[candidate.row]
+            if spelling in taken or not self._texts[candidate.row].strip():
                 continue
-            if any(overlap(self._shingles(place), other) >= config.near_duplicate for other in copied):
+            if any(overlap(self._shingles(candidate.row), other) >= rules.near_duplicate for other in copied):
                 continue
-            taken.add(text)
-            chosen.append((place, rank, score))
-        return sorted(chosen, key=lambda one: one[1])
+            taken.add(spelling)
+            chosen.append(candidate)
+        return sorted(chosen, key=lambda one: one.rank)
 
-    def _positive_shingles(self, row: Mining) -> list[set[tuple[str, ...]]]:
-        places = sorted(self._place_of[digest] for digest in self._golds[row.key] if digest in self._place_of)
-        return [*map(self._shingles, places), *map(shingles, self._strays.get(row.key, ()))]
-
-    def _most(self, lowest_positive: float) -> float:
-        margin = self.config.margin
-        if margin is None:
-            return float("inf")
-        return lowest_positive - margin * (abs(lowest_positive) if self.config.relative_margin else 1.0)
+    def _positive_shingles(self, row: MiningRow) -> list[set[tuple[str, ...]]]:
+        known = (self._row_of_spelling.get(spelling) for spelling in self._positives[row.key])
+        rows = sorted(place for place in known if place is not None)
+        return [*map(self._shingles, rows), *map(shingles, self._strays.get(row.key, ()))]
 
 
-def _digest(text: str) -> str:
-    return hashlib.blake2b(one_spelling(text).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+def _spelling_key(text: str) -> str:
+    return digest_of([one_spelling(text)])[:24]
 
 
-def extend(row: Mining, chosen: list[tuple[int, int, float]], source: Source, config: MineConfig) -> dict[str, Any]:
-    """Return the row with further negatives, spelt as its positives are, and their provenance."""
-    given = "negative" if row.row.get("negative") is not None else "neg"
-    old = row.row.get(given) or []
-    first = (row.row.get("pos") or row.row.get("positive") or [""])[0]
-    names = source.ids if config.form is PositiveForm.id else source.texts
-    new = [names[place] if isinstance(first, str) else [first[0], names[place]] for place, _, _ in chosen]
-    mined = [
-        {"id": source.ids[place], "rank": rank, "score": round(score, 6), "by": config.retriever.value}
-        for place, rank, score in chosen
-    ]
+def extend(row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: bool, miner: str) -> dict[str, Any]:
+    """Return the row's fields with further negatives, spelt as its positives are, and where each came from.
+
+    Args:
+        row: As it was read.
+        chosen: The negatives to add.
+        task: Whose documents they are.
+        ids_form: Whether to write ids instead of texts.
+        miner: What ranked them, for `mined`.
+    """
+    given = "negative" if row.fields.get("negative") is not None else "neg"
+    old = row.fields.get(given) or []
+    first = (row.fields.get("pos") or row.fields.get("positive") or [""])[0]
+    names = task.ids if ids_form else task.texts
+    new = [names[one.row] if isinstance(first, str) else [first[0], names[one.row]] for one in chosen]
+    mined = [{"id": task.ids[one.row], "rank": one.rank, "score": round(one.score, 6), "by": miner} for one in chosen]
     return {
-        **row.row,
+        **row.fields,
         given: [*([old] if isinstance(old, str) else old), *new],
-        "mined": [*(row.row.get("mined") or []), *mined],
+        "mined": [*(row.fields.get("mined") or []), *mined],
     }
 
 
@@ -286,117 +336,69 @@ def extend(row: Mining, chosen: list[tuple[int, int, float]], source: Source, co
 
 
 class Ranker(Protocol):
-    """Ranks documents for rows."""
+    """Ranks the documents of a task for rows."""
 
-    def rank(self, rows: Sequence[Mining], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return places (rows, top), -1 where there are fewer, and scores, best first."""
+    def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return places (rows, top), -1 where there are fewer, and scores, best first.
+
+        Args:
+            rows: Whose queries to rank for.
+            excluded: For each, the rows of documents that are taken out first.
+            top: Documents kept.
+        """
         ...
 
-    def lowest_positives(self, rows: Sequence[Mining]) -> list[float]:
+    def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
         """Return the score of each row's lowest positive, whether the corpus holds it or not."""
         ...
 
 
 class LexicalRanker:
-    """BM25 over the source's documents."""
+    """BM25 over a task's documents; instructions are for encoders only."""
 
-    def __init__(self, source: Source) -> None:
-        self._index = BM25Index(source.ids, source.texts)
+    def __init__(self, task: MiningTask) -> None:
+        self._index = BM25Index(task.ids, task.texts)
 
-    def rank(self, rows: Sequence[Mining], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rank by BM25; instructions are for encoders only."""
+    def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rank by BM25, as the protocol says."""
         return self._index.search([row.query.text for row in rows], top, excluded)
 
-    def lowest_positives(self, rows: Sequence[Mining]) -> list[float]:
-        """Score the positives as if they stood in the index, with its frequencies and average length."""
-        return [min(self._score(row.query.text, positive.text) for positive in row.positives) for row in rows]
-
-    def _score(self, query: str, text: str) -> float:
-        index, counts = self._index, Counter(analyse(text))
-        norm = index.k1 * (1 - index.b + index.b * counts.total() / max(index.average_length, 1e-9))
-        known = ((term, index.vocabulary[term]) for term in analyse(query) if term in index.vocabulary)
-        return float(sum(index.idf[number] * counts[term] / (counts[term] + norm) for term, number in known))
+    def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
+        """Score the positives as if they stood in the index."""
+        return [min(self._index.score(row.query.text, text.text) for text in row.positives) for row in rows]
 
 
 class DenseRanker:
-    """Exact inner products of an encoder's embeddings, which stay in the output folder, named by content."""
+    """Exact inner products of an encoder's embeddings, which stay in the output folder for the next attempt."""
 
-    def __init__(self, source: Source, config: MineConfig, encoder: Encoder, folder: Path) -> None:
-        self._encoder, self._config, self._folder = encoder, config, folder / "embeddings"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._precision = "bf16" if encoder.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-        self._ranks = tie_ranks(source.ids)
-        self._documents = self._embed([InstructedText("", text) for text in source.texts], config.document_max_tokens)
+    def __init__(self, task: MiningTask, dense: DenseSearch, instruction: str) -> None:
+        """Embed the documents.
 
-    def rank(self, rows: Sequence[Mining], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
+        Args:
+            task: Whose documents to rank.
+            dense: The encoder and its settings.
+            instruction: For queries that bring none.
+        """
+        self._dense, self._instruction, self._ids = dense, instruction, task.ids
+        self._documents = dense.embed(dense.document_job(task.texts), "documents").embeddings
+
+    def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank by inner product in float32; equal scores by id, descending."""
-        queries = np.concatenate(self._queries(rows))
-        parts = [
-            self._rank_some(queries[start : start + QUERIES_AT_ONCE], excluded[start : start + QUERIES_AT_ONCE], top)
-            for start in range(0, len(queries), QUERIES_AT_ONCE)
-        ]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        device = self._dense.encoder.device
+        return exact_top_k(self._queries(rows), self._documents, top, excluded, ids=self._ids, device=device)
 
-    def _rank_some(self, queries: np.ndarray, excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        device = self._encoder.device
-        asked = torch.from_numpy(queries).to(device)
-        places, scores, start = [], [], 0
-        for documents in self._documents:
-            products = asked @ torch.from_numpy(np.array(documents)).to(device).T
-            for row, banned in enumerate(excluded):
-                inside = banned[(banned >= start) & (banned < start + len(documents))] - start
-                products[row, torch.from_numpy(inside).to(device)] = -torch.inf
-            best = products.topk(min(top, len(documents)), dim=1)
-            scores.append(best.values.cpu().numpy())
-            places.append(best.indices.cpu().numpy() + start)
-            start += len(documents)
-        found, values = np.concatenate(places, axis=1), np.concatenate(scores, axis=1)
-        order = np.lexsort((-self._ranks[found], -values), axis=1)[:, :top]
-        found, values = np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
-        return np.where(np.isneginf(values), -1, found), values
-
-    def lowest_positives(self, rows: Sequence[Mining]) -> list[float]:
+    def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
         """Score the positives with the document side of the encoder."""
-        queries = np.concatenate(self._queries(rows))
         texts = [positive for row in rows for positive in row.positives]
-        embedded = np.concatenate(self._embed(texts, self._config.document_max_tokens))
+        job = self._dense.document_job([one.text for one in texts], [one.instruction for one in texts])
+        embedded = self._dense.embed(job, "positives").embeddings
         owner = np.repeat(np.arange(len(rows)), [len(row.positives) for row in rows])
         lowest = np.full(len(rows), np.inf, dtype=np.float32)
-        np.minimum.at(lowest, owner, np.einsum("nd,nd->n", queries[owner], embedded))
+        np.minimum.at(lowest, owner, np.einsum("nd,nd->n", self._queries(rows)[owner], embedded))
         return [float(value) for value in lowest]
 
-    def _queries(self, rows: Sequence[Mining]) -> list[np.ndarray]:
-        default = "" if self._config.instruction == "none" else self._config.instruction
-        asked = [InstructedText(row.query.instruction or default, row.query.text) for row in rows]
-        return self._embed(asked, self._config.query_max_tokens)
-
-    def _embed(self, texts: Sequence[InstructedText], max_tokens: int | None) -> list[np.ndarray]:
-        """Return embeddings file by file, each encoded only where the folder lacks it."""
-        blocks, limit = [], max_tokens or self._encoder.default_max_tokens
-        progress = Progress("encode", len(texts), "texts")
-        for start in range(0, len(texts), TEXTS_PER_FILE):
-            block = texts[start : start + TEXTS_PER_FILE]
-            target = self._folder / f"{self._name(block, limit)}.npy"
-            if not target.exists():
-                scratch = target.with_suffix(".partial")
-                with scratch.open("wb") as stream:
-                    np.save(stream, self._encode(block, limit))
-                os.replace(scratch, target)
-            blocks.append(np.load(target, mmap_mode="r"))
-            progress.update(len(block))
-        progress.close()
-        return blocks
-
-    def _encode(self, block: Sequence[InstructedText], limit: int) -> np.ndarray:
-        instructions, texts = [one.instruction for one in block], [one.text for one in block]
-        return self._encoder.encode(texts, instructions, limit, self._config.chunk_tokens, self._precision)
-
-    def _name(self, block: Sequence[InstructedText], limit: int) -> str:
-        encoder = self._encoder
-        digest = hashlib.sha256(f"{encoder.fingerprint}|{encoder.template.fingerprint}|".encode())
-        digest.update(f"{limit}|{self._precision}|".encode())
-        for one in block:
-            for part in (one.instruction, one.text):
-                encoded = part.encode("utf-8", "surrogatepass")
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        return digest.hexdigest()[:40]
+    def _queries(self, rows: Sequence[MiningRow]) -> np.ndarray:
+        instructions = [row.query.instruction or self._instruction for row in rows]
+        return self._dense.embed(
+            self._dense.query_job([row.query.text for row in rows], instructions), "queries"
+        ).embeddings

@@ -166,6 +166,21 @@ def test_nothing_to_find(texts: list[str]) -> None:
     assert BM25Index(["a"], ["dog"]).search([], 2)[0].shape == (0, 2)
 
 
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75), (1.2, 0.0)])
+def test_a_text_is_scored_as_the_index_scores_it(k1: float, b: float) -> None:
+    index = BM25Index([str(i) for i in range(len(DOCUMENTS))], DOCUMENTS, k1, b)
+    rows, scores = index.search(QUERIES, len(DOCUMENTS))
+    hits = 0
+    for query, found, values in zip(QUERIES, rows, scores, strict=True):
+        told = dict(zip(found.tolist(), values.tolist(), strict=True))
+        for row, text in enumerate(DOCUMENTS):
+            assert index.score(query, text) == pytest.approx(told.get(row, 0.0), rel=1e-6)
+            hits += row in told
+    assert hits > 3
+    stranger = index.score(QUERIES[0], DOCUMENTS[0] + " unheardofword" * 50)
+    assert b == 0 or stranger < index.score(QUERIES[0], DOCUMENTS[0]), "unknown words lengthen a text"
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="ids: 1 for 2 texts"):
         BM25Index(["a"], ["x", "y"])

@@ -207,8 +207,8 @@ def test_dense_equals_the_full_sort_and_encodes_once(
     tmp_path: Path, corpus: Path, rows: Path, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.save_pretrained(str(tmp_path / "model"))
-    monkeypatch.setattr("reasonir.synth.corpus.mine.TEXTS_PER_FILE", 7)  # several files, the last one shorter
-    monkeypatch.setattr("reasonir.synth.corpus.mine.QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr("reasonir.retrieval.sharding.BLOCK_TEXTS", 7)  # several blocks, the last one shorter
+    monkeypatch.setattr("reasonir.synth.corpus.mine.ROWS_PER_BLOCK", 2)
     model = MinerModelConfig(path=str(tmp_path / "model"), template=TemplateChoice.auto)
     given = {"rows": str(rows), "corpus": str(corpus), "retriever": Miner.dense, "model": model, "draw": False}
     after = mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
@@ -222,22 +222,22 @@ def test_dense_equals_the_full_sort_and_encodes_once(
     assert after[0]["mined"][0]["by"] == "dense"
 
     encoded: list[int] = []
-    plain = Encoder.encode
+    plain = Encoder.encode_blocks
 
-    def counting(self: Encoder, texts: Any, *rest: Any, **named: Any) -> np.ndarray:
-        encoded.append(len(texts))
-        return plain(self, texts, *rest, **named)
+    def counting(self: Encoder, blocks: Any, *rest: Any, **named: Any) -> Any:
+        return plain(self, (encoded.append(len(block)) or block for block in blocks), *rest, **named)
 
-    monkeypatch.setattr(Encoder, "encode", counting)
+    monkeypatch.setattr(Encoder, "encode_blocks", counting)
     first = (tmp_path / "out" / "data.jsonl").read_bytes()
     (tmp_path / "out" / "data.jsonl").unlink()
     files = sorted((tmp_path / "out" / "embeddings").glob("*.npy"))
-    assert len(files) >= 6
+    assert len(files) >= 3 and max(len(np.load(file)) for file in files) == len(text)
     mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
     assert encoded == []
+    lost = len(np.load(files[0]))
     files[0].unlink()  # as if killed before this file
     mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
-    assert len(encoded) == 1 and encoded[0] <= 7
+    assert sum(encoded) == lost and max(encoded) <= 7
     assert (tmp_path / "out" / "data.jsonl").read_bytes() == first
     below = mined(tmp_path / "below", negatives_per_row=30, last_rank=30, margin=0.0, **given)
     own = float(products[0][list(text).index("enzyme0")])
