@@ -17,8 +17,6 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.trunk.precision import choose_precision
 from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding
 
-IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
-"""What `reasonir-eval encode` writes: row i of the array belongs to line i of the ids."""
 KEY_DIGITS = 40
 """Hexadecimal digits of a key: 160 bits of SHA-256."""
 

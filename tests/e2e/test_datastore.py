@@ -13,7 +13,8 @@ import pytest
 
 from reasonir.eval import cli
 from reasonir.model.tiny import build_tiny
-from reasonir.retrieval.ann.build import find_index, search_index
+from reasonir.retrieval.ann.search import search_index
+from reasonir.retrieval.ann.shards import find_index
 from reasonir.retrieval.top_k import exact_top_k
 from tests.kit.texts import SENTENCES, write_rows
 

@@ -45,7 +45,7 @@ HEAVY = {
     "hydra": {"core/command.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"core/command.py", "core/help.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "matplotlib": {"eval/rewrite/plot.py", "synth/report.py"},
-    "faiss": {"retrieval/ann/faiss_index.py"},
+    "faiss": {"retrieval/ann/shards.py"},
     "mteb": {"eval/benchmarks/mteb_adapter.py"},
     "sentence_transformers": set(),
 }

@@ -17,10 +17,10 @@ from reasonir.core.errors import UserError
 from reasonir.data.collections import Document, read_documents, stream_documents
 from reasonir.data.trec import Run
 from reasonir.eval.rag.config import RagConfig
-from reasonir.retrieval.ann.build import find_index, search_index
-from reasonir.retrieval.ann.shards import Encoded, open_encoded
+from reasonir.retrieval.ann.search import search_index
+from reasonir.retrieval.ann.shards import find_index
 from reasonir.retrieval.config import Retriever, Side
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE
+from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, IDS_FILE, EncodedFolder, open_encoded
 from reasonir.retrieval.ranking import SearchTask, open_searcher
 from reasonir.retrieval.top_k import as_run, exact_top_k
 
@@ -38,7 +38,7 @@ class Store:
     ids: list[str]
     texts: dict[str, str] | None
     source: str
-    encoded: Encoded | None = None
+    encoded: EncodedFolder | None = None
     counts: dict[str, Any] = field(default_factory=dict)
 
     def search(self, config: RagConfig, queries: Mapping[str, str], depth: int) -> Run:
@@ -124,7 +124,7 @@ def _in_memory(source: str) -> Store:
     return Store(list(texts), texts, source)
 
 
-def _check_unchanged(encoded: Encoded) -> None:
+def _check_unchanged(encoded: EncodedFolder) -> None:
     """Compare sizes: a file of ten million passages takes minutes to hash."""
     for stored in encoded.inputs:
         file = Path(stored["path"])

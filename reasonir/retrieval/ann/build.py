@@ -1,12 +1,12 @@
 """`reasonir-eval index`: encoded documents to an index in shards beside them, with its measured recall.
 
 Invariant: the index holds row i of embeddings.npy as its row i. A killed build goes on after its last whole file.
-Leaves faiss to `faiss_index.py`, files and their checks to `index_files.py`, searching to `index_search.py`, choosing
-the number of probes to `index_recall.py`.
+Leaves the files and faiss to `shards.py`, searching to `search.py`, measuring and the number of probes to `recall.py`.
 """
 
 import json
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,47 +18,77 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, file_sha256, write_json
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import key_of
 from reasonir.retrieval.ann import recall as index_recall
-from reasonir.retrieval.ann.config import INDEX_MAY_DIFFER, SMALLEST_IVFPQ, IndexConfig, IndexKind
-from reasonir.retrieval.ann.search import search_index
+from reasonir.retrieval.ann.config import INDEX_FOLDER, INDEX_MAY_DIFFER, SMALLEST_IVFPQ, IndexConfig, IndexKind
 from reasonir.retrieval.ann.shards import (
     RECALL_FILE,
     TRAINED_FILE,
-    Encoded,
     cut_shards,
+    fill_shard,
     find_index,
-    key_of,
-    open_encoded,
-    whole,
+    find_whole,
+    train_ivfpq,
     write_whole,
 )
 from reasonir.retrieval.ann.sizes import default_lists, size
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE
+from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, EncodedFolder, open_encoded
 from reasonir.retrieval.top_k import release
-
-__all__ = ["build_index", "find_index", "search_index"]
 
 TRAIN_PER_LIST, FEWEST_TRAIN = 40, 10_240
 """faiss warns below 39 vectors for each list; the 256 centroids of a code's byte want as many."""
 ROWS_AT_ONCE = 4_096
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How an index is made.
+
+    lists: inverted lists; None for a flat index, which has none of the following. pq_bytes: bytes of a code.
+    train_vectors: drawn to train lists and codes. shards: files. seed: of the draw and of k-means.
+    """
+
+    lists: int | None
+    pq_bytes: int
+    train_vectors: int
+    shards: int
+    seed: int
+
+
 def build_index(config: IndexConfig) -> None:
     """Build the shards that are missing, measure recall, write and print it."""
     encoded = open_encoded(Path(config.embeddings), "document")
-    lists = choose_lists(config, encoded)
+    count, dimension = encoded.shape
+    if config.shards > count:
+        raise UserError(f"shards={config.shards} must not exceed the {count} vectors")
+    lists, drawn = None, 0
+    if config.kind is IndexKind.ivfpq:
+        _check_code(dimension, config.pq_bytes)
+        lists, drawn = choose_lists(count, config.lists, config.train_vectors, config.probes)
+    layout = Layout(
+        lists=lists, pq_bytes=config.pq_bytes, train_vectors=drawn, shards=config.shards, seed=config.seed
+    )  # fmt: skip
     if file_sha256(encoded.folder / EMBEDDINGS_FILE) != encoded.sha256:
         raise UserError(f"{encoded.folder / EMBEDDINGS_FILE} is damaged: it is not what was encoded; encode again")
-    query_QD, origin = index_recall.draw_queries(config, encoded)
-    same = _claim(config)
-    run = RunFolder(config.output_dir, config, resume=True, ignored=INDEX_MAY_DIFFER)
-    done = _finished_recall(encoded, origin) if same else None
+    query_QD, origin = index_recall.draw_queries(encoded, config.queries, config.sample_queries, config.seed)
+
+    # 1 What the folder holds already
+    folder = encoded.folder / INDEX_FOLDER
+    stored = folder / CONFIG_FILE
+    changed = None
+    if stored.is_file():
+        changed = changed_fields(stored.read_text(encoding="utf-8"), config, ["embeddings", "debug", "replace"])
+        _make_way(folder, changed, config.replace)
+    run = RunFolder(str(folder), config, resume=True, ignored=INDEX_MAY_DIFFER)
+    done = _finished_recall(encoded, origin) if changed == [] else None
     if done is not None:
         print(f"{index_recall.describe(done)}\n{run.path} is complete already")
         return
+
+    # 2 The shards
     run.start()
-    files, build_seconds = build_shards(config, encoded, lists, run.path)
-    (count, dimension), held = encoded.shape, sum(file["bytes"] for file in files)
+    files, build_seconds = build_shards(encoded, layout, run.path)
+    held = sum(file["bytes"] for file in files)
     facts = {
         "kind": config.kind.value,
         "vectors": count,
@@ -68,63 +98,67 @@ def build_index(config: IndexConfig) -> None:
         "build_seconds": build_seconds,
         "bytes_per_vector": held / count,
     }
-    recall = facts | origin | index_recall.measure(config, encoded, run.path, files, query_QD, lists)
+
+    # 3 Its recall, measured on the files as they lie there
+    measured = index_recall.measure(
+        encoded.embeddings_ND, run.path, files, query_QD, lists=lists, probes=config.probes, refine=config.refine,
+        recall_at=config.recall_at, recall_target=config.recall_target,
+    )  # fmt: skip
+    recall = facts | origin | measured
     write_json(run.path / RECALL_FILE, recall)
     counts = {"vectors": count, "shards": len(files), "bytes": held}
     used = {name: recall[name] for name in ("kind", "probes", "refine")}
-    run.finish(
-        inputs=[], counts=counts, embeddings_sha256=encoded.sha256, shape=encoded.shape, files=files, **used
-    )  # fmt: skip
+    run.finish(inputs=[], counts=counts, embeddings_sha256=encoded.sha256, shape=encoded.shape, files=files, **used)
     print(f"{index_recall.describe(recall)}\nindex: {run.path}")
 
 
-def choose_lists(config: IndexConfig, encoded: Encoded) -> int | None:
-    """Return the number of lists; None for a flat index.
+def choose_lists(count: int, lists: int | None, train_vectors: int | None, probes: int | None) -> tuple[int, int]:
+    """Return the number of lists of an ivfpq index, and the vectors to train them on.
+
+    Args:
+        count: Vectors to index.
+        lists: As asked for; None chooses by `count`.
+        train_vectors: As asked for; None is 40 for each list, at least 10,240.
+        probes: As asked for; None is not known yet.
 
     Raises:
-        UserError: options that do not fit the embeddings.
+        UserError: too few vectors, or options that do not fit each other.
     """
-    count, dimension = encoded.shape
-    if config.shards > count:
-        raise UserError(f"shards={config.shards} must not exceed the {count} vectors")
-    if config.kind is IndexKind.flat:
-        return None
     if count < SMALLEST_IVFPQ:
         raise UserError(f"kind=ivfpq needs {SMALLEST_IVFPQ} vectors or more, here are {count}; take kind=flat")
-    if dimension % config.pq_bytes:
-        near = [number for number in range(1, dimension + 1) if dimension % number == 0]
-        near = sorted(sorted(near, key=lambda number: abs(number - config.pq_bytes))[:3])
-        raise UserError(f"pq_bytes={config.pq_bytes} must divide the dimension {dimension}; {near} do")
-    lists = config.lists or default_lists(count)
-    trained = count if config.train_vectors is None else min(config.train_vectors, count)
-    if trained < max(lists, SMALLEST_IVFPQ):
+    lists = lists or default_lists(count)
+    most = count if train_vectors is None else min(train_vectors, count)
+    if most < max(lists, SMALLEST_IVFPQ):
         raise UserError(
-            f"lists={lists} and codes are trained on train_vectors={trained} of {count} vectors; "
+            f"lists={lists} and codes are trained on train_vectors={most} of {count} vectors; "
             f"take fewer lists, or {max(lists, SMALLEST_IVFPQ)} vectors or more"
         )
-    if config.probes is not None and config.probes > lists:
-        raise UserError(f"probes={config.probes} must not exceed the {lists} lists")
-    return lists
+    if probes is not None and probes > lists:
+        raise UserError(f"probes={probes} must not exceed the {lists} lists")
+    return lists, min(train_vectors or max(TRAIN_PER_LIST * lists, FEWEST_TRAIN), count)
 
 
-def _claim(config: IndexConfig) -> bool:
-    """Return whether the folder holds an index of exactly these options; make way for one of others where asked to."""
-    stored = Path(config.output_dir) / CONFIG_FILE
-    if not stored.is_file():
-        return False
-    changed = changed_fields(stored.read_text(encoding="utf-8"), config, ["embeddings", "debug", "replace"])
+def _check_code(dimension: int, pq_bytes: int) -> None:
+    """Refuse a code that cannot be cut evenly from the vectors."""
+    if dimension % pq_bytes:
+        near = [number for number in range(1, dimension + 1) if dimension % number == 0]
+        near = sorted(sorted(near, key=lambda number: abs(number - pq_bytes))[:3])
+        raise UserError(f"pq_bytes={pq_bytes} must divide the dimension {dimension}; {near} do")
+
+
+def _make_way(folder: Path, changed: list[str], replace: bool) -> None:
+    """Remove an index whose shards other options made, where `replace` says so; refuse otherwise."""
     built_otherwise = [field for field in changed if field.split(":")[0] not in INDEX_MAY_DIFFER]
-    if built_otherwise and not config.replace:
+    if built_otherwise and not replace:
         raise UserError(
-            f"{config.output_dir} holds an index of other options ({'; '.join(built_otherwise[:3])}); replace=true "
+            f"{folder} holds an index of other options ({'; '.join(built_otherwise[:3])}); replace=true "
             "removes it, or give the same options"
         )
     if built_otherwise:
-        shutil.rmtree(config.output_dir)
-    return not changed
+        shutil.rmtree(folder)
 
 
-def _finished_recall(encoded: Encoded, origin: dict[str, Any]) -> dict[str, Any] | None:
+def _finished_recall(encoded: EncodedFolder, origin: dict[str, Any]) -> dict[str, Any] | None:
     """Return recall.json of a finished index that is whole and was measured with the same queries; else None."""
     try:
         index = find_index(encoded.folder)
@@ -139,22 +173,27 @@ def _finished_recall(encoded: Encoded, origin: dict[str, Any]) -> dict[str, Any]
     return None
 
 
-def build_shards(
-    config: IndexConfig, encoded: Encoded, lists: int | None, folder: Path
-) -> tuple[list[dict[str, Any]], float]:
-    """Build what is not whole; return the shards as the manifest lists them, and the seconds that building took."""
-    from reasonir.retrieval.ann.faiss_index import fill_shard
+def build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[list[dict[str, Any]], float]:
+    """Build the files that are not whole.
 
+    Args:
+        encoded: The vectors.
+        layout: How they are indexed.
+        folder: Of the index.
+
+    Returns:
+        The shards as the manifest lists them, and the seconds that building them took, in this run or an earlier one.
+    """
     seconds, trained, trained_key = 0.0, None, None
-    if lists is not None:
-        trained, notes = train(config, encoded, lists, folder)
-        seconds, trained_key = notes["seconds"], notes["sha256"]
+    if layout.lists is not None:
+        trained, stamp = _train(encoded, layout, layout.lists, folder)
+        seconds, trained_key = stamp["seconds"], stamp["sha256"]
     files = []
     progress = Progress("index", len(encoded.embeddings_ND), "vectors")
-    for number, (first, stop) in enumerate(cut_shards(len(encoded.embeddings_ND), config.shards)):
+    for number, (first, stop) in enumerate(cut_shards(len(encoded.embeddings_ND), layout.shards)):
         file = folder / f"shard-{number:05}.faiss"
         key = key_of(encoded.sha256, trained_key, first, stop)
-        found = whole(file, key)
+        found = find_whole(file, key)
         if found is None:
             fill = partial(fill_shard, trained, encoded.embeddings_ND, first, stop, progress=progress.update)
             found = write_whole(file, key, fill)
@@ -169,26 +208,22 @@ def build_shards(
     return files, round(seconds, 3)
 
 
-def train(config: IndexConfig, encoded: Encoded, lists: int, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Train the lists and codes on drawn vectors, unless that is done; return the file and its notes."""
-    from reasonir.retrieval.ann.faiss_index import train_ivfpq
-
-    documents, file = encoded.embeddings_ND, folder / TRAINED_FILE
-    wanted = config.train_vectors or max(TRAIN_PER_LIST * lists, FEWEST_TRAIN)
-    count = min(wanted, len(documents))
-    key = key_of(encoded.sha256, lists, config.pq_bytes, count, config.seed)
-    found = whole(file, key)
+def _train(encoded: EncodedFolder, layout: Layout, lists: int, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train the lists and codes on drawn vectors, unless that is done; return the file and its stamp."""
+    documents, file, count = encoded.embeddings_ND, folder / TRAINED_FILE, layout.train_vectors
+    key = key_of(encoded.sha256, lists, layout.pq_bytes, count, layout.seed)
+    found = find_whole(file, key)
     if found is None:
         held = size(4 * count * documents.shape[1])
         print(f"training {lists:,} lists on {count:,} of {len(documents):,} vectors ({held} in memory)", flush=True)
-        sample = draw_rows(documents, count, config.seed)
-        found = write_whole(file, key, partial(train_ivfpq, sample, lists, config.pq_bytes, config.seed))
+        sample = _draw_rows(documents, count, layout.seed)
+        found = write_whole(file, key, partial(train_ivfpq, sample, lists, layout.pq_bytes, layout.seed))
         print(f"trained in {found['seconds']:.1f} s", flush=True)
     return file, found
 
 
-def draw_rows(document_ND: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return so many rows (count, D) in float32, drawn without replacement, read in their order."""
+def _draw_rows(document_ND: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return so many rows (count, D) in float32, drawn without replacement, read in the order of the disk."""
     chosen = np.sort(np.random.default_rng(seed).choice(len(document_ND), count, replace=False))
     sample = np.empty((count, document_ND.shape[1]), dtype=np.float32)
     for start in range(0, count, ROWS_AT_ONCE):

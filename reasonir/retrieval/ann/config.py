@@ -3,19 +3,20 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
-from pathlib import Path
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError, require
+from reasonir.core.errors import UserError
+from reasonir.core.fields import at_least, positive, within
 
 INDEX_MAY_DIFFER = (
     "embeddings", "debug", "replace", "probes", "recall_at", "recall_target", "sample_queries", "queries", "refine",
 )  # fmt: skip
 """Options that change no shard: with others an index is measured again, not built again."""
 INDEX_FOLDER = "index"
+"""Where the index goes, inside the folder of the embeddings."""
 SMALLEST_IVFPQ = 256
-"""Vectors; a code of 8 bits tells 256 centroids apart, and training needs one vector for each."""
+"""Fewest vectors: a code of 8 bits tells 256 centroids apart, and training needs one vector for each."""
 
 
 class IndexKind(StrEnum):
@@ -33,48 +34,38 @@ class IndexConfig:
     """Folder that `reasonir-eval encode side=document` wrote; the index goes to its subfolder index/."""
     kind: IndexKind = MISSING
     """flat (exact, float32) or ivfpq (approximate, `pq_bytes` a vector)."""
-    lists: int | None = MISSING
+    lists: int | None = positive()
     """Inverted lists (ivfpq); null is about 4 times the square root of the number of vectors, a power of two."""
-    pq_bytes: int = MISSING
+    pq_bytes: int = positive()
     """Bytes of a vector's code (ivfpq); must divide the dimension."""
-    probes: int | None = MISSING
+    probes: int | None = positive()
     """Lists searched for a query (ivfpq); null is the smallest tried that reaches `recall_target`."""
     refine: bool = MISSING
     """Rescore the first 10 times as many hits exactly, from embeddings.npy (ivfpq)."""
-    shards: int = MISSING
+    shards: int = positive()
     """Files to cut the index into; one at a time is held in memory, and a killed build goes on after the last whole
     one."""
-    train_vectors: int | None = MISSING
+    train_vectors: int | None = positive()
     """Vectors drawn to train the lists and codes (ivfpq), in memory as float32; null is 40 for each list, at least
     10,240."""
     queries: str | None = MISSING
     """Folder of encoded queries (side=query) to measure recall with; null takes documents with noise, which are
     easier."""
-    sample_queries: int = MISSING
+    sample_queries: int = positive()
     """Queries drawn to measure recall."""
-    recall_at: int = MISSING
+    recall_at: int = positive()
     """Hits that the recall is measured over."""
-    recall_target: float = MISSING
-    """Recall to reach where probes=null, above 0 and up to 1."""
+    recall_target: float = within(0, 1, "(]")
+    """Recall to reach where probes=null."""
     replace: bool = MISSING
     """Remove an index of other options that stands there."""
-    seed: int = MISSING
-    """Of all draws."""
+    seed: int = at_least(0)
+    """Seed of all draws: training vectors, k-means, sampled queries."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
 
-    @property
-    def output_dir(self) -> str:
-        """Where the index goes."""
-        return str(Path(self.embeddings) / INDEX_FOLDER)
-
     def validate(self) -> None:
-        """Refuse values outside their range, and an environment without faiss."""
-        for name in ("lists", "pq_bytes", "probes", "shards", "train_vectors", "sample_queries", "recall_at"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "must be positive")
-        require(0 < self.recall_target <= 1, "recall_target", self.recall_target, "must lie above 0 and not above 1")
-        require(self.seed >= 0, "seed", self.seed, "must be 0 or more")
+        """Refuse an environment without faiss."""
         require_faiss()
 
 

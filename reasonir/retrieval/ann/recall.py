@@ -1,4 +1,4 @@
-"""How much of what exact search finds an index finds too, for several numbers of probes, and which number to take.
+"""The share of exact search's hits that an index finds, for several numbers of probes, and which number to take.
 
 Legend: Q queries, K hits that count, D dimension. Invariant: recall is measured on the index as it lies on disk,
 against `reasonir.retrieval.top_k.exact_top_k` on the same queries.
@@ -12,40 +12,48 @@ from typing import Any
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.retrieval.ann.config import IndexConfig
 from reasonir.retrieval.ann.search import REFINE_FACTOR, rescore, search_shards
-from reasonir.retrieval.ann.shards import Encoded, open_encoded
+from reasonir.retrieval.encoded_folder import EncodedFolder, open_encoded
 from reasonir.retrieval.top_k import exact_top_k
 
 NOISE = 0.5
 """Length of the noise on a document that serves as a query, as a share of the document's own."""
 MOST_PROBES = 1_024
+"""The largest number of probes that is measured: each number searches all queries once more."""
 
 
-def draw_queries(config: IndexConfig, encoded: Encoded) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return queries (Q, D) float32, drawn with the seed, and where they come from.
+def draw_queries(
+    encoded: EncodedFolder, queries: str | None, sample: int, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return queries (Q, D) float32, and where they come from.
+
+    Args:
+        encoded: The documents.
+        queries: Folder of encoded queries; None takes documents with noise.
+        sample: Queries to draw, Q at most.
+        seed: Of the draw.
 
     Raises:
         UserError: encoded queries of another dimension or model.
     """
-    draw = np.random.default_rng(config.seed)
-    if config.queries is None:
+    draw = np.random.default_rng(seed)
+    if queries is None:
         documents = encoded.embeddings_ND
-        chosen = np.sort(draw.choice(len(documents), min(config.sample_queries, len(documents)), replace=False))
+        chosen = np.sort(draw.choice(len(documents), min(sample, len(documents)), replace=False))
         rows = documents[chosen].astype(np.float32)
         noise = draw.standard_normal(rows.shape, dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
         return rows + NOISE * lengths * noise, {"queries": "documents with noise", "queries_sha256": None}
-    given = open_encoded(Path(config.queries), "query")
+    given = open_encoded(Path(queries), "query")
     if given.shape[1] != encoded.shape[1]:
-        raise UserError(f"queries={config.queries}: dimension {given.shape[1]}, the documents have {encoded.shape[1]}")
+        raise UserError(f"queries={queries}: dimension {given.shape[1]}, the documents have {encoded.shape[1]}")
     if given.model != encoded.model:
-        raise UserError(f"queries={config.queries} are of another model than {encoded.folder}; encode both with one")
-    chosen = np.sort(draw.choice(given.shape[0], min(config.sample_queries, given.shape[0]), replace=False))
-    return given.embeddings_ND[chosen].astype(np.float32), {"queries": config.queries, "queries_sha256": given.sha256}
+        raise UserError(f"queries={queries} are of another model than {encoded.folder}; encode both with one")
+    chosen = np.sort(draw.choice(given.shape[0], min(sample, given.shape[0]), replace=False))
+    return given.embeddings_ND[chosen].astype(np.float32), {"queries": queries, "queries_sha256": given.sha256}
 
 
-def probes_to_try(lists: int | None, asked: int | None) -> list[int | None]:
+def _probes_to_try(lists: int | None, asked: int | None) -> list[int | None]:
     """Return powers of two up to all lists or 1,024, and the number asked for; [None] for a flat index."""
     if lists is None:
         return [None]
@@ -55,44 +63,56 @@ def probes_to_try(lists: int | None, asked: int | None) -> list[int | None]:
 
 
 def measure(
-    config: IndexConfig,
-    encoded: Encoded,
+    document_ND: np.ndarray,
     index: Path,
     files: Sequence[dict[str, Any]],
     query_QD: np.ndarray,
+    *,
     lists: int | None,
+    probes: int | None,
+    refine: bool,
+    recall_at: int,
+    recall_target: float,
 ) -> dict[str, Any]:
-    """Return recall and seconds for several numbers of probes, and the number chosen.
+    """Return recall and seconds for several numbers of probes, and the number chosen, as recall.json has them.
 
     Args:
-        files: of the shards, as the manifest lists them.
+        document_ND: What the index was built from.
+        index: Folder of the shards.
+        files: The shards, as the manifest lists them.
+        query_QD: float32.
+        lists: Inverted lists of the index; None for a flat one.
+        probes: The number to take; None takes the smallest that reaches the target.
+        refine: Whether hits are to be rescored from the embeddings.
+        recall_at: Hits that the recall is measured over.
+        recall_target: Recall to reach.
     """
-    documents, count = encoded.embeddings_ND, len(query_QD)
-    top = min(config.recall_at, len(documents))
+    count = len(query_QD)
+    top = min(recall_at, len(document_ND))
     begun = time.perf_counter()
-    exact_QK, _ = exact_top_k(query_QD, documents, top)
+    exact_QK, _ = exact_top_k(query_QD, document_ND, top)
     exact_seconds = (time.perf_counter() - begun) / count
     tried = []
-    numbers = probes_to_try(lists, config.probes)
+    numbers = _probes_to_try(lists, probes)
     breadth = top if lists is None else REFINE_FACTOR * top
-    for probes, hits in search_shards(index, files, query_QD, breadth, numbers).items():
+    for number, hits in search_shards(index, files, query_QD, breadth, numbers).items():
         plain = _recall(hits.best(top).rows, exact_QK)
-        row: dict[str, Any] = {"probes": probes, "recall": plain, "seconds_per_query": hits.seconds / count}
+        row: dict[str, Any] = {"probes": number, "recall": plain, "seconds_per_query": hits.seconds / count}
         if lists is not None:
-            refined = rescore(documents, query_QD, hits)
+            refined = rescore(document_ND, query_QD, hits)
             row |= {"recall_refined": _recall(refined.best(top).rows, exact_QK)}
             row |= {"refined_seconds_per_query": refined.seconds / count}
         tried.append(row)
-    counted = "recall_refined" if config.refine and lists is not None else "recall"
-    reached = [row["probes"] for row in tried if row[counted] >= config.recall_target]
-    chosen = config.probes if lists is not None and config.probes else (reached or numbers[-1:])[0]
+    counted = "recall_refined" if refine and lists is not None else "recall"
+    reached = [row["probes"] for row in tried if row[counted] >= recall_target]
+    chosen = probes if lists is not None and probes else (reached or numbers[-1:])[0]
     return {
         "recall_at": top,
         "sample_queries": count,
         "exact_seconds_per_query": exact_seconds,
-        "refine": config.refine and lists is not None,
+        "refine": refine and lists is not None,
         "tried": tried,
-        "recall_target": config.recall_target,
+        "recall_target": recall_target,
         "probes": chosen,
         "recall": next(row[counted] for row in tried if row["probes"] == chosen),
     }

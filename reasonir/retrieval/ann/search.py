@@ -1,7 +1,7 @@
 """Searching an index: hits of its shards merged, and rescored from embeddings.npy.
 
 Legend: N documents, Q queries, C candidates, K hits wanted, D dimension. Invariant: hits come by (score, row), both
-descending, as from `exact_top_k`; how an index is cut into shards changes no result. Changes no file.
+descending, as from `exact_top_k`; the number of shards changes no result. Changes no file.
 """
 
 import time
@@ -14,27 +14,29 @@ import numpy as np
 
 from reasonir.core.errors import UserError
 from reasonir.retrieval.ann.config import require_faiss
-from reasonir.retrieval.ann.shards import read_manifest
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE
+from reasonir.retrieval.ann.shards import open_shard, read_manifest, search_shard
+from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE
 from reasonir.retrieval.top_k import release
 
 REFINE_FACTOR = 10
-"""Candidates rescored for each hit wanted."""
+"""Candidates rescored for each hit wanted. Another factor changes the recall that recall.json promises."""
 NOTHING = -1
 QUERIES_BETWEEN_RELEASES = 64
+"""Queries whose rows are read between two releases of the mapped pages, which bounds the memory."""
 
 
 @dataclass(slots=True)
 class Hits:
-    """Rows of the embeddings (Q, C) int64, -1 where there is none, their float32 scores, -inf there, and how long
-    finding them took."""
+    """Hits of Q queries. rows: of the embeddings (Q, C) int64, -1 where there is none. scores: float32 (Q, C), -inf
+    where there is none. seconds: what finding them took."""
 
     rows: np.ndarray
     scores: np.ndarray
     seconds: float = 0.0
 
     def best(self, top: int) -> "Hits":
-        """Return the first `top` in order, filled up where there are fewer."""
+        """Return the first `top` in order, padded where there are fewer."""
+        # By score, equal scores by row, both descending: the order of exact search.
         order = np.lexsort((self.rows, self.scores), axis=-1)[:, ::-1][:, :top]
         missing = ((0, 0), (0, top - order.shape[1]))
         rows, scores = (np.take_along_axis(values, order, axis=1) for values in (self.rows, self.scores))
@@ -54,11 +56,13 @@ def search_index(index: Path, query_QD: np.ndarray, top: int) -> tuple[np.ndarra
     """Return every query's `top` best documents as the index finds them.
 
     Args:
-        index: folder that `find_index` returned, inside its encoded folder.
-        query_QD: any float type.
-        top: > 0; may exceed N.
+        index: Folder that `find_index` returned, inside its encoded folder.
+        query_QD: Any float type.
+        top: Above 0; may exceed N.
+
     Returns:
         Rows of embeddings.npy (Q, top) int64, padded with -1, and scores (Q, top) float32, padded with -inf.
+
     Raises:
         UserError: another dimension, an index that faiss cannot read, or no faiss.
     """
@@ -81,12 +85,13 @@ def search_shards(
     """Return the first `top` hits for each number of probes; every shard is opened once.
 
     Args:
-        files: of the shards, as the manifest lists them.
-        tried: numbers of probes; None for a flat index.
+        index: Folder of the shards.
+        files: The shards, as the manifest lists them.
+        query_QD: Any float type.
+        top: Hits wanted.
+        tried: Numbers of probes; None for a flat index.
     """
     require_faiss()
-    from reasonir.retrieval.ann.faiss_index import open_shard, search_shard
-
     query_QD = np.asarray(query_QD, dtype=np.float32)
     found: dict[int | None, Hits] = {}
     for file in files:
@@ -104,10 +109,12 @@ def rescore(document_ND: np.ndarray, query_QD: np.ndarray, hits: Hits) -> Hits:
     """Return the same rows with their inner products, in no order.
 
     Args:
-        document_ND: any float type; memory-mapped, only the rows of the hits are read.
+        document_ND: Any float type; memory-mapped, only the rows of the hits are read.
+        query_QD: Any float type.
+        hits: Whose rows to score.
     """
     begun = time.perf_counter()
-    rows_QC = np.sort(hits.rows, axis=1)  # in the order of the disk
+    rows_QC = np.sort(hits.rows, axis=1)  # a disk is read in its own order
     scores_QC = np.full(rows_QC.shape, -np.inf, dtype=np.float32)
     for number, query in enumerate(np.asarray(query_QD, dtype=np.float32)):
         real = rows_QC[number] >= 0

@@ -1,76 +1,32 @@
-"""An index on disk: the encoded folder that it belongs to, its shards, whether they are whole.
+"""The files of an index: trained, filled, written whole, opened and searched with faiss, and found again.
 
-Invariant: a file under its final name with notes beside it (`shard-00000.json`) is complete, and the notes hold its
-sha256 and a key of all that its bytes depend on. Imports no faiss. Leaves building and searching to `index.py`.
+Legend: N documents, S of them in a training sample, Q queries, C hits kept, D dimension. Inner products throughout.
+Invariant: rows in a file count from 0. A file under its final name with a stamp beside it (`shard-00000.json`) is
+complete, and the stamp holds its sha256 and a key of all that its bytes depend on. faiss is imported where it is
+called, so that finding an index needs none. Leaves the order of the work to `build.py`, merging hits to `search.py`.
 """
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_json
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, whole_path
+from reasonir.core.stamp import read_stamp, remove_stamp, unchanged, write_stamp
 from reasonir.retrieval.ann.config import INDEX_FOLDER
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE
+from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, open_encoded
+from reasonir.retrieval.top_k import release
 
 TRAINED_FILE, RECALL_FILE = "trained.faiss", "recall.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A finished folder of `reasonir-eval encode`. embeddings_ND: memory-mapped. model: fingerprint of its encoder.
-
-    source: what was encoded. inputs: its files then, as the manifest describes them.
-    """
-
-    folder: Path
-    embeddings_ND: np.ndarray
-    sha256: str
-    model: str | None
-    source: str
-    inputs: list[dict[str, Any]]
-
-    @property
-    def shape(self) -> list[int]:
-        """N and D."""
-        return list(self.embeddings_ND.shape)
-
-
-def open_encoded(folder: Path, side: str) -> Encoded:
-    """Open what `reasonir-eval encode` wrote.
-
-    Args:
-        side: document or query, which the folder must hold.
-    Raises:
-        UserError: not there, unfinished, damaged in its header, or of the other side.
-    """
-    file, manifest = folder / EMBEDDINGS_FILE, folder / MANIFEST_FILE
-    if not file.is_file():
-        raise UserError(f"{folder}: no {EMBEDDINGS_FILE} here; reasonir-eval encode side={side} writes it")
-    if not manifest.is_file():
-        raise UserError(f"{folder}: no {MANIFEST_FILE}: the encoding is unfinished; run its command again")
-    try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        rows, checksum = np.load(file, mmap_mode="r"), str(found["sha256"])
-        texts, held = int(found["counts"]["texts"]), options["side"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: not a folder of reasonir-eval encode, or damaged: {error}; encode again") from error
-    if held != side:
-        raise UserError(f"{folder} holds embeddings of side={held}; name a folder of side={side}")
-    if rows.ndim != 2 or len(rows) != texts:
-        raise UserError(f"{file}: shape {rows.shape} for {texts} texts; encode again")
-    source, inputs = str(options.get("input", "")), found.get("inputs", [])
-    return Encoded(folder, rows, checksum, found.get("model_fingerprint"), source, inputs)
+CODE_BITS = 8
+"""Bits of each part of a code: 256 centroids in a byte, faiss's fastest and best tested size."""
+BLOCK_BYTES = 1 << 26
+"""Bytes of rows in float32 on their way into an index: 64 MiB, little beside the index itself."""
 
 
 def cut_shards(rows: int, shards: int) -> list[tuple[int, int]]:
@@ -79,38 +35,121 @@ def cut_shards(rows: int, shards: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def key_of(*parts: Any) -> str:
-    """Return a hash of all that a file depends on."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+# --- faiss ------------------------------------------------------------------------------------------------------------
 
 
-def whole(file: Path, key: str) -> dict[str, Any] | None:
-    """Return the notes of a file that is there, as it was written, and has the key; else None."""
+def train_ivfpq(sample_SD: np.ndarray, lists: int, pq_bytes: int, seed: int, file: Path) -> None:
+    """Write an empty index with `lists` centres and a product quantizer, both found by k-means.
+
+    Args:
+        sample_SD: float32; all of it is used.
+        lists: Inverted lists.
+        pq_bytes: Bytes of a vector's code; divides D.
+        seed: Of both k-means.
+        file: Where to write.
+    """
+    import faiss
+
+    dimension = sample_SD.shape[1]
+    metric = faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dimension), dimension, lists, pq_bytes, CODE_BITS, metric)
+    # As faiss's own index factory does for inner products: a long centre would draw all vectors to itself.
+    index.cp.spherical = True
+    index.cp.max_points_per_centroid = len(sample_SD)  # faiss would draw a sample of its own from a large one
+    for parameters in (index.cp, index.pq.cp):
+        parameters.seed = seed + 1
+        parameters.min_points_per_centroid = 1  # faiss would print a warning; `build.choose_layout` checks
+    index.train(sample_SD)
+    faiss.write_index(index, str(file))
+
+
+def fill_shard(
+    trained: Path | None, document_ND: np.ndarray, first: int, stop: int, file: Path, *, progress: Callable[[int], None]
+) -> None:
+    """Write an index of rows `first` to `stop`, converted to float32 block by block.
+
+    Args:
+        trained: An empty index; None for a flat one.
+        document_ND: Any float type; memory-mapped, what was read is let go.
+        first: First row of the shard.
+        stop: The row after its last.
+        file: Where to write.
+        progress: Called with the number of rows added.
+    """
+    import faiss
+
+    dimension = document_ND.shape[1]
+    index = faiss.IndexFlatIP(dimension) if trained is None else faiss.read_index(str(trained))
+    step = max(1, BLOCK_BYTES // (4 * dimension))
+    for start in range(first, stop, step):
+        rows = document_ND[start : min(start + step, stop)]
+        index.add(np.ascontiguousarray(rows, dtype=np.float32))
+        release(document_ND)
+        progress(len(rows))
+    faiss.write_index(index, str(file))
+
+
+def open_shard(file: Path) -> Any:
+    """Return the index of a file, memory-mapped.
+
+    Raises:
+        UserError: the file is not an index.
+    """
+    import faiss
+
     try:
-        notes: dict[str, Any] = json.loads(_notes_of(file).read_text(encoding="utf-8"))
-        if notes["key"] == key and file.stat().st_size == notes["bytes"] and file_sha256(file) == notes["sha256"]:
-            return notes
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise UserError(f"{file}: faiss cannot read it; build the index again with replace=true") from error
+
+
+def search_shard(shard: Any, query_QD: np.ndarray, top: int, probes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (Q, C) int64 of a shard's best hits, -1 where there is none, and their scores, -inf there.
+
+    Args:
+        shard: Of `open_shard`.
+        query_QD: float32.
+        top: Hits wanted; C is this or the shard's rows.
+        probes: Lists to search; None for a flat index.
+    """
+    if probes is not None:
+        shard.nprobe = probes
+    scores, rows = shard.search(np.ascontiguousarray(query_QD), min(top, shard.ntotal))
+    scores[rows < 0] = -np.inf
+    return rows, scores
+
+
+# --- whole files ------------------------------------------------------------------------------------------------------
+
+
+def find_whole(file: Path, key: str) -> dict[str, Any] | None:
+    """Return the stamp of a file that is there, as it was written, and has the key; else None."""
+    stamp = read_stamp(_stamp_of(file), key=key)
+    return stamp if stamp is not None and unchanged(file.parent, {file.name: stamp.get("sha256", "")}) else None
 
 
 def write_whole(file: Path, key: str, write: Callable[[Path], None]) -> dict[str, Any]:
-    """Write a file through a scratch name, then its notes: key, sha256, bytes, seconds; return them."""
+    """Write a file beside its name, rename it, then stamp it; return the stamp.
+
+    Args:
+        file: The final name.
+        key: Of all that its bytes depend on.
+        write: Called with the name to write to.
+
+    Returns:
+        key, sha256, bytes, seconds.
+    """
     started = time.monotonic()
-    scratch = file.with_name(f".{file.name}.partial")
-    _notes_of(file).unlink(missing_ok=True)
-    write(scratch)
-    with scratch.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(scratch, file)
+    remove_stamp(_stamp_of(file))
+    with whole_path(file, durable=True) as scratch:
+        write(scratch)
     seconds = round(time.monotonic() - started, 3)
-    notes = {"key": key, "sha256": file_sha256(file), "bytes": file.stat().st_size, "seconds": seconds}
-    write_json(_notes_of(file), notes)
-    return notes
+    stamp = {"key": key, "sha256": file_sha256(file), "bytes": file.stat().st_size, "seconds": seconds}
+    write_stamp(_stamp_of(file), **stamp)
+    return stamp
 
 
-def _notes_of(file: Path) -> Path:
+def _stamp_of(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
@@ -131,9 +170,9 @@ def find_index(encoded: Path) -> Path | None:
     if manifest["embeddings_sha256"] != present.sha256 or manifest["shape"] != present.shape:
         raise UserError(f"{index} is an index of other embeddings than {encoded / EMBEDDINGS_FILE}; {remedy}")
     for shard in manifest["files"]:
-        file = index / shard["file"]
-        if not file.is_file() or file.stat().st_size != shard["bytes"] or file_sha256(file) != shard["sha256"]:
-            raise UserError(f"{file} is damaged or missing; {remedy}")
+        # The size first: it finds a file that was cut off without reading it.
+        if not all(unchanged(index, {shard["file"]: shard[told]}) for told in ("bytes", "sha256")):
+            raise UserError(f"{index / shard['file']} is damaged or missing; {remedy}")
     return index
 
 

@@ -11,7 +11,8 @@ from reasonir.data.collections import read_documents
 from reasonir.eval.benchmarks.config import MAY_DIFFER, describe
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import EncodeConfig, Side
-from reasonir.retrieval.embeddings import EMBEDDINGS_FILE, IDS_FILE, encoding_key, encoding_precision
+from reasonir.retrieval.embeddings import encoding_key, encoding_precision
+from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, IDS_FILE
 from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding, own_device
 
 

@@ -9,10 +9,13 @@ import faiss
 import numpy as np
 import pytest
 
+from reasonir.core.command import validate_tree
 from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256
-from reasonir.retrieval.ann.build import build_index, find_index, search_index
+from reasonir.retrieval.ann.build import build_index
 from reasonir.retrieval.ann.config import IndexConfig, IndexKind
+from reasonir.retrieval.ann.search import search_index
+from reasonir.retrieval.ann.shards import find_index
 from reasonir.retrieval.top_k import exact_top_k
 
 COUNT, DIMENSION, TOP = 2_000, 32, 10
@@ -44,7 +47,7 @@ def build(encoded: Path, **changes: Any) -> Path:
         "replace": False, "seed": 0, "debug": False,
     }  # fmt: skip
     config = IndexConfig(embeddings=str(encoded), **options | changes)
-    config.validate()
+    validate_tree(config)
     build_index(config)
     found = find_index(encoded)
     assert found == encoded / "index"
