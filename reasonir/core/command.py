@@ -1,15 +1,14 @@
 """From a command line to a typed configuration object, and from a mistake to one clear line.
 
-Owns: where `configs/` lies, composition through Hydra, the help page, exit codes. Invariant: below this
-room nothing sees OmegaConf or Hydra; commands receive plain dataclasses that passed their `validate()`.
-Leaves the meaning of the options to each stage's `config.py`.
+Composes the YAML files and the overrides through Hydra, checks the options, runs the command, chooses the exit code.
+Invariant: a command receives a plain dataclass that passed its `validate()`, and never sees OmegaConf or Hydra. What
+the options mean is said in each stage's `config.py`.
 """
 
 import atexit
 import dataclasses
 import difflib
 import os
-import random
 import re
 import sys
 import time
@@ -19,10 +18,12 @@ from typing import Any, NoReturn
 
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.core.fields import check_range
-from reasonir.core.help import _leaves, element_schemas, find_configs, help_page, option_rows
+from reasonir.core.help import element_schemas, find_configs, flatten, help_page, option_rows
 from reasonir.core.processes import rank, world_size
 
+# Where all ranks fail alike, rank 0 prints the line; the others wait so long before they print theirs.
 SECONDS_FOR_RANK_0 = 3.0
+# Hydra's own flags. Any other flag is refused by us: Hydra's message would not say that options are name=value.
 HYDRA_FLAGS = (
     "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
     "--config-path", "-cp", "--config-name", "-cn", "--hydra-help", "--version", "--shell-completion", "-sc",
@@ -37,6 +38,13 @@ def run_command(
     Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 1 with one line where a
     run must not go on (`RunStopped`), 1 with a traceback on our own failure, 130 on Ctrl-C. `debug=true` shows the
     traceback of any of them.
+
+    Args:
+        program: The command as typed, for messages.
+        config_name: Its YAML file below configs/, without the ending.
+        schema: Its options class, a dataclass.
+        run: The command; receives an object of `schema`.
+        argv: The command line without the program's name.
     """
     if any(argument in ("--help", "-h") for argument in argv):
         print(help_page(program, config_name, schema))
@@ -45,8 +53,8 @@ def run_command(
     if strange is not None:
         print(f"{program}: error: unknown flag {strange}; options are name=value, --help lists them", file=sys.stderr)
         sys.exit(2)
-    # Waiting OpenMP threads that spin make training 2 to 4 times slower as soon as another process wants a core, and
-    # gain nothing on an idle machine (docs/log.md). Read when torch is loaded, which no module did so far.
+    # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain nothing
+    # on an idle machine (docs/log.md). torch reads this variable when it is loaded; no module has loaded it yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
     try:
@@ -67,23 +75,23 @@ def run_command(
             traceback.print_exc()
             _leave_the_others(1)
         if rank() > 0:
-            time.sleep(SECONDS_FOR_RANK_0)  # where all ranks fail alike, rank 0 speaks, and the launcher ends the rest
+            time.sleep(SECONDS_FOR_RANK_0)  # meanwhile rank 0 has spoken, and the launcher ends this process
         print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
         _leave_the_others(1 if stopped else 2)
     _end(0)
 
 
 def _leave_the_others(code: int) -> NoReturn:
-    """End after a failure. One of many ranks leaves at once: what it would clean up may wait for the others forever."""
+    """End after a failure. One of many ranks skips all clean-up, which may wait for the other ranks forever."""
     if _among_ranks():
         _vanish(code)
     sys.exit(code)
 
 
 def _end(code: int) -> NoReturn:
-    """End a run that came to its end.
+    """End a run that succeeded or was ended by its command.
 
-    One of many ranks skips the interpreter's own end, where a native thread now and then aborts the process: its
+    One of many ranks skips the interpreter's shutdown. There a native thread aborts the process now and then, and the
     launcher would call the run failed, or start it again (docs/log.md, 2026-11-26).
     """
     if world_size() > 1:
@@ -114,7 +122,7 @@ def _compose_and_run(
     failures: list[BaseException] = []
 
     def main(composed: Any) -> None:
-        # Hydra would print a line of its own about an exception that passes through it.
+        # An exception must not pass through Hydra, which would print a line of its own about it.
         try:
             config = _typed(composed, schema)
             validate_tree(config)
@@ -122,7 +130,7 @@ def _compose_and_run(
         except BaseException as error:
             failures.append(error)
 
-    # Hydra prints composition errors and exits 1 by itself otherwise; with this it hands them to us.
+    # Without this variable Hydra prints composition errors itself and exits 1; with it, it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     previous = sys.argv
     sys.argv = [program, *argv]
@@ -139,9 +147,10 @@ def _typed(composed: Any, schema: type) -> Any:
 
     known = {name for name, _, _ in option_rows(schema)}
     mappings = {name for name, kind, _ in option_rows(schema) if kind.startswith("dict")}
-    given = _leaves(OmegaConf.to_container(composed), keep=mappings)
+    given = flatten(OmegaConf.to_container(composed), keep=mappings)
     added = next((name for name in given if name not in known), None)
-    if added is not None:  # `+name=` gets past Hydra; to_object would fail on the slots with half a name
+    # `+name=` adds an unknown option that Hydra lets pass; `to_object` would fail on it with half a name.
+    if added is not None:
         raise UserError(_unknown_option(added, schema))
     for name, element in element_schemas(schema).items():
         fields = {field.name for field in dataclasses.fields(element)}
@@ -180,26 +189,22 @@ def to_yaml(config: Any) -> str:
 
 
 def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> list[str]:
-    """Return `field: old -> new` for every leaf in which a stored configuration differs from `config`."""
+    """Return `field: old -> new` for every option in which a stored configuration differs from another.
+
+    Args:
+        old_yaml: The stored config.yaml's text.
+        config: The options now, a dataclass object.
+        ignored: Dotted names that may differ.
+    """
     from omegaconf import OmegaConf
 
     try:
-        old = _leaves(OmegaConf.to_container(OmegaConf.create(old_yaml)))
+        old = flatten(OmegaConf.to_container(OmegaConf.create(old_yaml)))
     except Exception as error:  # yaml's and OmegaConf's own
         raise UserError(f"the stored configuration cannot be read: {' '.join(str(error).split())}") from error
-    new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    new = flatten(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
     return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (all devices)."""
-    import numpy
-    import torch
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _is_user_mistake(error: Exception) -> bool:
@@ -210,7 +215,10 @@ def _is_user_mistake(error: Exception) -> bool:
 
 
 def _one_line(error: Exception, schema: type) -> str:
-    """Fold an error's message into one line that names the option and the remedy."""
+    """Fold an error's message into one line that names the option and the remedy.
+
+    The patterns are those of the messages of Hydra 1.3 and OmegaConf 2.3.
+    """
     if isinstance(error, (UserError, RunStopped)):
         return " ".join(str(error).split())
     message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]

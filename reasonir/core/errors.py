@@ -12,10 +12,17 @@ class NoConfiguration(UserError):
 
 
 class RunStopped(RuntimeError):
-    """A run that must not go on, through nobody's typing; commands print it as one line and exit 1."""
+    """A run that must end although the user typed nothing wrong; commands print it as one line and exit 1."""
 
 
 def require(holds: bool, field: str, value: Any, rule: str) -> None:
-    """Raise the one-line refusal of an option's value, for `validate()`."""
+    """Raise the one-line refusal of an option's value, for `validate()`.
+
+    Args:
+        holds: Whether the rule holds; then nothing happens.
+        field: The option's name on the command line, with dots.
+        value: What the option holds.
+        rule: What must hold, such as `must be positive`.
+    """
     if not holds:
         raise UserError(f"{field}={value} {rule}")

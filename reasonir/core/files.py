@@ -177,7 +177,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
-        if b"\\ud" in raw.lower():  # JSON may spell half of a surrogate pair, which is no text
+        # JSON may spell half of a surrogate pair, which no UTF-8 file can hold. Few lines have an escape to check.
+        if b"\\ud" in raw.lower():
             json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error
@@ -196,7 +197,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with whole_file(path, "wb", durable=True) as raw:
-        # A fixed time stamp and no name: the same rows give the same bytes.
+        # No time stamp and no name in the archive's head: the same rows give the same bytes.
         zipped = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else None
         stream = zipped or raw
         for row in rows:

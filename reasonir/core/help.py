@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import textwrap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -19,13 +20,19 @@ def find_configs() -> Path:
     raise FileNotFoundError(f"reasonir is installed without its configs/ (looked beside {package})")
 
 
-def _leaves(tree: Any, prefix: str = "", keep: Collection[str] = ()) -> dict[str, Any]:
-    """Flatten nested mappings into dotted names; those named in `keep` stay whole."""
+def flatten(tree: Any, prefix: str = "", keep: Collection[str] = ()) -> dict[str, Any]:
+    """Flatten nested mappings into {dotted name: value}.
+
+    Args:
+        tree: Nested mappings, as YAML gives them.
+        prefix: The dotted name of `tree` itself; "" at the top.
+        keep: Names of mappings that stay whole, because their keys are the user's.
+    """
     if not isinstance(tree, dict) or prefix in keep or (prefix and not tree):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key), keep)
+        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key), keep)
     return leaves
 
 
@@ -64,9 +71,12 @@ def _type_name(kind: Any) -> str:
 
 
 def _field_docstrings(schema: type) -> dict[str, str]:
-    """Map field name to the string literal that follows it in the class body."""
+    """Map field name to the string literal that follows it in the class body.
+
+    Python drops such a string when it compiles the class, so the source is parsed again.
+    """
     documents = {}
-    for kind in reversed(schema.__mro__[:-1]):  # a subclass may say it anew
+    for kind in reversed(schema.__mro__[:-1]):  # base classes first: a subclass may describe a field anew
         tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
         body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
         for field, text in itertools.pairwise(body):
@@ -76,9 +86,13 @@ def _field_docstrings(schema: type) -> dict[str, str]:
 
 
 def help_page(program: str, config_name: str, schema: type) -> str:
-    """Return the help text: what the command does, its options with their values, its config groups."""
-    import textwrap
+    """Return the help text: what the command does, its options with their values, its config groups.
 
+    Args:
+        program: The command as typed.
+        config_name: Its YAML file below configs/, without the ending; the values shown are written there.
+        schema: Its options class; the text for each option is the docstring below the field.
+    """
     root = find_configs()
     values, groups = _written_values(root, root / f"{config_name}.yaml")
     lines = [f"usage: {program} [option=value ...]", "", inspect.getdoc(schema) or "", "", "options:"]
@@ -117,4 +131,4 @@ def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:
                     groups.append(group)
                     chosen = _written_values(root, root / group / f"{choice}.yaml")[0]
                     values |= {f"{group}.{name}": value for name, value in chosen.items()}
-    return values | _leaves(content), groups
+    return values | flatten(content), groups

@@ -1,4 +1,4 @@
-"""Makes the next thing in a thread while the present one is used: batches in training, tokens in encoding."""
+"""Make the next item in a thread while the present one is used: batches in training, tokens in encoding."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,18 +9,19 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1) -> Generator[Made, None, None]:
-    """Yield `make(item)` for every item in order, made up to `depth` ahead in one thread.
+def prefetch(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1) -> Generator[Made, None, None]:
+    """Yield `make(item)` for every item in order, computed up to `depth` items ahead in one thread.
 
-    An error of `make` is raised where its result is asked for. Closing the generator ends the thread once it is done
-    with what it is at; where `items` fails, all that it gave is made first.
+    An error of `make` is raised where its result is asked for. Closing the generator ends the thread as soon as the
+    item in progress is done. Where `items` itself raises, the items before are still made.
 
     Args:
-        items: consumed in the caller's thread.
-        depth: >= 1.
+        make: Runs in the thread, one item at a time.
+        items: Consumed in the caller's thread.
+        depth: How many results may wait, 1 or more; each stays in memory.
     """
     coming: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         try:
             for item in items:
                 coming.append(thread.submit(make, item))

@@ -1,6 +1,6 @@
-"""Who this process is among its ranks. In one process: rank 0 of 1.
+"""Which rank this process is, as torchrun or accelerate launched it; alone, it is rank 0 of 1.
 
-Owns rank and world size as launched by torchrun or accelerate. Leaves collectives to the engine.
+Reads the environment only, so that a command knows its rank before torch is imported. Leaves collectives to the engine.
 """
 
 import os

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+# A day's log of one command stays readable: 1,440 lines.
 SECONDS_BETWEEN_LOG_LINES = 60.0
 
 
@@ -11,6 +12,14 @@ class Progress:
     """How far a long piece of work is: a live bar on a terminal, a log line a minute elsewhere."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        """Start at `done`.
+
+        Args:
+            label: What is worked on, at the line's beginning.
+            total: Units in all; 0 where nobody knows.
+            unit: What is counted, in the plural.
+            done: Units that an earlier run finished; they count neither as speed nor as time left.
+        """
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._first_done, self._started = done, time.monotonic()
         self._last_line = self._started

@@ -1,7 +1,7 @@
-"""The output folder of a command: what was asked, what came out, and whether it is finished.
+"""The output folder of a command: what was asked (config.yaml), what came out, and whether it is finished.
 
-Invariant: `manifest.json` is written last and atomically; its absence means unfinished. A folder never mixes two
-runs. Owns metrics.jsonl, the wandb sink and the progress line.
+Invariant: `manifest.json` is written last and whole; a folder without it is unfinished. A folder never mixes two runs.
+Leaves metrics.jsonl and wandb to `tracking.py`.
 """
 
 import gzip
@@ -20,6 +20,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_text
 from reasonir.core.stamp import input_files, remove_stamp, write_stamp
 
+# Packages that may change a number or a file; their versions stand in every manifest.
 MANIFEST_PACKAGES = (
     "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
     "accelerate", "deepspeed", "peft", "vllm", "faiss-cpu",
@@ -29,12 +30,12 @@ MANIFEST_PACKAGES = (
 def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Return path, sha256, bytes and rows of every input file (files inside, for a folder)."""
     return [
-        {"path": str(file), "sha256": file_sha256(file), "bytes": file.stat().st_size, "rows": count_rows(file)}
+        {"path": str(file), "sha256": file_sha256(file), "bytes": file.stat().st_size, "rows": _count_rows(file)}
         for file in input_files(paths)
     ]
 
 
-def count_rows(path: Path) -> int | None:
+def _count_rows(path: Path) -> int | None:
     """Return the rows of a table (lines that are not blank); None for other files."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
@@ -61,9 +62,12 @@ class RunFolder:
         """Claim `path` for this configuration.
 
         Args:
-            resume: whether to continue what the folder holds.
-            ignored: fields that may differ from the stored configuration (its own path, how far to go).
-            ignored_groups: beginnings of the names of such fields, with their dot.
+            path: The folder; nothing is written before `start`.
+            config: The command's options, a dataclass object; a field `seed` goes into the manifest.
+            resume: Whether to continue what the folder holds.
+            ignored: Dotted names of options that may differ from the stored ones (the path itself, how far to go).
+            ignored_groups: Beginnings of the names of such options, with their dot.
+
         Raises:
             UserError: the folder holds another run, a run that `resume` was not given for, or other files.
         """
@@ -80,7 +84,7 @@ class RunFolder:
                 raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
         stored = self.path / CONFIG_FILE
         if not self.path.exists() or set(self.path.iterdir()) <= {stored}:
-            return  # options alone: a run that was refused, or ended, before it wrote anything binds nobody
+            return  # only config.yaml is here: the earlier run produced nothing, so its options need not match
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         changed = changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
@@ -105,13 +109,26 @@ class RunFolder:
         return (self.path / MANIFEST_FILE).is_file()
 
     def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
-        """Write the manifest: command, versions, seeds, inputs by hash, counts in, out and rejected."""
+        """Write the manifest: command, versions, seed, inputs by checksum, counts.
+
+        Args:
+            inputs: Files and folders that were read; hub data sets have no checksum and are left out by the caller.
+            counts: What went in, came out and was rejected.
+            more: Further entries of the manifest.
+        """
         manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
         write_stamp(self.path / MANIFEST_FILE, **manifest)
 
 
 def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started: float, **more: Any) -> dict[str, Any]:
-    """Return what every artefact says of itself; `started` is a `time.time()`."""
+    """Return the manifest that lies beside every artefact.
+
+    Args:
+        inputs: Files and folders that were read.
+        counts: What went in, came out and was rejected.
+        started: `time.time()` at the start of the work.
+        more: Further entries.
+    """
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "reasonir": __version__,
@@ -128,6 +145,7 @@ def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started
 
 def peak_memory_gib() -> float:
     """Return the largest resident memory of this process so far."""
+    # Linux counts kibibytes, macOS bytes.
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib / 2**20 if sys.platform != "darwin" else kib / 2**30
 

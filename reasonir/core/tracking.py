@@ -1,4 +1,4 @@
-"""Measurements of a run: `metrics.jsonl` and, where asked for, wandb."""
+"""Measurements of a run: `metrics.jsonl`, and wandb where the options ask for it."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from reasonir.core.files import METRICS_FILE, write_text
 
 
 class MetricsLog:
-    """metrics.jsonl, one row a step, and wandb when asked.
+    """metrics.jsonl, one row a step, and a wandb run where `tracking` is "wandb".
 
-    Opened at a step, it drops rows that an interrupted run wrote after its last checkpoint, so that each step
-    stands exactly once.
+    An interrupted run may have written rows after its last checkpoint. The log is opened at the checkpoint's step and
+    drops them, so that each step has exactly one row.
     """
 
     def __init__(self, folder: Path, config: Any, *, first_step: int, tracking: str) -> None:
@@ -40,7 +40,7 @@ class MetricsLog:
         """Give the finished run a table of its sources and its curves, one a source; in wandb only.
 
         Args:
-            sources: what was used of each: its `path`, and counts.
+            sources: One row a source of training rows: its `path`, and counts of what was used.
         """
         if self._tracker is not None:
             rows = self._path.read_text(encoding="utf-8").splitlines()
@@ -60,6 +60,7 @@ def _step_of(row: str) -> int | None:
         return None
 
 
+# Without a limit a run whose network is gone would never end.
 SECONDS_FOR_LAST_UPLOADS = 120.0
 SEND_WHAT_WAS_MEASURED_ONLY: dict[str, Any] = {
     "console": "off", "save_code": False, "disable_code": True, "disable_git": True, "disable_job_creation": True,
@@ -72,7 +73,7 @@ SEND_WHAT_WAS_MEASURED_ONLY: dict[str, Any] = {
 class Tracker:
     """A wandb run that a resumed process continues under the same id.
 
-    Invariant: whatever wandb does, the work goes on: its first failure is said in one line and ends the tracking.
+    Invariant: the work goes on whatever wandb does. Its first failure is printed in one line and ends the tracking.
     WANDB_MODE=offline needs no account; WANDB_PROJECT names the project.
     """
 
@@ -80,9 +81,10 @@ class Tracker:
         """Open the run.
 
         Args:
-            config: resolved into the run; `tracking_group` names its group, null the folder that `folder` lies in.
-            rows: of the steps before this one; those that wandb lacks are sent again. A killed process leaves them in
-                wandb's buffers, and offline every process writes a file of its own.
+            folder: The run's output folder; its name becomes the run's name.
+            config: Options shown with the run. `tracking_group` names its group; None takes the folder above.
+            rows: Metrics of the steps so far. Those that wandb lacks are sent again: a killed process loses wandb's
+                buffers, and offline every process writes a file of its own.
         """
         self._run: Any = None
         self._run = self._attempt(lambda: _open_wandb(folder, config))
@@ -110,7 +112,8 @@ class Tracker:
     def _attempt(self, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except Exception as error:  # wandb's own, those of the network, of its background process, of the disk
+        # wandb raises its own errors, those of the network, of its background process and of the disk.
+        except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             print(f"tracking=wandb ends here, {METRICS_FILE} goes on: {said}", file=sys.stderr)
             self._run = None
@@ -121,6 +124,7 @@ def _open_wandb(folder: Path, config: Any) -> Any:
     import wandb
     import yaml
 
+    # The id lies in the run's folder, so that a resumed process continues the same curve.
     id_file = folder / "wandb_id.txt"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasonir.core.prefetch import ahead
+from reasonir.core.prefetch import prefetch
 from reasonir.model.folders import load_parts, save_encoder
 from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.pooling import Pooling, pool
@@ -178,7 +178,7 @@ class Encoder(torch.nn.Module):
         trained = self.training
         self.eval()
         try:
-            with closing(ahead(lambda block: self.template.encode(block, limit), blocks)) as tokenised:
+            with closing(prefetch(lambda block: self.template.encode(block, limit), blocks)) as tokenised:
                 for texts in tokenised:
                     rows = np.empty((len(texts), self.dimension), dtype=np.float32)
                     for indices, embeddings in self._embed_block(texts, budget, precision):

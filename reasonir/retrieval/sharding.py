@@ -20,7 +20,7 @@ import torch
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import whole_file
-from reasonir.core.prefetch import ahead
+from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import local_rank, rank, world_size
 from reasonir.core.progress import Progress
 from reasonir.model.encoder import Encoder
@@ -108,7 +108,7 @@ class ShardedEncoding:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")
         progress = Progress(f"encode {self.label}", whole, "texts", done=whole - left) if rank() == 0 else None
         encoded = zip(missing, self._encode([blocks[number] for number in missing], progress), strict=True)
-        for _ in ahead(lambda item: self._write(item[0], *item[1]), encoded):
+        for _ in prefetch(lambda item: self._write(item[0], *item[1]), encoded):
             pass  # one block is written in a thread while the next is encoded
         if progress is not None:
             progress.close()

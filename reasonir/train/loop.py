@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.prefetch import ahead
+from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import peak_memory_gib
@@ -191,7 +191,7 @@ def run_steps(
     state, total = work.state, work.total_steps
     log = StepLog(config, ranks, state, total)
     writer = checkpoint.CheckpointWriter(Path(config.output_dir) / "checkpoints", ranks, config.keep_checkpoints)
-    plans = ahead(work.batches.batch, range(state.step, total), BATCHES_AHEAD)
+    plans = prefetch(work.batches.batch, range(state.step, total), BATCHES_AHEAD)
     with stop_requests() as asked, closing(log), closing(plans):
         for plan in plans:
             try:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from reasonir.core.prefetch import ahead
+from reasonir.core.prefetch import prefetch
 
 
 def wait_for(condition):
@@ -23,7 +23,7 @@ def test_in_order_and_exactly_so_far_ahead(depth):
         made.append(item)
         return item * item
 
-    results = ahead(make, range(9), depth)
+    results = prefetch(make, range(9), depth)
     for item in range(9):
         assert next(results) == item * item
         last = min(item + depth, 8)
@@ -41,7 +41,7 @@ def test_it_is_made_while_the_present_one_is_used():
             assert release.wait(10)
         return item
 
-    results = ahead(make, range(3))
+    results = prefetch(make, range(3))
     assert next(results) == 0  # while 1 is being made
     release.set()
     assert list(results) == [1, 2]
@@ -49,7 +49,7 @@ def test_it_is_made_while_the_present_one_is_used():
 
 def test_an_error_is_raised_where_its_result_is_asked_for():
     before = threading.active_count()
-    results = ahead(lambda item: 6 // (3 - item), range(9))
+    results = prefetch(lambda item: 6 // (3 - item), range(9))
     assert [next(results) for _ in range(3)] == [2, 3, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -58,7 +58,7 @@ def test_an_error_is_raised_where_its_result_is_asked_for():
 
 def test_closing_ends_the_thread():
     before = threading.active_count()
-    results = ahead(str, range(1_000), depth=4)
+    results = prefetch(str, range(1_000), depth=4)
     next(results)
     assert threading.active_count() == before + 1
     results.close()
@@ -74,6 +74,6 @@ def test_what_was_given_is_made_where_the_items_fail():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        for _ in ahead(lambda item: made.append(time.sleep(0.02) or item), items()):
+        for _ in prefetch(lambda item: made.append(time.sleep(0.02) or item), items()):
             pass
     assert made == [1, 2]

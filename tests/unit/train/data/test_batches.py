@@ -11,7 +11,7 @@ import pytest
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
-from reasonir.core.prefetch import ahead
+from reasonir.core.prefetch import prefetch
 from reasonir.data.rows import Ambiguous
 from reasonir.train.data.batches import BatchPlan, MixedBatches
 from reasonir.train.data.sources import describe_format
@@ -82,10 +82,10 @@ def test_the_order_is_the_same_for_any_prefetching_and_for_jumps(stores: list[To
     expected = [contents(mix(stores).batch(step)) for step in range(40)]
     assert len(set(expected)) == 40
     for depth in (1, 4):
-        assert [contents(plan) for plan in ahead(mix(stores).batch, range(40), depth)] == expected
+        assert [contents(plan) for plan in prefetch(mix(stores).batch, range(40), depth)] == expected
     jumping = mix(stores)
     assert [contents(jumping.batch(step)) for step in reversed(range(40))] == expected[::-1]
-    assert [contents(plan) for plan in ahead(mix(stores).batch, range(33, 40))] == expected[33:]
+    assert [contents(plan) for plan in prefetch(mix(stores).batch, range(33, 40))] == expected[33:]
     assert contents(mix(stores).batch(39)) == expected[39]
 
 
