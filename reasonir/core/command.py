@@ -53,8 +53,8 @@ def run_command(
     if strange is not None:
         print(f"{program}: error: unknown flag {strange}; options are name=value, --help lists them", file=sys.stderr)
         sys.exit(2)
-    # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain nothing
-    # on an idle machine (docs/log.md). torch reads this variable when it is loaded; no module has loaded it yet.
+    # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain
+    # nothing on an idle machine (docs/log.md). torch reads this variable when it is loaded, and nobody has loaded it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
     try:

@@ -1,10 +1,10 @@
 """Aspects: the parts of what a query asks for, each with a weight and the documents that cover it.
 
-Two forms of the same fields. An example of a BRIGHT folder may hold `aspects`, a list of {"id", "weight", "gold_ids"}.
-Bright-Pro (arXiv 2605.04018, yale-nlp/Bright-Pro on the hub) keeps them apart, in a configuration `aspects` of rows
-`id`, `weight`, `supporting_docs`; a folder holds these rows in aspects.jsonl. Such a row's id names its query: a
-prefix, the query's id, a number, as in "biology-0-a1" or "biology-0-aspect-1". Invariant: every aspect has a positive
-weight and at least one document of the corpus. Owns no files; metrics live in `reasonir.eval.scores.aspect_metrics`.
+They come in two forms. An example of a BRIGHT folder may hold `aspects`, a list of {"id", "weight", "gold_ids"}.
+Bright-Pro (arXiv 2605.04018, yale-nlp/Bright-Pro on the hub) keeps them in a configuration of its own, `aspects`, with
+rows `id`, `weight`, `supporting_docs`; a folder holds these rows in aspects.jsonl. The id of such a row names its
+query: a prefix, the query's id, a number, as in "biology-0-a1" or "biology-0-aspect-1". Invariant: every aspect has a
+positive weight and at least one document of the corpus. Metrics live in `reasonir.eval.scores.aspect_metrics`.
 """
 
 import math
@@ -16,12 +16,12 @@ from typing import Any
 from reasonir.core.errors import UserError
 
 NUMBER = re.compile(r"-(?:a|aspect-)\d+$")
-"""What stands behind the query in the id of a Bright-Pro aspect."""
+"""The end of a Bright-Pro aspect's id, behind the query's id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """A part of a query's need. weight: > 0, relative to the query's other aspects. gold_ids: what covers it."""
+    """A part of a query's need. weight: > 0, relative to the query's other aspects. gold_ids: documents covering it."""
 
     id: str
     weight: float
@@ -32,8 +32,12 @@ def parse_aspects(entries: Any, where: str, documents: Collection[str]) -> tuple
     """Return the aspects that an example lists itself; none where the field is absent.
 
     Args:
-        where: source and line of the example, for messages.
-        documents: ids of the corpus.
+        entries: The example's field `aspects`; None where it has none.
+        where: Source and line of the example, for messages.
+        documents: Ids of the corpus.
+
+    Raises:
+        UserError: an entry that is not an aspect of these documents.
     """
     if entries is None:
         return ()
@@ -48,7 +52,13 @@ def parse_aspects(entries: Any, where: str, documents: Collection[str]) -> tuple
 def group_aspects(
     rows: Iterable[tuple[int, Mapping[str, Any]]], source: str, queries: Collection[str], documents: Collection[str]
 ) -> dict[str, tuple[Aspect, ...]]:
-    """Return the aspects of every query from rows that name it in their id.
+    """Return the aspects of every query, from rows whose ids name the query.
+
+    Args:
+        rows: Lines and rows of an aspects table.
+        source: The table's name, for messages.
+        queries: Ids of the task's queries.
+        documents: Ids of the corpus.
 
     Raises:
         UserError: a row that names no query, or is not an aspect.
@@ -66,7 +76,7 @@ def group_aspects(
 
 
 def _query_of(identifier: Any, queries: Collection[str]) -> str | None:
-    """Return the longest end of the id, its number cut off, that is a query's id."""
+    """Return the longest end of the id that is a query's id, after the number at its end was cut off."""
     if not isinstance(identifier, str) or NUMBER.search(identifier) is None:
         return None
     stem = NUMBER.sub("", identifier)

@@ -24,7 +24,7 @@ QREL_COLUMNS = (("query-id", "corpus-id"), ("q_id", "p_id"))
 
 
 def read_beir(folder: str, split: str) -> Collection:
-    """Read a BEIR folder; queries without a relevant document in the split are left out, as BEIR does."""
+    """Read a BEIR folder; queries without a judgement in the split are left out, as BEIR does."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"data.dir={folder}: no such folder")
@@ -52,7 +52,12 @@ def _join(
     """Return the collection of a corpus, queries' texts and qrels; queries that the qrels lack are left out.
 
     Args:
-        sources: where the queries and the qrels come from, for messages.
+        name: The collection's name.
+        documents: Texts by id.
+        texts: Queries by id.
+        qrels: Grades by query and document; grade 0 means judged and not relevant.
+        sources: Names of the queries' and of the qrels' file, for messages.
+
     Raises:
         UserError: qrels that name an unknown document or query.
     """
@@ -74,7 +79,8 @@ def read_beir_hub(name: str, split: str) -> Collection:
 
     Args:
         name: owner/name, or a local folder in the same layout.
-        split: of the qrels; a corpus or queries with several splits are taken from the same one.
+        split: Of the qrels; a corpus or queries with several splits are taken from the same one.
+
     Raises:
         UserError: a configuration, split or column that is missing, or ids that do not meet.
     """
@@ -120,6 +126,7 @@ def _read_qrels(name: str, split: str) -> tuple[dict[str, dict[str, int]], str]:
     else:
         place = f"{name.rstrip('/')}-qrels"
         splits = load_hub(place, None, None)
+    # R2MED has one split of the configuration's own name, whatever split was asked for.
     chosen = "qrels" if list(splits) == ["qrels"] else split
     if chosen not in splits:
         raise _no_split(f"hub:{place}", split, splits)

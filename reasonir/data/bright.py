@@ -1,4 +1,13 @@
-"""BRIGHT: documents and examples of its tasks, from a folder or from the hub."""
+"""BRIGHT: documents and examples of its tasks, from a folder or from the hub (arXiv 2407.12883).
+
+    <root>/<task>/documents.jsonl        rows id, content; long_documents.jsonl: whole pages in place of passages
+    <root>/<task>/examples.jsonl         rows id, query, gold_ids, excluded_ids, for pages gold_ids_long; maybe aspects
+    <root>/<task>/<name>.jsonl           rewritten queries (`rewritings.py`)
+    <root>/<task>/aspects.jsonl          aspects in Bright-Pro's form; instruction.txt: what to put before each query
+
+The hub has the same rows in configurations `documents`, `long_documents`, `examples`, `<name>_reason` and `aspects`, a
+split for each task. Invariant: every gold document and every aspect's document lies in the corpus.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +29,11 @@ from reasonir.data.rows import find_hub, find_jsonl, load_hub, require_jsonl
 
 
 def list_bright_tasks(root: str, long: bool = False) -> list[str]:
-    """Return the names of the task folders under `root` (`root` itself, where it is one task).
+    """Return the names of the task folders under `root`, or of `root` itself where it is one task.
 
     Args:
-        root: folder, one task's folder, or hub:owner/name (then the splits).
-        long: of a hub data set, only the tasks with whole pages.
+        root: Folder, one task's folder, or hub:owner/name, whose splits are the tasks.
+        long: Of a hub data set, only the tasks with whole pages.
     """
     if root.startswith("hub:"):
         return list(load_hub(root.removeprefix("hub:"), "long_documents" if long else "examples", None))
@@ -40,19 +49,20 @@ def list_bright_tasks(root: str, long: bool = False) -> list[str]:
 
 
 def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long: bool = False) -> Iterator[Collection]:
-    """Yield one collection a task.
+    """Yield one collection a task, read when it is asked for.
 
     Args:
-        root: folder, one task's folder, or hub:owner/name.
+        root: Folder, one task's folder, or hub:owner/name.
+        tasks: Names in the order wanted.
         queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
-        long: use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
+        long: Use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
     """
     read = _bright_hub if root.startswith("hub:") else _bright_folder
     return (read(root, task, queries, long) for task in tasks)
 
 
 def read_bright_queries(root: str, task: str) -> list[Query]:
-    """Return a task's queries without reading its documents; gold ids that these lack are not noticed."""
+    """Return a task's queries without reading its documents; gold ids that the documents lack are not noticed."""
     return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
 
 
@@ -82,7 +92,7 @@ def _task_folder(root: str, task: str) -> Path:
 
 def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
     folder = _task_folder(root, task)
-    # A folder of pages only (no passages) keeps them in documents.jsonl.
+    # Without long_documents.jsonl the folder holds pages only, in documents.jsonl.
     pages = find_jsonl(folder, "long_documents") if long else None
     documents = read_documents(str(pages or require_jsonl(folder, "documents")))
     rows, source = _examples(root, task)
@@ -165,6 +175,7 @@ def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]
     return [i for i in dict.fromkeys(ids) if i != PLACEHOLDER]
 
 
+# In the order of the paper's tables.
 BRIGHT_TASKS = (
     "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
     "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",

@@ -1,8 +1,8 @@
-"""Corpora and their queries, in the formats of BRIGHT and BEIR; corpora also as folders of texts.
+"""Documents, queries and collections of them, and corpora read from every form that documents come in.
 
-A task in BRIGHT's format may name aspects of its queries (`aspects.py`), as Bright-Pro does. Invariant: within a corpus
-an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file and line. Leaves training rows
-to `training_rows.py`, qrels and runs to `trec.py`, BEIR's sets on the hub to `hub_collections.py`.
+Invariant: within a corpus an id stands for exactly one text. Strict: what cannot be read is a `UserError` with file and
+line. Leaves the queries to `bright.py` and `beir.py`, and the question which of the two a folder is to
+`open_source.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +31,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query, its relevant documents with grades, documents that must not be ranked for it, aspects where known."""
+    """A query.
+
+    gold: relevant documents with their grades, all > 0. excluded_ids: documents that must not be ranked for this query
+    (BRIGHT: what the query was made from). aspects: parts of its need, where the data set names them.
+    """
 
     id: str
     text: str
@@ -54,8 +58,10 @@ def read_documents(path: str) -> dict[str, str]:
     """Read a corpus as {id: text}, in file order.
 
     Args:
-        path: a BRIGHT task folder or root (its tasks merged), a BEIR folder or corpus file, JSONL of id and content,
-            .txt and .md files in a folder, or one, or hub:xlangai/BRIGHT.
+        path: A BRIGHT task folder or root (its tasks merged), a BEIR folder or corpus file, a table (.jsonl, .jsonl.gz,
+            .parquet, .csv, .tsv) of id and content, .txt and .md files in a folder, or one, or
+            hub:owner/name[:configuration].
+
     Raises:
         UserError: missing, empty, malformed, or one id with two texts.
     """
@@ -81,8 +87,8 @@ def stream_documents(path: str) -> Iterator[Document]:
 def read_lookup(path: str) -> Lookup:
     """Read a corpus for looking up ids, as `read_documents` does, but let its tasks disagree.
 
-    BRIGHT numbers each task's documents on its own, so that an id may name two texts: such an id is `Ambiguous`, and
-    refused only where it is used. Twice with different text within one file is a mistake all the same.
+    BRIGHT numbers the documents of each task on their own, so that an id may name two texts. Such an id becomes
+    `Ambiguous` and is refused only where a row uses it. Within one file an id with two texts is a mistake all the same.
     """
     parts = []
     for place, rows in corpus_parts(path):
@@ -95,7 +101,7 @@ def read_lookup(path: str) -> Lookup:
 
 
 def merge_lookups(parts: Sequence[tuple[str, Lookup]]) -> Lookup:
-    """Return one lookup of several, each with the name of its place; ids that they disagree on become `Ambiguous`."""
+    """Return one lookup made of several, each given with its name; ids that they disagree on become `Ambiguous`."""
     if len(parts) == 1:
         return parts[0][1]
     merged: dict[str, str | Ambiguous] = {}
@@ -110,7 +116,7 @@ def merge_lookups(parts: Sequence[tuple[str, Lookup]]) -> Lookup:
 
 
 def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[str, ...]:
-    """Return where an id has a text that it has nowhere before."""
+    """Return the names of the lookups that give an id a text which no lookup before gives it."""
     found: dict[str, str] = {}
     for place, documents in parts:
         entry = documents.get(identifier)
@@ -147,7 +153,7 @@ def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[s
 
 
 def _corpus_files(path: Path) -> list[Path]:
-    """Return the files of rows at a path; none where it may hold texts."""
+    """Return the tables of a corpus; none where the path may hold plain texts."""
     if path.is_file():
         return [] if is_text_file(path.name) else [path]
     for name in ("documents", "corpus"):
@@ -158,7 +164,16 @@ def _corpus_files(path: Path) -> list[Path]:
 
 
 def add_documents(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> None:
-    """Parse the rows of a corpus into `documents`; refuse an id with two texts."""
+    """Parse the rows of a corpus into {id: text}.
+
+    Args:
+        documents: Filled; may hold documents already.
+        rows: Lines and rows.
+        source: The table's name, for messages.
+
+    Raises:
+        UserError: a row that is no document, or an id with two texts.
+    """
     for line, row in rows:
         document = _parse_document(row, f"{source}:{line}")
         if documents.setdefault(document.id, document.text) != document.text:
@@ -175,5 +190,5 @@ def _parse_document(row: Mapping[str, Any], where: str) -> Document:
 
 
 def with_title(title: str, text: str) -> str:
-    """Return what an encoder, a search or a reader sees of a document: its title, where it has one, and its text."""
+    """Return a document as encoders, searches and readers see it: the title, where there is one, and the text."""
     return f"{title} {text}".strip() if title else text

@@ -1,7 +1,7 @@
-"""Files of rewritten queries (`id, query`): how they are named, where they lie, what they hold.
+"""Files of rewritten queries (rows `id`, `query`): how they are named, where they lie, what they hold.
 
-Invariant: what is read is checked by whoever matches it with the original queries, by id. A rewriting is named, such as
-`mine`, `mine_256` (asked for 256 tokens), `mine_256_s2` (the second sample of it).
+A rewriting has a name: `mine`, `mine_256` (256 tokens were asked for), `mine_256_s2` (the second sample of that). The
+rows are not checked here: whoever matches them with the original queries, by id, refuses what is missing.
 """
 
 import re
@@ -22,7 +22,7 @@ Rewritten = Mapping[str, tuple[int, object]]
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """One rewriting of all queries. length_tokens: what was asked for; 0 where no length was. sample: from 1."""
+    """One rewriting of all queries. length_tokens: the length asked for, 0 for none. sample: from 1."""
 
     length_tokens: int
     sample: int
@@ -30,13 +30,19 @@ class Rewriting:
 
     @classmethod
     def named(cls, base: str, length_tokens: int | None, sample: int) -> "Rewriting":
-        """Return the rewriting of a length and a sample under a base name."""
+        """Return the rewriting of a length and a sample.
+
+        Args:
+            base: What all rewritings of a command are called.
+            length_tokens: The length asked for; None for none.
+            sample: From 1.
+        """
         length = f"_{length_tokens}" if length_tokens else ""
         return cls(length_tokens or 0, sample, f"{base}{length}{f'_s{sample}' if sample > 1 else ''}")
 
 
 def find_rewritings(folder: Path, base: str) -> list[Rewriting]:
-    """Return the rewritings of a base name among the files of a task's folder, shortest first, no length at last."""
+    """Return the rewritings of a base name in a task's folder: shortest first, those without a length at last."""
     pattern = re.compile(rf"{re.escape(base)}(?:_([1-9]\d*))?(?:_s([1-9]\d*))?")
     stems = {path.name.removesuffix(suffix) for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")}
     matches = filter(None, map(pattern.fullmatch, stems))
@@ -48,9 +54,11 @@ def rewritten_file(queries: str, task: str, home: Path | None) -> Path:
     """Return the file of a task's rewritten queries.
 
     Args:
-        queries: a name (`<home>/<name>.jsonl`), or a path DIR/NAME: `DIR/<task>/NAME.jsonl`, as `reasonir-eval rewrite`
+        queries: A name (`<home>/<name>.jsonl`), or a path DIR/NAME: `DIR/<task>/NAME.jsonl`, as `reasonir-eval rewrite`
             writes it, or `DIR/NAME/<task>.jsonl`, a folder with one file a task.
-        home: the task's own folder; None for a hub data set.
+        task: The task's name.
+        home: The task's own folder; None for a hub data set.
+
     Raises:
         UserError: no such file.
     """
@@ -72,7 +80,8 @@ def read_rewritten(queries: str, task: str, home: Path | str) -> Rewritten | Non
     Args:
         queries: "original", a name or a path, as `rewritten_file` takes it; of the hub, a name is the configuration
             `<name>_reason`.
-        home: the task's own folder, or the hub data set's name.
+        task: The task's name.
+        home: The task's own folder, or the hub data set's name.
     """
     if queries == ORIGINAL:
         return None

@@ -5,8 +5,8 @@
     sentence-transformers  anchor, positive, negative or negative_1, negative_2, ...; query in place of anchor; or
                            sentence1, sentence2 and a label or score of 0 to 1
 
-Invariant: what these rows say is kept or refused, never guessed: the format is told by the first row's keys, and every
-further row must have it. Scores for distillation are not used. Leaves files and places to `schema.py`, which turns a
+Invariant: what these rows say is kept or refused, never guessed. The keys of the first row tell the format, and every
+further row must have it. Scores for distillation are not used. `training_rows.py` reads the files and turns a
 ValueError of this module into a refusal with file and line.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+# A pair whose label is lower has no positive; the middle of the scale from 0 to 1.
 LABEL_OF_A_POSITIVE = 0.5
 MARKS_OF_FLAGEMBEDDING = ("prompt", "type", "pos_scores", "neg_scores")
 NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
@@ -23,9 +24,10 @@ NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How rows are written. name: as in messages, "" for this project's own.
+    """How rows are written.
 
-    translate: returns a row of this project, None for a row without a positive; a ValueError says what is wrong.
+    name: for messages, "" for this project's own format. translate: turns a row into a row of this project, or into
+    None where it has no positive; a ValueError says what is wrong with it.
     """
 
     name: str

@@ -12,14 +12,14 @@ from reasonir.core.errors import NoConfiguration, UserError
 from reasonir.core.files import read_jsonl
 
 NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
-"""How the datasets library says it; the second offline, where it knows only what its cache holds."""
+"""Messages of the datasets library for a configuration that does not exist: online, and offline from its cache."""
 LONGEST_CELL = 2**31 - 1
-"""Characters of a cell of a table; the csv module refuses those over 131,072 otherwise."""
+"""Characters of a cell of a table. The csv module's own limit is 131,072, less than a long document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """Stands in a corpus for an id with several texts; `places` are files or splits, each with a text of its own."""
+    """An id with several texts. places: the files or splits, each of which gives it another text."""
 
     places: tuple[str, ...]
 
@@ -95,10 +95,13 @@ def _read_hub(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
-    """Load a split of a hub data set (all splits by name, for None) through the datasets library.
+    """Load a split of a hub data set through the datasets library.
 
     Args:
         name: owner/name, or a folder laid out as a data set of the hub.
+        configuration: None where the data set has only one.
+        split: None returns all splits by name.
+
     Raises:
         NoConfiguration: the data set is there but lacks the configuration.
         UserError: anything else that goes wrong.
@@ -120,8 +123,8 @@ def load_hub(name: str, configuration: str | None, split: str | None) -> Any:
 def _own_cache(name: str) -> dict[str, str]:
     """Return the option that keeps a folder's rows apart in the cache of the datasets library.
 
-    The library knows a folder with a card by its last name alone: it would give out the rows of another folder of
-    that name, or those from before a change.
+    The library knows a folder with a card by its last name alone. Without this option it would return the rows of
+    another folder of that name, or the rows from before a change.
     """
     if not Path(name).is_dir():
         return {}
@@ -133,7 +136,13 @@ def _own_cache(name: str) -> dict[str, str]:
 
 
 def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
-    """Load a split as `load_hub` does; None where the data set has no such configuration."""
+    """Load a split as `load_hub` does, or return None where the data set has no such configuration.
+
+    Args:
+        name: owner/name, or a folder laid out as a data set of the hub.
+        configuration: The configuration that may be missing.
+        split: None returns all splits by name.
+    """
     try:
         return load_hub(name, configuration, split)
     except NoConfiguration:

@@ -1,7 +1,7 @@
 """A folder of plain text files as a corpus: a document a file, named by its path within the folder.
 
 Invariant: the same files give the same rows in the same order, on any machine. Leaves every other layout to
-`corpora.py`.
+`collections.py`.
 """
 
 import os
@@ -21,8 +21,10 @@ def is_text_file(name: str) -> bool:
 
 
 def find_text_files(path: Path) -> tuple[Path, list[Path]]:
-    """Return a folder and its text files, of the folders inside it too, ordered by path; a single file is one of its
-    own folder. What begins with a dot is left out."""
+    """Return a folder and the text files inside it and its sub-folders, ordered by path.
+
+    A path that is one file gives its folder and itself. Names that begin with a dot are left out.
+    """
     if path.is_file():
         return path.parent, [path]
     found = []

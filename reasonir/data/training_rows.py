@@ -1,7 +1,7 @@
-"""Record types and strict reading and writing of the files that hold them.
+"""Training rows: a query, documents that answer it, documents that only seem to.
 
 Invariant: what these functions return is whole and well-typed; anything else is a `UserError` that names file, line
-and remedy. Reading streams. Leaves corpora, qrels and runs to `corpora.py`.
+and remedy. Reading streams. Leaves the formats of other tools to `row_formats.py`, and tables to `rows.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from reasonir.data.row_formats import detect_format
 from reasonir.data.rows import Lookup, read_rows
 
 MAX_WEIGHT = 1e30
-"""Weights are stored as float32."""
+"""Weights are stored as float32 (at most 3.4e38), with room for sums of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,10 @@ class TrainingExample:
 
 @dataclass(slots=True)
 class RowsReport:
-    """What reading a source finds out. format: its name, "" for this project's own. unusable: rows without a positive
-    in a format that has such rows."""
+    """What reading a source finds out.
+
+    format: the name of the rows' format, "" for this project's own. unusable: rows without a positive.
+    """
 
     format: str = ""
     unusable: int = 0
@@ -49,7 +51,9 @@ def read_training_rows(source: str, report: RowsReport | None = None) -> Iterato
     """Yield (line, row) of a source of training rows, in this project's form whatever tool it was written for.
 
     Args:
-        report: filled while the rows are read.
+        source: A file of rows, or hub:owner/name[:configuration[:split]].
+        report: Filled while the rows are read.
+
     Raises:
         UserError: a row that is not written as the first one is.
     """
@@ -77,17 +81,19 @@ def read_training_examples(
 ) -> Iterator[TrainingExample]:
     """Yield the training rows of a source; extra fields of a row are ignored.
 
-    Rows in the format of another tool (`row_formats.py`) are read as what they say here.
-    A `pos` or `neg` entry is a text, an [instruction, text] pair, or, where `documents` is given, a document id in
-    either place. With `documents`, every `pos` must be an id; a `neg` may also be a text: whatever holds white space
-    (ReasonIR's HQ rows pair document ids with written negatives). `positive` and `negative` are other names of the two
-    (the E5 collection's), under which a single text needs no list.
+    Rows in the format of another tool are translated first (`row_formats.py`). A `pos` or `neg` entry is a text or an
+    [instruction, text] pair. With `documents`, a document id stands in place of the text: every `pos` must be an id; a
+    `neg` with white space in it is a text all the same (ReasonIR's HQ rows pair document ids with written negatives).
+    `positive` and `negative` are other names of the two fields (the E5 collection's), and may hold one text, not a list.
 
     Args:
-        instruction: for queries that bring none.
-        min_positive_words: rows whose every positive has fewer words are not yielded.
-        on_left_out: called with each row that is not yielded.
-        report: filled while the rows are read.
+        source: A file of rows, or hub:owner/name[:configuration[:split]].
+        documents: Where ids are looked up; None where rows hold texts.
+        instruction: For queries that bring none.
+        min_positive_words: Rows in which every positive has fewer words are not yielded.
+        on_left_out: Called with each row that is not yielded.
+        report: Filled while the rows are read.
+
     Raises:
         UserError: naming source and line.
     """

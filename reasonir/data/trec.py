@@ -1,7 +1,7 @@
 """Runs and relevance judgements, in the formats of TREC, BEIR and BRIGHT's score.json.
 
 Invariant: what is written is read back to the last bit. Strict: what cannot be read is a `UserError` with file and
-line. Leaves corpora and queries to `corpora.py`.
+line. Leaves corpora and queries to `bright.py` and `beir.py`.
 """
 
 import json
@@ -12,6 +12,9 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import whole_file
+
+Run = Mapping[str, Mapping[str, float]]
+"""Query id to {document id: score}."""
 
 
 def read_qrels(path: str) -> dict[str, dict[str, int]]:
@@ -87,15 +90,18 @@ def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path}: the file is empty")
 
 
-def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], name: str) -> None:
-    """Write a TREC run, best first, scores with all their digits; tabs where an id holds a space."""
+def write_run(path: str | Path, run: Run, name: str) -> None:
+    """Write a TREC run, best first, scores with all their digits; tabs where an id holds a space.
+
+    Args:
+        path: The file; its folder must exist.
+        run: Scores by query and document.
+        name: Of the system, the last column; without white space.
+    """
     with whole_file(path) as stream:
         for query, hits in run.items():
+            # Equal scores by id, descending, as trec_eval orders them.
             ordered = sorted(hits.items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
             for rank, (document, score) in enumerate(ordered, start=1):
                 separator = "\t" if " " in query or " " in document else " "
                 stream.write(separator.join((query, "Q0", document, str(rank), repr(score), name)) + "\n")
-
-
-Run = Mapping[str, Mapping[str, float]]
-"""Query id to {document id: score}."""

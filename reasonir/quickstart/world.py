@@ -1,11 +1,11 @@
 """The built-in world of `make quickstart`: a small retrieval benchmark that only the meaning of texts solves.
 
-Owns the grammar that turns latent attributes into English (the words are in `lexicon.yaml`), the split
-and the files. A document states one value of each of its task's four attributes in abstract terms; a query
-tells of the same values as things that somebody saw. Training and evaluation share the vocabulary and no
-combination of values, so a model must learn what each expression means and compose; remembered pairs do not
-help. The invariant: the files are a pure function of (seed, scale), byte for byte, on every platform. Chance
-comes from `Random.random` alone, the one method whose sequence Python promises to keep.
+A text is made from latent attributes by a grammar; the words are in `lexicon.yaml`. A document states one value of each
+of its task's four attributes in abstract terms; a query tells of the same values as things that somebody saw. Training
+and evaluation share the vocabulary and no combination of values. A model must therefore learn what each expression
+means and how meanings combine; remembered pairs do not help. Invariant: the files are a pure function of (seed, scale),
+byte for byte, on every platform. Chance comes from `Random.random` alone, the one method whose sequence Python promises
+to keep.
 """
 
 import itertools
@@ -91,7 +91,7 @@ def shuffled(rng: Random, items: Iterable[T]) -> list[T]:
     return result
 
 
-def capitalised(text: str) -> str:
+def _capitalised(text: str) -> str:
     """Raise the first letter and leave the rest as it is."""
     return text[:1].upper() + text[1:]
 
@@ -99,7 +99,7 @@ def capitalised(text: str) -> str:
 def _prose(rng: Random, task: Task, subject: str, clauses: list[str]) -> str:
     """Join a numbered title, the subject and the other clauses in any order, perhaps with a remark."""
     title = f"{pick(rng, task.frames['titles'])} {1 + int(rng.random() * 29)}.{1 + int(rng.random() * 9)}"
-    sentences = [f"{capitalised(clause)}." for clause in shuffled(rng, clauses)]
+    sentences = [f"{_capitalised(clause)}." for clause in shuffled(rng, clauses)]
     if rng.random() < 0.5:
         sentences.append(pick(rng, task.frames["remarks"]))
     return f"{title}{subject}. {' '.join(sentences)}"
@@ -107,7 +107,7 @@ def _prose(rng: Random, task: Task, subject: str, clauses: list[str]) -> str:
 
 def _book_entry(rng: Random, task: Task, clauses: list[str]) -> str:
     """Render an entry of a text book of physics."""
-    return _prose(rng, task, f". {capitalised(clauses[0])}", clauses[1:])
+    return _prose(rng, task, f". {_capitalised(clauses[0])}", clauses[1:])
 
 
 def _contract_clause(rng: Random, task: Task, clauses: list[str]) -> str:
@@ -123,10 +123,10 @@ def _manual_page(rng: Random, task: Task, clauses: list[str]) -> str:
     signature = ", ".join([title, "*", *(f'{name}="{code}"' for name, (code, _) in options)])
     if rng.random() < 0.5:
         lines = [f"    {name}: {meaning}." for name, (_, meaning) in options]
-        body = [f'    """{capitalised(purpose)}. {remark}', "", *lines, '    """']
+        body = [f'    """{_capitalised(purpose)}. {remark}', "", *lines, '    """']
         return "\n".join([f"def {function}({signature}):", *body])
     lines = [f'- `{name}="{code}"`: {meaning}' for name, (code, meaning) in options]
-    return "\n".join([f"### {function}({signature})", f"{capitalised(purpose)}. {remark}", *lines])
+    return "\n".join([f"### {function}({signature})", f"{_capitalised(purpose)}. {remark}", *lines])
 
 
 LEXICON = yaml.safe_load((Path(__file__).parent / "lexicon.yaml").read_text(encoding="utf-8"))
@@ -152,7 +152,13 @@ TASKS: dict[str, Task] = {
 
 
 def write_document(rng: Random, task: Task, combination: Combination) -> str:
-    """State a combination of values the way the task's documents do."""
+    """State a combination of values in the way of the task's documents.
+
+    Args:
+        rng: Source of chance.
+        task: One of TASKS.
+        combination: A value's name for each attribute of the task.
+    """
     clauses = [pick(rng, value.document_clauses) for value in task.values(combination)]
     return task.render(rng, task, clauses)
 
@@ -163,12 +169,15 @@ def _short_query(rng: Random, task: Task, clauses: list[str]) -> str:
     if rng.random() < 0.6:
         subject = f"{pick(rng, task.frames['openings'])}{task.opening_end} {subject}"
     told = pick(rng, SHORT_FORMS).format(subject, *shuffled(rng, clauses[1:]))
-    text = " ".join(capitalised(sentence) for sentence in re.split(r"(?<=\.) ", told))
+    text = " ".join(_capitalised(sentence) for sentence in re.split(r"(?<=\.) ", told))
     return f"{text} {pick(rng, task.frames['questions'])}" if rng.random() < 0.6 else text
 
 
 def _small_talk(rng: Random, words: int) -> list[str]:
-    """Compose so many words that say nothing about any attribute, their parts dealt like cards."""
+    """Compose so many words that say nothing about any attribute.
+
+    The parts are dealt like cards: none comes again before all others of its kind have come.
+    """
     decks: dict[str, list[str]] = {}
 
     def deal(kind: str) -> str:
@@ -181,7 +190,7 @@ def _small_talk(rng: Random, words: int) -> list[str]:
         form = pick(rng, SMALL_TALK_FORMS)
         parts = {kind: deal(kind) for kind in re.findall(r"\{(\w+)\}", form) if kind != "listener"}
         listeners = [person for person in NEUTRAL_PARTS["person"] if person != parts["person"]]
-        sentences.append(capitalised(form.format(listener=pick(rng, listeners), **parts)))
+        sentences.append(_capitalised(form.format(listener=pick(rng, listeners), **parts)))
     return sentences
 
 
@@ -189,7 +198,7 @@ def _long_query(rng: Random, task: Task, clauses: list[str]) -> str:
     """Scatter the clauses over several hundred words of small talk, the subject first."""
     opening = f"{pick(rng, task.frames['openings'])}{task.opening_end} {clauses[0]}."
     rest = [f"{pick(rng, NEUTRAL_PARTS['lead'])} {clause}." for clause in shuffled(rng, clauses[1:])]
-    told = [capitalised(sentence) for sentence in (opening, *rest)]
+    told = [_capitalised(sentence) for sentence in (opening, *rest)]
     words = LONG_WORDS[0] + int(rng.random() * (LONG_WORDS[1] - LONG_WORDS[0]))
     sentences = _small_talk(rng, words - sum(len(sentence.split()) for sentence in told))
     places = sorted(shuffled(rng, range(len(sentences) + len(told)))[: len(told)])
@@ -199,7 +208,14 @@ def _long_query(rng: Random, task: Task, clauses: list[str]) -> str:
 
 
 def write_query(rng: Random, task: Task, combination: Combination, long: bool) -> str:
-    """Tell of a combination of values as somebody who saw it would, briefly or at length."""
+    """Tell of a combination of values as somebody who saw it would.
+
+    Args:
+        rng: Source of chance.
+        task: One of TASKS.
+        combination: A value's name for each attribute of the task.
+        long: Scatter it over several hundred words of small talk, in place of two sentences.
+    """
     woman = rng.random() < 0.5
     person = PRONOUNS[woman] | {"name": pick(rng, NEUTRAL_PARTS["women" if woman else "men"])}
     clauses = [pick(rng, value.query_clauses).format(**person) for value in task.values(combination)]
@@ -218,7 +234,7 @@ def _scaled(count: int, scale: float) -> int:
 
 
 def _fresh(seen: set[str], write: Callable[..., str], *arguments: object) -> str:
-    """Write until the text is a new one, and remember it."""
+    """Write until a text is new, and remember it."""
     for _ in range(1000):
         text = write(*arguments)
         if text not in seen:
@@ -230,14 +246,14 @@ def _fresh(seen: set[str], write: Callable[..., str], *arguments: object) -> str
 def write_evaluation(task: Task, seed: int, scale: float) -> tuple[list[dict], list[dict]]:
     """Compose a task's corpus and queries from the held-out combinations.
 
-    Each combination has one document. Of those asked for, every fourth also has a twin, the same statement in
-    other words, that its queries exclude (as BRIGHT excludes what a query was made from); every eighth has a
-    second gold.
+    Each combination has one document. Every fourth combination that queries ask for also has a twin: the same statement
+    in other words, which its queries exclude, as BRIGHT excludes what a query was made from. Every eighth has a second
+    gold document.
 
     Args:
-        task: one of TASKS.
-        seed: of the world.
-        scale: factor on the numbers of documents and queries.
+        task: One of TASKS.
+        seed: Of the world.
+        scale: Factor on the numbers of documents and queries.
 
     Returns:
         Rows of documents.jsonl and of examples.jsonl.
@@ -288,7 +304,13 @@ def _neighbours(task: Task, combination: Combination, allowed: Collection[Combin
 
 
 def write_training(task: Task, seed: int, scale: float) -> list[dict]:
-    """Compose a task's training rows: a query, its combination's document, documents of neighbours."""
+    """Compose a task's training rows: a query, the document of its combination, documents of neighbours as negatives.
+
+    Args:
+        task: One of TASKS.
+        seed: Of the world.
+        scale: Factor on the number of rows.
+    """
     rng = Random(f"{seed}/{task.name}/training")
     combinations, _ = split_combinations(task, seed)
     seen: set[str] = set()
@@ -322,11 +344,13 @@ def generate_world(root: Path, seed: int = 0, scale: float = 1.0) -> dict[str, i
     """Write the world: `<root>/<task>/{documents,examples}.jsonl, instruction.txt`, `<root>/train/<task>.jsonl`.
 
     Args:
-        root: folder, made where missing; files of an earlier world are replaced.
-        seed: any integer; another seed gives other texts and another split.
+        root: Folder, made where missing; files of an earlier world are replaced.
+        seed: Any integer; another seed gives other texts and another split.
         scale: > 0, factor on documents, queries and rows (the corpus stops at all held-out combinations).
+
     Returns:
         Number of rows by file, as "<task>/documents", "<task>/examples", "train/<task>".
+
     Raises:
         ValueError: scale is not a positive number of at most 10.
     """

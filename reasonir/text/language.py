@@ -14,16 +14,17 @@ LETTERS_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?:['\u2019][^\W\d_]+)?(?!\w)")
 OTHER_SCRIPT = re.compile(r"[\u0400-\u06ff\u0900-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{4,}")  # shorter runs are formulas
 LATIN_LETTER = re.compile(r"[A-Za-z\u00c0-\u024f]")
+# In fewer words no share of function words means anything.
 SHORT_WORDS = 6
 
 
 def looks_english(text: str) -> bool:
-    """Say whether a text is English prose, or too short or too formal to tell.
+    """Return whether a text is English prose, or too short or too formal to tell.
 
-    Code, formulas and links are left out first. No: over 30 % of the letters are of another script; another
-    language's function words outnumber the English ones; or hardly any English function word stands among many
-    accented ones. Fewer than six words of Latin letters pass. Limits: a language outside the list of ten without
-    accents passes (romanised Hindi, Swahili), and so does a text of names and numbers alone.
+    Code, formulas and links are left out first. A text is not English where over 30 % of its letters are of another
+    script, where another language's function words outnumber the English ones, or where many words are accented and
+    hardly any is an English function word. Fewer than six words of Latin letters pass. Limits: a language outside the
+    list of ten without accents passes (romanised Hindi, Swahili), and so does a text of names and numbers alone.
     """
     other = len(OTHER_SCRIPT.findall(text)) + sum(map(len, GREEK_WORD.findall(text)))
     if other > 0.3 * (other + len(LATIN_LETTER.findall(text))):

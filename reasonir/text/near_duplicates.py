@@ -12,6 +12,7 @@ from zlib import crc32
 
 from reasonir.text.words import one_spelling, words_and_operators
 
+# Runs of three words: pairs occur in any two texts of one subject, runs of five miss a changed word in each sentence.
 SHINGLE_WORDS = 3
 SMALLEST_CONTAINED = 8
 """Shingles that a text must have for lying within a longer one to count: a short name occurs in many texts."""
@@ -38,9 +39,14 @@ def overlap(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
 
 
 def near_duplicate(a: str, b: str, threshold: float = 0.8) -> bool:
-    """Say whether two texts share at least `threshold` of their shingles, or one lies within the other so far.
+    """Return whether two texts share enough of their shingles, or one lies within the other.
 
     Two texts without any word are duplicates where they are equal but for case and white space.
+
+    Args:
+        a: A text.
+        b: Another one; the order does not matter.
+        threshold: The share of shingles that is enough, as `overlap` counts it.
     """
     left, right = shingles(a), shingles(b)
     if not left or not right:
@@ -51,14 +57,17 @@ def near_duplicate(a: str, b: str, threshold: float = 0.8) -> bool:
 BINS = 64
 BANDS, BAND_BYTES = 16, 4
 """64 bytes in 16 bands of 4: a pair of similarity 0.8 shares a band in 99.98 % of cases, one of 0.1 in 0.16 %."""
+# Of a shingle's 64-bit hash the upper 6 bits choose the bin, the 26 bits below them are the value to minimise.
 BIN_SHIFT, VALUE_SHIFT, VALUE_MASK = 58, 32, (1 << 26) - 1
 WORD_MASK = (1 << 64) - 1
 EMPTY = 1 << 26
 FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 HOLDERS_PER_BAND = 16
 """Texts that one value of a band leads to at most: a shared opening would otherwise lead to all."""
+# Open addressing: a fuller table would make lookups long.
 FULLEST = 2 / 3
 SMALLEST_TABLE = 1 << 10
+# Two unrelated signatures agree in one of 256 bytes; `_similarity` takes this share out.
 CHANCE = 1 / 256
 
 
@@ -135,6 +144,7 @@ class DuplicateTexts:
         self._signatures += mine
         self._count += 1
         if self._count > FULLEST * (1 << self._bits):
+            # The tables hold numbers only, so a larger one is filled again from the signatures.
             self._bits += 1
             self._tables = self._empty_tables()
             self._insert(range(self._count))

@@ -1,7 +1,7 @@
-"""Texts as numbers: hashes of whole texts and of their word n-grams, and sorted sets of them that carry marks.
+"""Texts as numbers: hashes of whole texts and of their word n-grams, and sorted sets of hashes that carry marks.
 
-Invariant: case, white space and punctuation do not count; equal word sequences have equal hashes, others differ but for
-a chance of about 2^-64 a pair. Hashes hold within one process. Reads and writes nothing.
+Invariant: case, white space and punctuation do not count. Equal word sequences have equal hashes; two different ones
+have the same hash with a probability of about 2^-64. Reads and writes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +12,11 @@ import numpy as np
 from reasonir.text.digests import text_digest
 from reasonir.text.words import words_of_prose
 
+# 4 million characters give 6 MB of n-grams at once, whatever the number of texts.
 BATCH_CHARACTERS = 1 << 22
 CACHED_WORDS = 1 << 20
 NO_WORDS = 0
-"""Stands for the hash of a text without any word, which equals nothing."""
+"""The hash of a text without any word; it equals no other text's."""
 
 
 class WordDigests(dict[str, int]):
@@ -78,6 +79,7 @@ class TextHasher:
         sums = np.zeros(windows, np.uint64)
         for place, factor in enumerate(self._factors):
             sums += tokens[place : place + windows] * factor
+        # How many words of its text stand from each word on: a run that reaches into the next text is left out.
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(tokens))
         return sums[left[:windows] >= self.ngram]
 
