@@ -12,8 +12,8 @@ from typing import Any
 
 from reasonir.core.errors import require
 
+# The key of a field's metadata under which its range lies.
 RANGE = "range"
-"""The key of a field's metadata under which its range lies."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

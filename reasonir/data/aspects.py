@@ -15,8 +15,8 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 
+# The end of a Bright-Pro aspect's id, behind the query's id.
 NUMBER = re.compile(r"-(?:a|aspect-)\d+$")
-"""The end of a Bright-Pro aspect's id, behind the query's id."""
 
 
 @dataclass(frozen=True, slots=True)

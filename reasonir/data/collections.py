@@ -15,10 +15,10 @@ from reasonir.data.aspects import Aspect
 from reasonir.data.rows import Ambiguous, Lookup, find_hub, find_jsonl, load_hub, read_rows
 from reasonir.data.text_files import find_text_files, is_text_file, read_text_files
 
+# What a folder that is a corpus holds.
 LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
-"""What a folder that is a corpus holds."""
+# Stands in BRIGHT's id lists for "none".
 PLACEHOLDER = "N/A"
-"""Stands in BRIGHT's id lists for "none"."""
 
 
 @dataclass(frozen=True, slots=True)

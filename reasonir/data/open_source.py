@@ -20,10 +20,10 @@ from reasonir.data.rewritings import ORIGINAL
 from reasonir.data.rows import find_jsonl
 
 HUB = "hub:"
+# BEIR's published numbers are of this split of the qrels, but MS MARCO's, which are of dev.
 DEFAULT_SPLIT = "test"
-"""BEIR's published numbers are of this split of the qrels."""
+# From a run to the runs that it was made of; a fused run of reranked runs takes two.
 MOST_STEPS = 8
-"""From a run to the runs that it was made of; a fused run of reranked runs takes two."""
 
 
 class Form(StrEnum):

@@ -16,8 +16,8 @@ from reasonir.data.rows import load_hub
 
 ORIGINAL = "original"
 SUFFIXES = (".jsonl", ".jsonl.gz")
+# Query id to (line, text); 0 is no line.
 Rewritten = Mapping[str, tuple[int, object]]
-"""Query id to (line, text); 0 is no line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any
 from reasonir.core.errors import NoConfiguration, UserError
 from reasonir.core.files import read_jsonl
 
+# Messages of the datasets library for a configuration that does not exist: online, and offline from its cache.
 NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
-"""Messages of the datasets library for a configuration that does not exist: online, and offline from its cache."""
+# Characters of a cell of a table. The csv module's own limit is 131,072, less than a long document.
 LONGEST_CELL = 2**31 - 1
-"""Characters of a cell of a table. The csv module's own limit is 131,072, less than a long document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Ambiguous:
     places: tuple[str, ...]
 
 
+# Document ids and their texts.
 Lookup = Mapping[str, str | Ambiguous]
-"""Document ids and their texts."""
 
 
 def read_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:

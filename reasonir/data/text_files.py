@@ -11,8 +11,8 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 
+# In any letter case.
 SUFFIXES = (".txt", ".md")
-"""In any letter case."""
 
 
 def is_text_file(name: str) -> bool:

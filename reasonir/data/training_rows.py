@@ -12,8 +12,8 @@ from reasonir.core.errors import UserError
 from reasonir.data.row_formats import detect_format
 from reasonir.data.rows import Lookup, read_rows
 
+# Weights are stored as float32 (at most 3.4e38), with room for sums of many.
 MAX_WEIGHT = 1e30
-"""Weights are stored as float32 (at most 3.4e38), with room for sums of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def read_training_examples(
     Rows in the format of another tool are translated first (`row_formats.py`). A `pos` or `neg` entry is a text or an
     [instruction, text] pair. With `documents`, a document id stands in place of the text: every `pos` must be an id; a
     `neg` with white space in it is a text all the same (ReasonIR's HQ rows pair document ids with written negatives).
-    `positive` and `negative` are other names of the two fields (the E5 collection's), and may hold one text, not a list.
+    `positive` and `negative` are other names of the two fields (the E5 collection's), and may hold a single text.
 
     Args:
         source: A file of rows, or hub:owner/name[:configuration[:split]].

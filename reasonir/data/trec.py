@@ -13,8 +13,8 @@ from typing import Any
 from reasonir.core.errors import UserError
 from reasonir.core.files import whole_file
 
+# Query id to {document id: score}.
 Run = Mapping[str, Mapping[str, float]]
-"""Query id to {document id: score}."""
 
 
 def read_qrels(path: str) -> dict[str, dict[str, int]]:

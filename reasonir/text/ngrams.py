@@ -15,8 +15,8 @@ from reasonir.text.words import words_of_prose
 # 4 million characters give 6 MB of n-grams at once, whatever the number of texts.
 BATCH_CHARACTERS = 1 << 22
 CACHED_WORDS = 1 << 20
+# The hash of a text without any word; it equals no other text's.
 NO_WORDS = 0
-"""The hash of a text without any word; it equals no other text's."""
 
 
 class WordDigests(dict[str, int]):
