@@ -1,13 +1,14 @@
 """Rewriting queries before they are searched with, top to bottom: `rewrite_queries` is the main path.
 
-The paper's protocol with any language model: line breaks dropped, sampled at temperature 0.8 and top_p 0.8, a target
-length both in the prompt and as the limit of the answer (arXiv 2504.20595). Invariant: every query of every task gets
-a text that is not empty; where no answer will do, its own, counted. All files follow from completions.jsonl, so that
-the same command goes on after any kill and ends with the same bytes.
+The paper's protocol (arXiv 2504.20595) with any language model: line breaks dropped, sampled at temperature 0.8 and
+top_p 0.8, a target length that is both in the prompt and the limit of the answer. Invariant: every query of every task
+gets a text that is not empty. Where no answer is accepted, the query stays as it was and is counted. All files follow
+from completions.jsonl, so that the same command continues after any kill and ends with the same bytes.
 """
 
+import dataclasses
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,9 @@ from reasonir.data.bright import examples_file, list_bright_tasks, read_bright_q
 from reasonir.data.collections import Query
 from reasonir.data.rewritings import Rewriting
 from reasonir.eval.rewrite.config import REWRITE_MAY_DIFFER, RewritingConfig, short_source
-from reasonir.llm import Completion, Generator, Message, Request, open_generator
+from reasonir.llm import Completion, Message, Request, open_generator
+from reasonir.llm.attempts import SERVER_ERROR, Accepted, Rejection, Trail, ask_until_accepted
+from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import (
     REWRITE_VARIABLES,
     Prompt,
@@ -35,27 +38,22 @@ from reasonir.llm.prompts import (
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
 from reasonir.text.lengths import Counter, measure, open_counter
 
-SERVER_ERROR = "server_error"
-
 
 @dataclass(slots=True)
-class Piece:
-    """One query to rewrite at one length, once. text: the answer that will do. cut: the limit ended it."""
+class Rewrite:
+    """One query at one length, once. text: the accepted answer, or "". cut: the target length ended it."""
 
     task: str
     query: Query
     rewriting: Rewriting
-    opening: tuple[Message, ...]
-    messages: tuple[Message, ...] = ()
     text: str = ""
     cut: bool = False
-    refused: list[dict[str, Any]] = field(default_factory=list)
-    input_tokens: int = 0
-    output_tokens: int = 0
+    trail: Trail = field(default_factory=Trail)
 
 
 def rewrite_queries(config: RewritingConfig) -> None:
-    """Ask for every rewriting, ask again where an answer will not do, write the files and the table of lengths."""
+    """Ask for every rewriting, write the files and the table of lengths."""
+    # 1 everything that can be refused is read before the folder is made
     root = f"hub:{config.data.hub}" if config.data.dir is None else config.data.dir
     tasks = config.tasks or list_bright_tasks(root)
     queries = {task: read_queries(root, task) for task in tasks}
@@ -63,19 +61,29 @@ def rewrite_queries(config: RewritingConfig) -> None:
     prompt = load_prompt("rewrite", config.prompts, REWRITE_VARIABLES, "text")
     if prompt.schema is not None:
         raise UserError(f"prompts={config.prompts}: rewrite.yaml has a `schema`; a rewriting is plain text, remove it")
-    if config.output_dir is None:
-        config.output_dir = str(Path("outputs") / "eval" / f"rewrite-{short_source(config.data)}-{config.name}")
-    folder = RunFolder(config.output_dir, config, resume=True, ignored=REWRITE_MAY_DIFFER)
+    path = config.output_dir or str(Path("outputs") / "eval" / f"rewrite-{short_source(config.data)}-{config.name}")
+    folder = RunFolder(path, dataclasses.replace(config, output_dir=path), resume=True, ignored=REWRITE_MAY_DIFFER)
     keep_prompts(folder.path, [prompt])
     folder.start()
     save_prompts(folder.path, [prompt])
-    pieces = plan(config, prompt, queries)
-    with closing(open_generator(config.generator, folder.path / "completions.jsonl")) as generator:
-        ask_all(generator, pieces, prompt, config)
-    write_files(folder.path, pieces, config.append)
-    lengths = describe_lengths(pieces, queries, counter, config.append)
+
+    # 2 the questions
+    rewrites = plan(queries, config.name, config.length_tokens or [None], config.samples)
+    generator = config.generator
+    writer = RewriteWriter(
+        prompt, generator.temperature, generator.top_p, generator.max_new_tokens, generator.max_attempts, config.seed
+    )
+    with (
+        closing(open_generator(generator, folder.path / "completions.jsonl")) as model,
+        closing(Progress("rewrite", len(rewrites), "queries")) as progress,
+    ):
+        hold_conversations(model, rewrites, writer.converse, lambda rewrite, outcome: progress.update(1))
+
+    # 3 the files, the lengths, the manifest
+    write_files(folder.path, rewrites, config.append)
+    lengths = describe_lengths(rewrites, queries, counter, config.append)
     write_json(folder.path / "lengths.json", lengths)
-    counts = count_pieces(pieces)
+    counts = count_rewrites(rewrites)
     inputs = [examples_file(root, task) for task in tasks] if config.data.dir else []
     folder.finish(inputs=inputs, counts=counts, prompts=describe_prompts([prompt]))
     print(summary(lengths, counts, folder.path, config.name))
@@ -90,123 +98,149 @@ def read_queries(root: str, task: str) -> list[Query]:
     return queries
 
 
-def plan(config: RewritingConfig, prompt: Prompt, queries: dict[str, list[Query]]) -> list[Piece]:
-    """Return what is to be written: by length, sample, task, query."""
+def plan(
+    queries: Mapping[str, Sequence[Query]], name: str, lengths: Sequence[int | None], samples: int
+) -> list[Rewrite]:
+    """Return what is to be written: by length, sample, task, query.
+
+    Args:
+        queries: Of each task.
+        name: Of the rewriting, which begins the names of its files.
+        lengths: Target lengths in tokens; None sets no target.
+        samples: Rewritings of each query and length.
+    """
+    rewritings = [Rewriting.named(name, tokens, sample) for tokens in lengths for sample in range(1, samples + 1)]
     return [
-        Piece(task, query, rewriting, prompt.messages(rewrite_values(query.text, rewriting.length_tokens or None)))
-        for rewriting in rewritings_of(config)
+        Rewrite(task, query, rewriting)
+        for rewriting in rewritings
         for task, of_task in queries.items()
         for query in of_task
     ]
 
 
-def rewritings_of(config: RewritingConfig) -> list[Rewriting]:
-    """Return the rewritings that the options ask for."""
-    lengths: Sequence[int | None] = config.length_tokens or [None]
-    return [
-        Rewriting.named(config.name, tokens, sample) for tokens in lengths for sample in range(1, config.samples + 1)
-    ]
+@dataclass(frozen=True, slots=True)
+class RewriteWriter:
+    """What all questions share: the prompt, and how an answer is drawn."""
+
+    prompt: Prompt
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_attempts: int
+    seed: int
+
+    def converse(self, rewrite: Rewrite) -> Conversation[None]:
+        """Ask until an answer is accepted, and put it into `rewrite`."""
+        wanted = rewrite.rewriting.length_tokens or None
+        opening = self.prompt.messages(rewrite_values(rewrite.query.text, wanted))
+
+        def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
+            names = (rewrite.task, rewrite.query.id, rewrite.rewriting.sample, attempt)
+            return Request(
+                id="",
+                messages=messages,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_new_tokens=wanted or self.max_new_tokens,
+                # samples and attempts differ by the seed alone
+                seed=draw_number(self.seed, "rewrite", *names),
+            )
+
+        def read(completion: Completion) -> tuple[str, bool] | Rejection:
+            text = without_thoughts(completion.text).encode("utf-8", "replace").decode("utf-8")
+            rejection = what_is_wrong(text, completion.finish, rewrite.query.text, wanted)
+            return rejection or (text, completion.finish == "length")
+
+        found = yield from ask_until_accepted(self.prompt, opening, request_for, read, self.max_attempts, rewrite.trail)
+        if isinstance(found, Accepted):
+            rewrite.text, rewrite.cut = found.answer
 
 
-def ask_all(generator: Generator, pieces: Sequence[Piece], prompt: Prompt, config: RewritingConfig) -> None:
-    """Fill in the texts, in rounds: each asks again for what the one before left without, saying why."""
-    waiting = list(pieces)
-    for attempt in range(1, config.generator.max_attempts + 1):
-        label = "rewrite" if attempt == 1 else f"rewrite, attempt {attempt}"
-        with closing(Progress(label, len(waiting), "queries")) as progress:
-            for completion in generator.complete(requests(waiting, attempt, config)):
-                read_completion(waiting[int(completion.id)], completion, attempt, prompt)
-                progress.update(1)
-        waiting = [piece for piece in waiting if not piece.text and piece.refused[-1]["reason"] != SERVER_ERROR]
+def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None) -> Rejection | None:
+    """Return why an answer is not accepted; None for one that is.
 
+    An answer that a target length cut off is accepted, because the length is the answer's limit in the paper too. One
+    that was cut off without a target is not: it ran on and on.
 
-def requests(pieces: Sequence[Piece], attempt: int, config: RewritingConfig) -> Iterator[Request]:
-    """Yield one request a piece. The seed tells samples and attempts apart."""
-    for number, piece in enumerate(pieces):
-        yield Request(
-            id=str(number),
-            messages=piece.messages or piece.opening,
-            temperature=config.generator.temperature,
-            top_p=config.generator.top_p,
-            max_new_tokens=piece.rewriting.length_tokens or config.generator.max_new_tokens,
-            seed=draw_number(config.seed, "rewrite", piece.task, piece.query.id, piece.rewriting.sample, attempt),
-        )
-
-
-def read_completion(piece: Piece, completion: Completion, attempt: int, prompt: Prompt) -> None:
-    """Take an answer, or note why not and what to say next."""
-    piece.input_tokens += completion.input_tokens
-    piece.output_tokens += completion.output_tokens
-    text = without_thoughts(completion.text).encode("utf-8", "replace").decode("utf-8")
-    reason, detail = what_is_wrong(text, completion, piece)
-    if not reason:
-        piece.text, piece.cut = text, completion.finish == "length"
-        return
-    piece.refused.append({"attempt": attempt, "reason": reason, "detail": detail, "text": completion.text})
-    piece.messages = (*piece.opening, *prompt.after_refusal(completion, detail))
-
-
-def what_is_wrong(text: str, completion: Completion, piece: Piece) -> tuple[str, str]:
-    """Return reason and detail of a refusal; empty ones for an answer that will do.
-
-    An answer that a target length cut off will do: the length is the answer's limit in the paper too. One that was cut
-    off without a target is not: it ran on and on.
+    Args:
+        text: The answer without its thoughts.
+        finish: How the answer ended, as in `Completion`.
+        query: The query that was to be rewritten.
+        length_tokens: The target length; None for none.
     """
-    if completion.finish == "error":
-        return SERVER_ERROR, completion.error
     phrase = refusal_phrase(text)
-    if completion.finish == "refusal" or phrase:
-        return "refusal", f"It declines ({(phrase or text[:60])!r}); nothing but a search is made with it."
+    if finish == "refusal" or phrase:
+        detail = f"It declines ({(phrase or text[:60])!r}); nothing but a search is made with it."
+        return Rejection("refusal", detail)
     if not text:
-        return "empty", "It was empty, or ended within its thoughts; be shorter."
-    if text.split() == piece.query.text.split():
-        return "unchanged", "It is the query itself."
-    if completion.finish == "length" and not piece.rewriting.length_tokens:
-        return "cut_off", "It was too long and was cut off before its end; be shorter."
-    return "", ""
+        return Rejection("empty", "It was empty, or ended within its thoughts; be shorter.")
+    if text.split() == query.split():
+        return Rejection("unchanged", "It is the query itself.")
+    if finish == "length" and not length_tokens:
+        return Rejection("cut_off", "It was too long and was cut off before its end; be shorter.")
+    return None
 
 
-def final_text(piece: Piece, append: bool) -> str:
-    """Return what is searched with; the query as it was where no answer would do."""
-    if not piece.text:
-        return piece.query.text
-    return f"{piece.query.text}\n\n{piece.text}" if append else piece.text
+def final_text(rewrite: Rewrite, append: bool) -> str:
+    """Return what is searched with; the query as it was where no answer was accepted."""
+    if not rewrite.text:
+        return rewrite.query.text
+    return f"{rewrite.query.text}\n\n{rewrite.text}" if append else rewrite.text
 
 
-def write_files(folder: Path, pieces: Sequence[Piece], append: bool) -> None:
-    """Write <task>/<name>.jsonl of every rewriting, and the refused answers of all."""
+def write_files(folder: Path, rewrites: Sequence[Rewrite], append: bool) -> None:
+    """Write <task>/<name>.jsonl of every rewriting, and the rejected answers of all to refused.jsonl.
+
+    Args:
+        folder: Of the run.
+        rewrites: All of them, asked.
+        append: Whether a rewriting stands behind its query instead of in its place.
+    """
     files: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for piece in pieces:
-        row = {"id": piece.query.id, "query": final_text(piece, append)}
-        files.setdefault((piece.task, piece.rewriting.name), []).append(row)
+    for rewrite in rewrites:
+        row = {"id": rewrite.query.id, "query": final_text(rewrite, append)}
+        files.setdefault((rewrite.task, rewrite.rewriting.name), []).append(row)
     for (task, name), rows in files.items():
         write_jsonl(folder / task / f"{name}.jsonl", rows)
-    refused = [
-        {"task": piece.task, "name": piece.rewriting.name, "id": piece.query.id, **line}
-        for piece in pieces
-        for line in piece.refused
+    rejected = [
+        {
+            "task": rewrite.task,
+            "name": rewrite.rewriting.name,
+            "id": rewrite.query.id,
+            **{name: line[name] for name in ("attempt", "reason", "detail")},
+            # a server may send half of a surrogate pair, which no file holds
+            "text": line["text"].encode("utf-8", "replace").decode("utf-8"),
+        }
+        for rewrite in rewrites
+        for line in rewrite.trail.refused
     ]
-    text = [line | {"text": line["text"].encode("utf-8", "replace").decode("utf-8")} for line in refused]
-    write_jsonl(folder / "refused.jsonl", text)
+    write_jsonl(folder / "refused.jsonl", rejected)
 
 
 def describe_lengths(
-    pieces: Sequence[Piece], queries: dict[str, list[Query]], counter: Counter, append: bool
+    rewrites: Sequence[Rewrite], queries: dict[str, list[Query]], counter: Counter, append: bool
 ) -> dict[str, Any]:
-    """Return the measured lengths of the queries and of every rewriting, by task and of all."""
-    originals = {task: [query.text for query in of_task] for task, of_task in queries.items()}
-    by_name: dict[str, list[Piece]] = {}
-    for piece in pieces:
-        by_name.setdefault(piece.rewriting.name, []).append(piece)
+    """Return the measured lengths of the queries and of every rewriting, by task and of all tasks together.
 
-    def describe(part: Sequence[Piece]) -> dict[str, Any]:
-        answered = [piece for piece in part if piece.text]
-        ended = sum(not piece.cut for piece in answered)
+    Args:
+        rewrites: All of them, asked.
+        queries: Of each task, as they were.
+        counter: Counts tokens.
+        append: Whether a rewriting stands behind its query instead of in its place.
+    """
+    originals = {task: [query.text for query in of_task] for task, of_task in queries.items()}
+    by_name: dict[str, list[Rewrite]] = {}
+    for rewrite in rewrites:
+        by_name.setdefault(rewrite.rewriting.name, []).append(rewrite)
+
+    def describe(part: Sequence[Rewrite]) -> dict[str, Any]:
+        answered = [rewrite for rewrite in part if rewrite.text]
+        ended = sum(not rewrite.cut for rewrite in answered)
         return {
             "queries": len(part),
             "kept_original": len(part) - len(answered),
             "ended_within_limit": ended / len(answered) if answered else None,
-            **measure([final_text(piece, append) for piece in part], counter),
+            **measure([final_text(rewrite, append) for rewrite in part], counter),
         }
 
     rewritings = {
@@ -214,7 +248,7 @@ def describe_lengths(
             "length_tokens": part[0].rewriting.length_tokens or None,
             "sample": part[0].rewriting.sample,
             "all": describe(part),
-            "tasks": {task: describe([piece for piece in part if piece.task == task]) for task in queries},
+            "tasks": {task: describe([rewrite for rewrite in part if rewrite.task == task]) for task in queries},
         }
         for name, part in by_name.items()
     }
@@ -226,22 +260,31 @@ def describe_lengths(
     return {"tokens_by": counter.by, "original": original, "rewritings": rewritings}
 
 
-def count_pieces(pieces: Sequence[Piece]) -> dict[str, Any]:
+def count_rewrites(rewrites: Sequence[Rewrite]) -> dict[str, Any]:
     """Return queries in, rewritten and kept by reason, and what all answers cost, over all runs of the folder."""
-    kept = Tally(piece.refused[-1]["reason"] for piece in pieces if not piece.text)
+    kept = Tally(rewrite.trail.refused[-1]["reason"] for rewrite in rewrites if not rewrite.text)
     return {
-        "in": len(pieces),
-        "rewritten": len(pieces) - sum(kept.values()),
+        "in": len(rewrites),
+        "rewritten": len(rewrites) - sum(kept.values()),
         "kept_original": dict(sorted(kept.items())),
-        "refused_answers": dict(sorted(Tally(line["reason"] for p in pieces for line in p.refused).items())),
-        "cut_at_limit": sum(piece.cut for piece in pieces),
-        "input_tokens": sum(piece.input_tokens for piece in pieces),
-        "output_tokens": sum(piece.output_tokens for piece in pieces),
+        "refused_answers": dict(
+            sorted(Tally(line["reason"] for rewrite in rewrites for line in rewrite.trail.refused).items())
+        ),
+        "cut_at_limit": sum(rewrite.cut for rewrite in rewrites),
+        "input_tokens": sum(rewrite.trail.input_tokens for rewrite in rewrites),
+        "output_tokens": sum(rewrite.trail.output_tokens for rewrite in rewrites),
     }
 
 
 def summary(lengths: dict[str, Any], counts: dict[str, Any], folder: Path, name: str) -> str:
-    """Return the table that a run ends with."""
+    """Return the table that a run ends with.
+
+    Args:
+        lengths: What `describe_lengths` returned.
+        counts: What `count_rewrites` returned.
+        folder: Of the run.
+        name: Of the rewriting.
+    """
     head = ["queries", "", "words", "tokens", "median", "within limit", "kept"]
     rows = [head, _row("original", lengths["original"]["all"])]
     rows += [_row(name, entry["all"]) for name, entry in lengths["rewritings"].items()]
