@@ -1,4 +1,4 @@
-"""The options of a generator: names, types, units, invariants. Values stand in `configs/generator/`."""
+"""The options of a language model: names, types, units, invariants. Values stand in `configs/generator/`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,8 @@ from importlib.util import find_spec
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError, require
+from reasonir.core.errors import UserError
+from reasonir.core.fields import at_least, positive, within
 
 MAY_DIFFER = tuple(
     f"generator.{name}"
@@ -16,7 +17,7 @@ MAY_DIFFER = tuple(
         "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
     )
 )  # fmt: skip
-"""Options that say how answers are got, not which: an output folder may be continued with others."""
+"""Options that change how answers are got and not which: an output folder may be continued with other values."""
 
 
 class Engine(StrEnum):
@@ -28,7 +29,7 @@ class Engine(StrEnum):
 
 
 class Structured(StrEnum):
-    """How a request's JSON schema reaches the server; auto begins with json_schema and steps down on a refusal."""
+    """How a request's JSON schema reaches the server; auto begins with json_schema and asks for less when refused."""
 
     auto = "auto"
     json_schema = "json_schema"
@@ -38,7 +39,7 @@ class Structured(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class GeneratorConfig:
-    """The language model that writes, and how hard it is driven."""
+    """The language model that answers, how answers are drawn, and what they may cost."""
 
     engine: Engine = MISSING
     """openai is any server with OpenAI's chat API; openai_batch files requests and waits; vllm runs in this process."""
@@ -48,40 +49,40 @@ class GeneratorConfig:
     """The server's name of the model; for vllm a hub id or folder."""
     api_key_env: str = MISSING
     """Environment variable that holds the key; a local server may need none. The key itself is written nowhere."""
-    temperature: float = MISSING
-    """Of the sampling; 0 takes the likeliest token."""
-    top_p: float = MISSING
+    temperature: float = within(0, 2)
+    """Sampling temperature; 0 takes the likeliest token."""
+    top_p: float = within(0, 1, "(]")
     """Sampling takes the likeliest tokens that hold this share of the probability."""
-    max_new_tokens: int = MISSING
-    """Tokens of an answer; a longer one is cut."""
-    max_concurrency: int = MISSING
+    max_new_tokens: int = positive()
+    """Tokens of an answer at most; a longer one is cut."""
+    max_concurrency: int = positive()
     """Requests in flight at once (vllm: sequences that are scheduled or wait in its queue)."""
-    timeout_seconds: float = MISSING
+    timeout_seconds: float = positive()
     """A request that takes longer is dropped and tried again (not for vllm)."""
-    max_attempts: int = MISSING
-    """Tries of a request that the server fails; also of a document whose answers are no good."""
+    max_attempts: int = positive()
+    """Attempts at a request that the server fails, and questions for an item whose answers are rejected."""
     structured: Structured = MISSING
     """How a JSON schema is asked for: enforced (json_schema), any JSON (json_object), or in words only (prompt)."""
-    max_total_tokens: int | None = MISSING
+    max_total_tokens: int | None = positive()
     """Tokens, read and written, of all paid answers of an output folder, after which no request is made; null is no
-    limit. Those in flight end, so it is passed by up to three times max_concurrency answers."""
-    max_cost: float | None = MISSING
-    """Money, as max_total_tokens; needs both prices."""
-    cost_per_million_input_tokens: float | None = MISSING
+    limit. Requests in flight are finished, so the limit is passed by up to three times max_concurrency answers."""
+    max_cost: float | None = positive()
+    """Money, in the unit of the prices, as max_total_tokens; needs both prices."""
+    cost_per_million_input_tokens: float | None = at_least(0)
     """Price of the tokens read, in the unit of max_cost."""
-    cost_per_million_output_tokens: float | None = MISSING
+    cost_per_million_output_tokens: float | None = at_least(0)
     """Price of the tokens written, in the unit of max_cost."""
-    batch_requests: int = MISSING
+    batch_requests: int = positive()
     """Requests of one batch (openai_batch only). OpenAI's limit: 50,000."""
-    batch_poll_seconds: float = MISSING
+    batch_poll_seconds: float = positive()
     """Time between questions whether a batch is done (openai_batch only)."""
-    tensor_parallel_size: int = MISSING
+    tensor_parallel_size: int = positive()
     """GPUs that share each layer (vllm only)."""
-    data_parallel_size: int = MISSING
+    data_parallel_size: int = positive()
     """Copies of the model (vllm only)."""
-    max_model_len: int | None = MISSING
+    max_model_len: int | None = positive()
     """Tokens of prompt and answer together; null is the model's own (vllm only)."""
-    gpu_memory_utilization: float = MISSING
+    gpu_memory_utilization: float = within(0, 1, "(]")
     """Share of each GPU's memory that vllm takes (vllm only)."""
     dtype: str = MISSING
     """Number format of the weights: auto, bfloat16, float16, float32 (vllm only)."""
@@ -92,30 +93,15 @@ class GeneratorConfig:
         """Refuse values outside their range, by name."""
         if not self.model.strip():
             raise UserError("generator.model is empty: give generator.model=NAME")
-        for name in ("max_new_tokens", "max_concurrency", "timeout_seconds", "max_attempts", "batch_requests",
-                     "batch_poll_seconds", "tensor_parallel_size", "data_parallel_size"):  # fmt: skip
-            require(
-                0 < getattr(self, name) < float("inf"),
-                f"generator.{name}",
-                getattr(self, name),
-                "must be positive and finite",
-            )
-        for name in ("max_total_tokens", "max_model_len", "max_cost"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"generator.{name}", value, "must be positive, or null")
         for name in ("cost_per_million_input_tokens", "cost_per_million_output_tokens"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 <= value < float("inf"), f"generator.{name}", value, "must not be negative, or null"
-            )
-            if self.max_cost is not None and value is None:
+            if self.max_cost is not None and getattr(self, name) is None:
                 raise UserError(f"generator.max_cost needs the prices: give generator.{name}=PRICE")
-        require(0 <= self.temperature <= 2, "generator.temperature", self.temperature, "must lie in [0, 2]")
-        require(0 < self.top_p <= 1, "generator.top_p", self.top_p, "must lie in (0, 1]")
-        share = self.gpu_memory_utilization
-        require(0 < share <= 1, "generator.gpu_memory_utilization", share, "must lie in (0, 1]")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UserError(f"generator.base_url={self.base_url} must begin with http:// or https://")
         package, extra = ("vllm", "vllm") if self.engine is Engine.vllm else ("openai", "openai")
         if find_spec(package) is None:
             raise UserError(f"generator={self.engine} needs the {package} package: pip install 'reasonir[{extra}]'")
+
+    def local_model(self) -> str | None:
+        """Return the folder or hub id of a model that runs in this process; None where a server answers."""
+        return self.model if self.engine is Engine.vllm else None

@@ -1,7 +1,8 @@
-"""How long a prompt may be, and how one of several documents is made to fit: they are cut, never a question left out.
+"""A prompt as the tokens that a model reads, how long it may be, and how its documents are cut to fit.
 
-Invariant: a prompt that `fit` returns has at most `tokens` tokens as counted; every cut is counted. A caller that drops
-documents instead asks `holds`.
+Invariants: `chat_tokens` is the prompt of the engine in this process, and of any server that runs the same tokenizer. A
+prompt that `Context.fit` returns has at most `tokens` tokens, counted by the tokenizer or the estimate, and every cut is
+counted. A caller that leaves documents out instead of cutting them asks `Context.holds`.
 """
 
 from collections import Counter
@@ -10,31 +11,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.llm.chat import chat_text, chat_tokens
-from reasonir.llm.config import Engine, GeneratorConfig
 from reasonir.llm.records import Message
 
 BYTES_PER_TOKEN = 3
-"""Estimate without a tokenizer, on the safe side: English has about 4 bytes a token, code 3, Chinese 3 to 4."""
+"""Estimate without a tokenizer. English has about 4 UTF-8 bytes a token, code 3, Chinese 3 to 4. The lowest is taken,
+because a prompt that is too long is refused by the server and one that is shorter than need be is not."""
 TOKENS_PER_TURN = 16
-"""Of a chat template around a turn, in that estimate."""
+"""Estimated tokens that a chat template puts around a turn."""
+PLAIN_TURN, PLAIN_OPENING = "{role}: {content}\n\n", "assistant:"
+"""Form of a turn, and of the opening of the answer, for a tokenizer that has no chat template."""
 Render = Callable[[str, list[str]], tuple[Message, ...]]
-"""From a query and documents to a conversation."""
+"""Turns a query and documents into a prompt."""
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Return the prompt as a text; a chat template has written its special tokens into it."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    if not getattr(tokenizer, "chat_template", None):
+        return "".join(PLAIN_TURN.format(**turn) for turn in turns) + PLAIN_OPENING
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def chat_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Return the prompt as token ids."""
+    plain = not getattr(tokenizer, "chat_template", None)
+    return list(tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=plain))
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Room for prompts. tokens: of a prompt, without its answer. tokenizer: None estimates."""
+    """The room that prompts have. tokens: of a prompt, without its answer. tokenizer: counts; None estimates."""
 
     tokens: int
     tokenizer: Any | None = None
 
     def fit(self, render: Render, query: str, documents: list[str], counts: Counter[str]) -> tuple[Message, ...]:
-        """Return the conversation, its documents cut where it would be too long.
+        """Return the prompt, its documents cut where it would be too long.
 
-        All documents are cut to one length, as long as fits; shorter ones stay whole. A query that takes more than half
-        of the room is cut to that half first.
+        All documents are cut to one length, the largest that fits; shorter ones stay whole. A query that takes more
+        than half of the room is first cut to that half.
 
+        Args:
+            render: Makes the prompt of a query and documents.
+            query: Its text.
+            documents: Their texts.
+            counts: Takes `queries_cut` and `documents_cut`.
         Raises:
             UserError: the prompt's own words leave no room for documents.
         """
@@ -51,7 +72,8 @@ class Context:
             share = largest_share(lengths, room)
             short = [text if n <= share else self.cut(text, share) for text, n in zip(documents, lengths, strict=True)]
             messages = render(query, short)
-            excess = self._count(messages) - self.tokens  # tokens join and part where texts meet
+            # Where two texts meet, tokens join or split, so that the parts may add up to more than was reckoned.
+            excess = self._count(messages) - self.tokens
             if excess <= 0:
                 counts["documents_cut"] += sum(n > share for n in lengths)
                 return messages
@@ -62,13 +84,13 @@ class Context:
         )
 
     def length(self, text: str) -> int:
-        """Return the tokens of a text on its own."""
+        """Return the number of tokens of a text on its own."""
         if self.tokenizer is None:
             return -(-len(text.encode()) // BYTES_PER_TOKEN)
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the beginning of a text that has at most so many tokens."""
+        """Return the longest beginning of a text with at most so many tokens."""
         if tokens <= 0:
             return ""
         if self.tokenizer is None:
@@ -79,11 +101,10 @@ class Context:
         return text[: ends[min(tokens, len(ends)) - 1][1]] if ends else text
 
     def holds(self, messages: tuple[Message, ...]) -> bool:
-        """Say whether a conversation fits."""
-        if self.tokenizer is not None:  # bytes are an upper bound; most prompts need no tokenizing
-            size = len(chat_text(self.tokenizer, messages).encode()) + 1  # a special token in front
-            if size <= self.tokens:
-                return True
+        """Return whether a prompt fits."""
+        # A token has at least one byte, so that most prompts need no tokenizing. 1: a special token in front.
+        if self.tokenizer is not None and len(chat_text(self.tokenizer, messages).encode()) < self.tokens:
+            return True
         return self._count(messages) <= self.tokens
 
     def _count(self, messages: tuple[Message, ...]) -> int:
@@ -93,21 +114,21 @@ class Context:
 
 
 def open_context(
-    generator: GeneratorConfig,
-    context_tokens: int,
-    answer_tokens: int,
-    tokenizer: str | None,
+    context_tokens: int, answer_tokens: int, tokenizer: str | None, local_model: str | None, max_model_len: int | None
 ) -> Context:
     """Return the room that prompts have beside their answers.
 
     Args:
-        tokenizer: folder or hub id; None is the model's own for vllm, else the estimate.
+        context_tokens: Tokens of prompt and answer together that the caller wants.
+        answer_tokens: Tokens of the longest answer.
+        tokenizer: Folder or hub id; None is the local model's own, else the estimate.
+        local_model: Folder or hub id of a model that runs in this process; None where a server answers.
+        max_model_len: The engine's own limit of prompt and answer; None for none.
     Raises:
         UserError: no room is left.
     """
-    in_process = generator.engine is Engine.vllm
-    tokenizer = tokenizer or (generator.model if in_process else None)
-    limits = (context_tokens, generator.max_model_len, longest_input(generator.model) if in_process else None)
+    tokenizer = tokenizer or local_model
+    limits = (context_tokens, max_model_len, longest_input(local_model) if local_model else None)
     room = min(limit for limit in limits if limit is not None) - answer_tokens
     if room <= 0:
         raise UserError(f"context_tokens={context_tokens} leaves no room beside {answer_tokens} tokens")
@@ -115,7 +136,7 @@ def open_context(
 
 
 def longest_input(path: str) -> int | None:
-    """Return the positions that a model's config.json declares; None where transformers does not know it."""
+    """Return the longest input that a model's config.json declares; None where transformers does not know the model."""
     from transformers import AutoConfig
 
     try:
@@ -136,7 +157,7 @@ def largest_share(lengths: Sequence[int], room: int) -> int:
 
 
 def load_tokenizer(path: str) -> Any:
-    """Return a tokenizer of transformers; one without a length of its own, which would only warn."""
+    """Return a tokenizer of transformers that does not warn of long texts."""
     from transformers import AutoTokenizer
 
     try:

@@ -1,20 +1,26 @@
-"""What a language model's answer says in plain text: without its thoughts, and whether it declines.
+"""A language model's answer without its thoughts, and whether the model declines to do what it was asked.
 
-Invariant: pure and fast; where it cannot tell, a text passes. The rules are for English.
+Invariant: pure and fast; a text that cannot be told from a good answer passes. The rules are for English.
 """
 
 import re
 
-# One pattern, so that each character is looked at once however often a looping model opens its thoughts.
-THOUGHTS = re.compile(r"^.*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL)
+# One pattern, so that each character is looked at once however often a looping model opens its thoughts. The first
+# alternative takes thoughts whose opening mark stands in the chat template and not in the answer.
+_THOUGHTS = re.compile(r"^.*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
-def without_thoughts(text: str) -> str:
-    """Return an answer without the thoughts that a reasoning model writes before it, ended or cut off."""
-    return THOUGHTS.sub("", text).strip()
+def without_thoughts(text: str, *, keep_unfinished: bool = False) -> str:
+    """Return an answer without the thoughts that a reasoning model writes before it.
+
+    Args:
+        text: The answer as the model gave it.
+        keep_unfinished: Whether thoughts that never end are kept. A reranker reads them: the score may stand in them.
+    """
+    return text.rsplit("</think>", 1)[-1].strip() if keep_unfinished else _THOUGHTS.sub("", text).strip()
 
 
-QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]{12,}’|(?<!\w)'[^'\n]{12,}'(?!\w)|(?m:^>.*$)")
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]{12,}’|(?<!\w)'[^'\n]{12,}'(?!\w)|(?m:^>.*$)")
 _UNABLE = r"(?:can ?not|can[’']?t|won[’']?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m) not going to)"
 _ACT = (
     r"(?:assist|help|provide|fulfil?l|comply|generate|create|produce|write|answer|complete|share|offer|engage|proceed"
@@ -24,7 +30,7 @@ _ASKED = (
     r"(?:(?:with|to|in|on) )?(?:(?:this|that|your|the|any|such)(?: \w+)? (?:request|task|question|prompt|instruction"
     r"s?|content|information|material|document|passage|query)|with (?:this|that)|(?:a|the) hard[- ]negative|you with)"
 )
-REFUSALS = [
+_REFUSALS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"\bas an? (?:large |responsible |helpful )*(?:ai|artificial intelligence|language model)(?: language)?"
@@ -39,25 +45,26 @@ REFUSALS = [
         r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
     )
 ]
-OPENING_WORDS, DOMINATED_SHARE = 12, 0.5
+_OPENING_WORDS, _DOMINATED_SHARE = 12, 0.5
 
 
 def refusal_phrase(text: str) -> str | None:
     """Return the words by which a model declines or speaks of itself; None for a text that does its task.
 
     The phrase must stand in the first twelve words, or the sentences with such phrases must make up half the text.
-    What is quoted does not count, unless all is quoted. That a person cannot do or understand something is no
-    refusal: it takes an apology, or an object that was asked for ("this request"), or a language model speaking.
+    A quoted phrase does not count, unless the whole text is quoted. A person who cannot do or understand something does
+    not refuse: a refusal has an apology, or names what was asked for ("this request"), or says that a language model
+    speaks.
     """
-    plain = QUOTED.sub(" ", text)
+    plain = _QUOTED.sub(" ", text)
     if len(plain.split()) < 3:
         plain = text.strip(" \t\n\"'“”‘’")
-    matches = [found for pattern in REFUSALS if (found := pattern.search(plain))]
+    matches = [found for pattern in _REFUSALS if (found := pattern.search(plain))]
     if not matches:
         return None
     first = min(matches, key=lambda found: found.start())
-    if len(plain[: first.start()].split()) < OPENING_WORDS:
+    if len(plain[: first.start()].split()) < _OPENING_WORDS:
         return first[0]
     sentences = re.split(r"(?<=[.!?])\s+|\n+", plain)
-    declining = sum(len(s.split()) for s in sentences if any(pattern.search(s) for pattern in REFUSALS))
-    return first[0] if declining >= DOMINATED_SHARE * len(plain.split()) else None
+    declining = sum(len(s.split()) for s in sentences if any(pattern.search(s) for pattern in _REFUSALS))
+    return first[0] if declining >= _DOMINATED_SHARE * len(plain.split()) else None

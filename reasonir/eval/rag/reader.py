@@ -76,7 +76,10 @@ class Reader:
     @classmethod
     def open(cls, config: RagConfig, prompt: Prompt, folder: Path) -> "Reader":
         """Measure the room for prompts; the engine itself starts with the first question."""
-        room = open_context(config.generator, config.context_tokens, config.answer_tokens(), config.tokenizer)
+        generator = config.generator
+        room = open_context(
+            config.context_tokens, config.answer_tokens(), config.tokenizer, generator.local_model(), generator.max_model_len
+        )
         return cls(config, prompt, room, folder)
 
     def ask(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> list[Answer]:

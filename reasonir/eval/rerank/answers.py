@@ -1,6 +1,6 @@
-"""What a reranker's answers say: a score, a permutation, grades. Tolerant in form, strict in counting.
+"""Scores, permutations and grades, read from a reranker's answers. Tolerant in form, strict in counting.
 
-Invariant: every answer, whatever it holds, comes back as something to rank by, and what was wrong with it is counted.
+Invariant: every answer, whatever it holds, gives something to rank by, and whatever was wrong with it is counted.
 """
 
 import math
@@ -8,16 +8,19 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from reasonir.llm.refusals import without_thoughts
+
 PHRASE = "Relevance score:"
-"""What stands before the integer of a pointwise answer (prompt variable `phrase`)."""
+"""Words before the integer of a pointwise answer (prompt variable `phrase`)."""
 LARGEST_SCORE, LARGEST_GRADE = 5, 10
 DIGITS = ("0", "1", "2", "3", "4", "5")
 UNPARSABLE_SCORE, NO_PHRASE_SCORE = -1.0, 0.0
-"""The paper's: arXiv 2504.20595, release 0aac962."""
+"""Scores of an answer without a readable integer, and of one without the phrase, as in the paper (arXiv 2504.20595,
+release 0aac962)."""
 
 _PHRASE = re.compile(r"relevance[\s_-]*score", re.IGNORECASE)
-# Marks, a scale in parentheses and a small word may stand between; a hyphen before a space separates, before a digit it
-# is a minus. What goes on as a range, a larger number or a word is no integer.
+# Between the phrase and the integer may stand marks, a scale in parentheses and a small word. A hyphen before a space
+# separates; before a digit it is a minus. Digits that continue as a range, a larger number or a word are no integer.
 _NUMBER = re.compile(
     r"(?:[^\w\n]*\([^)\n]*\))?[^\w-]*(?:-+\s+)?(?:(?:is|of|equals)\b)?[^\w-]*(?:-+\s+)?[^\w-]*"
     r"(-?[0-9]+(?:\.[0-9]+)?)(?!\w|\s*(?:[-–—~]|to\b|or\b)\s*[0-9])",
@@ -36,14 +39,9 @@ _OBJECTS = re.compile(
 )
 
 
-def after_thinking(text: str) -> str:
-    """Return what a reasoning model says after its thoughts."""
-    return text.rsplit("</think>", 1)[-1]
-
-
 def read_score(text: str, counts: Counter[str]) -> float:
-    """Return the score of a pointwise answer, in [0, 1] or one of the two fallbacks; the last readable one counts."""
-    text = after_thinking(text)
+    """Return the score of a pointwise answer, in [0, 1] or one of the two fallbacks; the last readable integer counts."""
+    text = without_thoughts(text, keep_unfinished=True)
     places = [found.end() for found in _PHRASE.finditer(text)]
     if not places:
         counts["phrase_missing"] += 1
@@ -59,8 +57,9 @@ def read_score(text: str, counts: Counter[str]) -> float:
 def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | None, float]:
     """Return the mean score under the probabilities of the digits, and the probability of everything else.
 
-    sum_d d * p(d) / sum_d p(d), divided by 5: with the log-probabilities of all six digits it is the softmax over their
-    logits. Digits that are not among the alternatives have no mass; a token that is a digit but for white space counts.
+    The score is sum_d d * p(d) / sum_d p(d), divided by 5. With the log-probabilities of all six digits the weights are
+    the softmax over their logits. A digit that is not among the alternatives has probability 0. A digit with white
+    space around it counts as that digit.
 
     Args:
         alternatives: (token, log-probability) of the first answer token.
@@ -81,10 +80,16 @@ def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | N
 def read_permutation(text: str, count: int, counts: Counter[str]) -> list[int]:
     """Return the order (indices from 0) that a listwise answer gives to documents 1 to `count`.
 
-    The longest chain "[3] > [1]" or JSON list counts, the last among equals, else all numbers in brackets. Repeats and
-    numbers that no document has are dropped, documents that are not named follow in their old order; each is counted.
+    The longest chain "[3] > [1]" or JSON list counts (the last one among equally long ones), or all numbers in brackets
+    where these name more documents. Repeated and unknown numbers are dropped. Documents that the answer does not name
+    follow in their old order. Each of these is counted.
+
+    Args:
+        text: The answer.
+        count: Documents that were shown.
+        counts: Takes what was wrong.
     """
-    text = after_thinking(text)
+    text = without_thoughts(text, keep_unfinished=True)
     found = [*_CHAIN.finditer(text), *_LIST.finditer(text)]
     numbers = [re.findall(r"[0-9]+", match[0]) for match in sorted(found, key=lambda match: match.start())]
     named = max(reversed(numbers), key=len) if numbers else []
@@ -109,10 +114,15 @@ def read_permutation(text: str, count: int, counts: Counter[str]) -> list[int]:
 def read_grades(text: str, count: int, counts: Counter[str]) -> dict[int, float]:
     """Return the grades (by index from 0, in [0, 1]) that a groupwise answer gives to documents 1 to `count`.
 
-    A JSON object, "number: grade" lines, objects of id and score, or a plain list of `count` numbers. The last grade of
-    a document counts; documents without one and grades outside 0 to 10 are counted and not returned.
+    Forms: a JSON object, "number: grade" lines, objects of id and score, or a plain list of `count` numbers. The last
+    grade of a document counts. Documents without a grade and grades outside 0 to 10 are counted and not returned.
+
+    Args:
+        text: The answer.
+        count: Documents that were shown.
+        counts: Takes what was wrong.
     """
-    text = after_thinking(text)
+    text = without_thoughts(text, keep_unfinished=True)
     pairs = [*_OBJECTS.findall(text)] or _PAIR.findall(text)
     if not pairs:
         for found in _LIST.findall(text):

@@ -1,23 +1,18 @@
-"""What is to be reranked: a run, and the texts that its ids stand for.
+"""What is reranked: a run, and the texts of its queries and documents.
 
 Invariant: every task, query and document that a run names is one of the data's, or the run is refused by name.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE
-from reasonir.data.beir import read_beir
-from reasonir.data.bright import list_bright_tasks, read_bright
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import Collection
+from reasonir.data.open_source import DataSource, Form, RankedData, open_source, ranked_data
+from reasonir.data.rewritings import ORIGINAL
 from reasonir.data.trec import Run, read_run
-from reasonir.eval.rerank.config import RerankConfig
 from reasonir.eval.scores.results import RESULTS_FILE, RUN_FILE, Aspects, aspects_of, qrels_of, read_results
 
 
@@ -43,98 +38,106 @@ class Candidates:
         """Return the documents of a query that are reranked, best first."""
         return list(self.run[query])[: self.top]
 
+    def folder(self, root: Path) -> Path:
+        """Return where a task's results lie under a folder of results: BEIR's have no level of their own."""
+        return root / self.task if self.nested else root
+
     def digest(self) -> str:
-        """Return a name for everything that the scores of this task depend on, but for the options."""
-        name = hashlib.sha256()
+        """Return a hash of everything that the scores of this task depend on, but for the options."""
+        return digest_of(self._parts())
+
+    def _parts(self) -> Iterator[str]:
         for query, text in self.queries.items():
-            name.update(repr((query, text, list(self.run[query].items()), sorted(self.qrels[query].items()))).encode())
+            yield repr((query, text, list(self.run[query].items()), sorted(self.qrels[query].items())))
             for document in self.first(query):
-                name.update(self.documents[document].encode())
-        return name.hexdigest()
+                yield self.documents[document]
 
 
-def read_candidates(config: RerankConfig) -> list[Candidates]:
-    """Read the run and its data; fill the options that the run's own config.yaml answers into `config`.
+def read_candidates(
+    run: str, known: RankedData, tasks: list[str] | None, top: int
+) -> tuple[list[Candidates], RankedData]:
+    """Read a run and its data.
 
+    Args:
+        run: Folder of results, or one file of a run.
+        known: What the options say of the data; the run's own config.yaml answers the rest.
+        tasks: Tasks to rerank; None is all.
+        top: Documents of a query that are reranked.
+    Returns:
+        The tasks, and the data with every field that its form has.
     Raises:
         UserError: data that is not named, tasks, queries or documents that the data lacks.
     """
-    path = Path(config.run)
-    if path.is_dir():
-        _take_over(config)
-        runs = {name: result.run() for name, result in read_results(path).items()}
+    if Path(run).is_dir():
+        known = known.or_else(ranked_data({"run": run}))
+        runs = {name: result.run() for name, result in read_results(Path(run)).items()}
     else:
-        runs = {"": read_run(config.run)}
-    if config.data.dir is None and config.data.hub is None:
-        raise UserError(f"run={config.run} does not say what it ranks: give data.dir=FOLDER")
-    config.queries = config.queries or "original"
-    found = list(_bright(config, runs) if not _is_beir(config.data.dir) else _beir(config, runs))
-    config.tasks = [candidates.task for candidates in found]
-    return found
+        runs = {"": read_run(run)}
+    if known.place is None:
+        raise UserError(f"run={run} does not say what it ranks: give data.dir=FOLDER")
+    source = open_source(known.place, known.split)
+    if source.form is Form.beir:
+        data = replace(known, queries=known.queries or ORIGINAL, split=source.split)
+        chosen = _the_beir_task(run, runs, source, data, tasks)
+    else:
+        data = replace(known, queries=known.queries or ORIGINAL, long=bool(known.long))
+        chosen = _bright_tasks(run, runs, source, tasks)
+    if "" in runs:  # a file does not name its task
+        runs = {chosen[0]: runs[""]}
+    elif source.form is Form.beir:
+        runs = dict.fromkeys(chosen, *runs.values())
+    collections = source.collections(chosen, queries=data.queries or ORIGINAL, long=bool(data.long))
+    nested = source.form is not Form.beir
+    found = [candidates_of(collection, runs[collection.name], top, run, nested) for collection in collections]
+    return found, data
 
 
-def run_files(config: RerankConfig) -> list[Path]:
-    """Return the files of the run."""
-    path = Path(config.run)
-    return [path] if path.is_file() else [path / RESULTS_FILE, *sorted(path.glob(RUN_FILE)), *_nested_files(config)]
-
-
-def _nested_files(config: RerankConfig) -> list[Path]:
-    files = (Path(config.run) / task / RUN_FILE for task in config.tasks or [])
-    return [file for file in files if file.is_file()]
-
-
-def stored_options(run: str) -> dict[str, Any]:
-    """Return the options that a folder of results was made with; nothing for a file."""
-    file = Path(run) / CONFIG_FILE
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-def _take_over(config: RerankConfig) -> None:
-    stored = stored_options(config.run)
-    data = stored.get("data") or {}
-    if config.data.dir is None and config.data.hub is None:
-        config.data.dir, config.data.hub = data.get("dir"), data.get("hub")
-    config.queries = config.queries or stored.get("queries")
-    config.long = stored.get("long") if config.long is None else config.long
-    config.split = config.split or stored.get("split")
-
-
-def _is_beir(folder: str | None) -> bool:
-    return folder is not None and any((Path(folder) / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz"))
-
-
-def _bright(config: RerankConfig, runs: Mapping[str, Run]) -> Iterator[Candidates]:
-    root = config.data.dir or f"hub:{config.data.hub}"
+def _bright_tasks(run: str, runs: Mapping[str, Run], source: DataSource, tasks: list[str] | None) -> list[str]:
     names = list(runs)
     if names == [""]:
-        names = config.tasks or (list_bright_tasks(root) if config.data.dir else [])
+        names = tasks or ([] if source.place.startswith("hub:") else source.tasks())
         if len(names) != 1:
-            raise UserError(f"run={config.run} is the run of one task: say which with tasks=[NAME]")
-        runs = {names[0]: runs[""]}
-    chosen = config.tasks or names
-    if unknown := [task for task in chosen if task not in runs]:
-        raise UserError(f"tasks: run={config.run} has no task {unknown[0]!r}; there are {', '.join(names)}")
-    config.long = bool(config.long)
-    for collection in read_bright(root, chosen, config.queries or "original", config.long):
-        yield candidates_of(collection, runs[collection.name], config.top, config.run, nested=True)
+            raise UserError(f"run={run} is the run of one task: say which with tasks=[NAME]")
+    chosen = tasks or names
+    if unknown := [task for task in chosen if task not in names]:
+        raise UserError(f"tasks: run={run} has no task {unknown[0]!r}; there are {', '.join(names)}")
+    return chosen
 
 
-def _beir(config: RerankConfig, runs: Mapping[str, Run]) -> Iterator[Candidates]:
-    if config.queries != "original":
-        raise UserError(f"queries={config.queries}: a BEIR folder has its own queries only")
+def _the_beir_task(
+    run: str, runs: Mapping[str, Run], source: DataSource, data: RankedData, tasks: list[str] | None
+) -> list[str]:
+    if data.queries != ORIGINAL:
+        raise UserError(f"queries={data.queries}: a BEIR folder has its own queries only")
     if len(runs) != 1:
-        raise UserError(f"run={config.run} has {len(runs)} tasks, but data.dir={config.data.dir} is one BEIR folder")
-    config.split = config.split or "test"
-    collection = read_beir(str(config.data.dir), config.split)
-    if unknown := [task for task in config.tasks or [] if task != collection.name]:
-        raise UserError(f"tasks: data.dir={config.data.dir} has no task {unknown[0]!r}, only {collection.name!r}")
-    (run,) = runs.values()
-    yield candidates_of(collection, run, config.top, config.run, nested=False)
+        raise UserError(f"run={run} has {len(runs)} tasks, but data.dir={data.dir} is one BEIR folder")
+    (name,) = source.tasks()
+    if unknown := [task for task in tasks or [] if task != name]:
+        raise UserError(f"tasks: data.dir={data.dir} has no task {unknown[0]!r}, only {name!r}")
+    return [name]
+
+
+def run_files(run: str, tasks: Iterable[str]) -> list[Path]:
+    """Return the files of a run and of its tasks."""
+    path = Path(run)
+    if path.is_file():
+        return [path]
+    nested = (path / task / RUN_FILE for task in tasks)
+    return [path / RESULTS_FILE, *sorted(path.glob(RUN_FILE)), *(file for file in nested if file.is_file())]
 
 
 def candidates_of(collection: Collection, run: Run, top: int, source: str, nested: bool) -> Candidates:
-    """Match a run with its collection; keep the texts that are asked about, let the rest of the corpus go."""
+    """Match a run with its collection; keep the texts that are asked about, and drop the rest of the corpus.
+
+    Args:
+        collection: The task's queries and documents.
+        run: Scores by query and document.
+        top: Documents of a query that are reranked.
+        source: Where the run was read, for messages.
+        nested: Whether results lie in a folder of the task's name.
+    Raises:
+        UserError: the run names a query or document that the collection lacks, or no query with a gold document.
+    """
     documents = {document.id: document.text for document in collection.documents}
     queries = {query.id: query for query in collection.queries}
     where = f"run={source}: task {collection.name}"
@@ -149,7 +152,8 @@ def candidates_of(collection: Collection, run: Run, top: int, source: str, neste
     excluded = 0
     for name in judged.keys() & run.keys():
         banned = set(judged[name].excluded_ids)
-        ordered = sorted(run[name].items(), key=lambda hit: (hit[1], hit[0]), reverse=True)  # as trec_eval orders
+        # trec_eval's order: ties go to the larger id.
+        ordered = sorted(run[name].items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
         kept[name] = {document: score for document, score in ordered if document not in banned}
         excluded += len(ordered) - len(kept[name])
     kept = {name: kept[name] for name in judged if kept.get(name)}

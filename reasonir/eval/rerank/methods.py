@@ -1,74 +1,106 @@
-"""Three ways to ask about a query's documents, each a coroutine: it yields questions, is sent answers, ends in scores.
+"""Three ways to ask about a query's documents. Each is a conversation that ends in the documents' scores.
 
-Invariant: what is asked depends on the query, its documents and the answers before, never on time, so that a log of
-answers replays it; what went wrong is counted. Leaves how many queries are open to `rerank_interleave.py`.
+Invariant: what is asked depends on the query, its documents and earlier answers, never on time, so that a log of answers
+replays it. Whatever goes wrong is counted. Leaves to `llm/conversations.py` how many queries are open at once.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from reasonir.core.errors import UserError
 from reasonir.eval.rerank.answers import DIGITS, PHRASE, expected_score, read_grades, read_permutation, read_score
-from reasonir.eval.rerank.config import Method, RerankConfig, Scoring
+from reasonir.eval.rerank.config import Method, Scoring
 from reasonir.llm import Completion, Message, Request
 from reasonir.llm.context import Context
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.engines.wire import NO_LOGPROBS
 from reasonir.llm.prompts import Prompt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankSettings:
+    """What shapes the questions and the scores; each field is the option of its name in `RerankConfig`."""
+
+    method: Method
+    scoring: Scoring
+    samples: int
+    window: int
+    step: int
+    group_size: int
+    rounds: int
+    seed: int
+    temperature: float
+    top_p: float
+    answer_tokens: int
+
+    def count_questions(self, documents: int) -> int:
+        """Return the questions that a query with so many documents takes."""
+        if self.method is Method.pointwise:
+            return documents * self.samples
+        if self.method is Method.listwise:
+            return sum(1 for _ in windows(documents, self.window, self.step))
+        return self.rounds * -(-documents // self.group_size)
+
+
 @dataclass(slots=True)
 class Reranked:
-    """A query's scores by document, in [0, 1] (or -1, unparsable); counts: of its answers. missing: mass beside the
-    digits, one entry an answer (scoring=expected)."""
+    """What the answers about one query say.
+
+    scores: by document, in [0, 1], or -1 for an answer that cannot be read. counts: of the answers, by what happened.
+    missing: for scoring=expected, the probability of everything but the six digits, one entry an answer.
+    """
 
     scores: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     missing: list[float] = field(default_factory=list)
 
 
-Steps = Generator[list[Request], list[Completion], Reranked]
-
-
 class Reranker:
-    """Asks about the documents of one task, as the options say."""
+    """Asks about the documents of one task."""
 
-    def __init__(self, config: RerankConfig, prompt: Prompt, context: Context) -> None:
-        self._config, self._prompt, self._context = config, prompt, context
+    def __init__(self, settings: RerankSettings, prompt: Prompt, context: Context) -> None:
+        self.settings, self._prompt, self._context = settings, prompt, context
         self._logprobs_seen = False
 
-    def steps(self, name: str, query: str, documents: Mapping[str, str]) -> Steps:
-        """Return the work on one query; `documents` are texts by id, best first."""
-        if self._config.method is Method.pointwise:
+    def converse(self, name: str, query: str, documents: Mapping[str, str]) -> Conversation[Reranked]:
+        """Return the conversation about one query.
+
+        Args:
+            name: The query's id, which with the seed fixes the groups.
+            query: Its text.
+            documents: Texts by id, in the order of the run, best first.
+        """
+        if self.settings.method is Method.pointwise:
             return self._pointwise(query, documents)
-        if self._config.method is Method.listwise:
+        if self.settings.method is Method.listwise:
             return self._listwise(query, documents)
         return self._groupwise(name, query, documents)
 
-    def _pointwise(self, query: str, documents: Mapping[str, str]) -> Steps:
-        """Grade each document by itself, as the paper. arXiv 2504.20595."""
-        config, result = self._config, Reranked()
+    def _pointwise(self, query: str, documents: Mapping[str, str]) -> Conversation[Reranked]:
+        """Grade each document by itself, as the paper does (arXiv 2504.20595)."""
+        settings, result = self.settings, Reranked()
         requests = [
-            replace(request, seed=config.seed + sample) if config.scoring is Scoring.raw else request
+            replace(request, seed=settings.seed + sample) if settings.scoring is Scoring.raw else request
             for request in (self._request(query, [text], result.counts) for text in documents.values())
-            for sample in range(config.samples)
+            for sample in range(settings.samples)
         ]
         answers = iter((yield requests))
         for document in documents:
-            scores = [self._score(next(answers), result) for _ in range(config.samples)]
-            result.scores[document] = math.fsum(scores) / config.samples
+            scores = [self._score(next(answers), result) for _ in range(settings.samples)]
+            result.scores[document] = math.fsum(scores) / settings.samples
         return result
 
     def _score(self, answer: Completion, result: Reranked) -> float:
         _count_tokens(answer, result.counts)
-        if self._config.scoring is Scoring.expected:
+        if self.settings.scoring is Scoring.expected:
             self._require_logprobs(answer)
         if answer.finish == "error":
             result.counts["failed"] += 1
             return 0.0
-        if self._config.scoring is Scoring.raw:
+        if self.settings.scoring is Scoring.raw:
             return read_score(answer.text, result.counts)
         score, missing = expected_score(answer.logprobs[0] if answer.logprobs else ())
         result.missing.append(missing)
@@ -85,13 +117,13 @@ class Reranker:
                 "does, generator=vllm, or scoring=raw"
             )
 
-    def _listwise(self, query: str, documents: Mapping[str, str]) -> Steps:
-        """Let windows be put in order, from the bottom of the ranking to its top, as RankGPT. arXiv 2304.09542.
+    def _listwise(self, query: str, documents: Mapping[str, str]) -> Conversation[Reranked]:
+        """Have windows put in order, from the bottom of the ranking to its top, as RankGPT does (arXiv 2304.09542).
 
-        The score is the place at the end: 1 for the first of n documents, 1/n for the last.
+        The score is the final place: 1 for the first of n documents, 1/n for the last.
         """
         result, order = Reranked(), list(documents)
-        for start, end in windows(len(order), self._config.window, self._config.step):
+        for start, end in windows(len(order), self.settings.window, self.settings.step):
             shown = order[start:end]
             (answer,) = yield [self._request(query, [documents[name] for name in shown], result.counts)]
             if self._answered(answer, result.counts):
@@ -99,18 +131,18 @@ class Reranker:
         result.scores = {name: (len(order) - place) / len(order) for place, name in enumerate(order)}
         return result
 
-    def _groupwise(self, name: str, query: str, documents: Mapping[str, str]) -> Steps:
-        """Let groups be graded side by side, 0 to 10, after GroupRank (arXiv 2511.11653), with an untrained model.
+    def _groupwise(self, name: str, query: str, documents: Mapping[str, str]) -> Conversation[Reranked]:
+        """Have groups graded side by side, 0 to 10, as GroupRank does (arXiv 2511.11653), with an untrained model.
 
-        Each round deals the shuffled documents out to groups of nearly equal size, every document into exactly one. The
-        score is the mean grade over the rounds that gave one, divided by 10; 0 where none did.
+        Each round shuffles the documents and deals every one of them into exactly one of several groups of nearly equal
+        size. A document's score is its mean grade over the rounds that gave one, divided by 10; 0 where none did.
         """
         result, groups = Reranked(), []
-        for number in range(self._config.rounds):
+        for number in range(self.settings.rounds):
             order = list(documents)
-            random.Random(f"{self._config.seed}:{name}:{number}").shuffle(order)
-            hands = -(-len(order) // self._config.group_size)
-            groups += [order[first::hands] for first in range(hands)]
+            random.Random(f"{self.settings.seed}:{name}:{number}").shuffle(order)
+            count = -(-len(order) // self.settings.group_size)
+            groups += [order[first::count] for first in range(count)]
         grades: dict[str, list[float]] = {document: [] for document in documents}
         answers = yield [
             self._request(query, [documents[document] for document in group], result.counts) for group in groups
@@ -128,20 +160,21 @@ class Reranker:
         return answer.finish != "error"
 
     def _request(self, query: str, documents: list[str], counts: Counter[str]) -> Request:
-        config, single = self._config, self._config.method is Method.pointwise
+        settings, single = self.settings, self.settings.method is Method.pointwise
 
         def render(question: str, texts: list[str]) -> tuple[Message, ...]:
-            values = {"document": texts[0], "scoring": config.scoring.value, "phrase": PHRASE}
+            values = {"document": texts[0], "scoring": settings.scoring.value, "phrase": PHRASE}
             return self._prompt.messages({"query": question, **(values if single else {"documents": texts})})
 
-        expected = config.scoring is Scoring.expected
+        expected = settings.scoring is Scoring.expected
         return Request(
             id="",
             messages=self._context.fit(render, query, documents, counts),
-            temperature=0.0 if expected else config.generator.temperature,
-            top_p=1.0 if expected else config.generator.top_p,
-            max_new_tokens=config.answer_tokens(),
-            seed=None if expected else config.seed,
+            # An expected score reads the distribution itself, which sampling would not change.
+            temperature=0.0 if expected else settings.temperature,
+            top_p=1.0 if expected else settings.top_p,
+            max_new_tokens=settings.answer_tokens,
+            seed=None if expected else settings.seed,
             choices=DIGITS if expected else (),
         )
 
@@ -151,7 +184,7 @@ VARIABLES = {
     Method.listwise: ("query", "documents"),
     Method.groupwise: ("query", "documents"),
 }
-"""What the prompt of a method may use."""
+"""Names that the turns of a method's prompt may use."""
 
 
 def _count_tokens(answer: Completion, counts: Counter[str]) -> None:
@@ -163,7 +196,13 @@ def _count_tokens(answer: Completion, counts: Counter[str]) -> None:
 
 
 def windows(length: int, window: int, step: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of windows over `length` places, from the bottom up; none where there is nothing to order."""
+    """Yield (start, end) of windows over a ranking, from the bottom up; none where there is nothing to order.
+
+    Args:
+        length: Documents of the ranking.
+        window: Documents of a window, at most.
+        step: Places that a window lies above the one before it.
+    """
     end = length
     while end > 1:
         start = max(0, end - window)

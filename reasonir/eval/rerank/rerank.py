@@ -1,108 +1,166 @@
 """Reranking a run with a language model, top to bottom: `rerank_run` is the main path.
 
-Candidates in, questions out as the model asks for more, scores back; then two runs a task: the model's scores alone
+Every query of the run is one conversation with the model. Each task gets two runs: the model's scores alone
 (rerank_only/), and interpolated with the retriever's. Invariant: no document of the run is lost, and what was paid for
-is in completions.jsonl, so that the same command goes on after any interruption and ends with the same results.
+is in completions.jsonl, so that the same command continues after any interruption and ends with the same results.
 """
 
 import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from math import fsum
 from pathlib import Path
 from typing import Any
 
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, write_json
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.eval.rerank.candidates import Candidates, read_candidates, run_files, stored_options
+from reasonir.core.stamp import read_stamp, remove_stamp, write_stamp
+from reasonir.data.open_source import RankedData
+from reasonir.eval.rerank.candidates import Candidates, read_candidates, run_files
 from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
 from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, read_size
-from reasonir.eval.rerank.interleave import interleave
-from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, windows
+from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, RerankSettings
 from reasonir.eval.scores.metrics import score_run
-from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
+from reasonir.eval.scores.results import METRICS_FILE, macro_average, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
-from reasonir.llm.config import Engine
-from reasonir.llm.context import BYTES_PER_TOKEN, Context, open_context
+from reasonir.llm.context import BYTES_PER_TOKEN, open_context
+from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
 COSINE_WEIGHTS, BM25_WEIGHTS = [0.5, 0.5], [100.0, 1.0]
-"""The paper's two forms. arXiv 2504.20595, release 0aac962."""
+"""The paper's weights for cosines and for BM25's scores (arXiv 2504.20595, release 0aac962)."""
 STEP_BELOW = 1e-3
-"""Distance between documents below `top`, relative to the lowest score above them: trec_eval reads float32."""
+"""Distance between documents below `top`, relative to the lowest score above them. trec_eval reads scores as float32,
+which has 7 digits: a smaller step would tie them."""
 MANY = 0.1
-"""Share of answers of no use from which a run warns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What all tasks share. size: of the model, as far as it is known."""
-
-    config: RerankConfig
-    folder: Path
-    prompts: Mapping[str, Prompt]
-    context: Context
-    size: ModelSize
+"""Share of useless answers above which a run warns."""
+SHOWN_COUNTS = (
+    "answers", "phrase_missing", "unparsable", "no_digit", "failed", "missing_documents", "documents_cut",
+    "repeated_documents", "unknown_documents", "grades_out_of_range", "queries_cut", "input_tokens", "output_tokens",
+    "documents_below_top", "excluded_documents_removed", "queries_without_gold", "queries_missing_in_run",
+)  # fmt: skip
+"""Counts that a run ends with on the screen, in this order."""
 
 
 def rerank_run(config: RerankConfig) -> None:
     """Rerank every task of a run, write both results folders, the table and the manifest."""
-    tasks = read_candidates(config)
-    config.weights = config.weights or default_weights(stored_options(config.run).get("retriever"), tasks)
-    folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
-    prompts = {candidates.task: choose_prompt(config, candidates.task) for candidates in tasks}
+    # 1 the run, its data, and the options that they answer
+    known = RankedData(
+        dir=config.data.dir, hub=config.data.hub, queries=config.queries, long=config.long, split=config.split
+    )
+    tasks, data = read_candidates(config.run, known, config.tasks, config.top)
+    retriever = read_mapping(Path(config.run) / CONFIG_FILE).get("retriever")
+    weights = config.weights or default_weights(retriever, tasks)
+    resolved = replace(
+        config,
+        data=replace(config.data, dir=data.dir, hub=data.hub),
+        tasks=[candidates.task for candidates in tasks],
+        queries=data.queries,
+        long=data.long,
+        split=data.split,
+        weights=weights,
+    )
+    folder = RunFolder(config.output_dir, resolved, resume=True, ignored=MAY_DIFFER)
+
+    # 2 the prompts, and their room beside an answer
+    prompts = {candidates.task: choose_prompt(config.method, config.prompts, candidates.task) for candidates in tasks}
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
     keep_prompts(folder.path, different)
-    context = open_context(config.generator, config.context_tokens, config.answer_tokens(), config.tokenizer)
-    plan = Plan(config, folder.path, prompts, context, size_of(config))
+    settings, generator = settings_of(config), config.generator
+    local_model = generator.local_model()
+    context = open_context(
+        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len
+    )
+    size = ModelSize() if local_model is None else read_size(local_model)
+    if config.model_parameters is not None:
+        size = replace(size, parameters=config.model_parameters)
     folder.start()
     save_prompts(folder.path, different)
-    open_tasks = [candidates for candidates in tasks if finished_counts(plan, candidates) is None]
+
+    # 3 the questions of every task that is not finished
+    open_tasks = [candidates for candidates in tasks if finished_counts(folder.path, candidates) is None]
     for candidates in tasks:
         if candidates not in open_tasks:
             print(f"{candidates.task}: reranked before")
     if open_tasks:
-        generator = replace(config.generator, max_model_len=plan.context.tokens + config.answer_tokens())
+        generator = replace(generator, max_model_len=context.tokens + settings.answer_tokens)
         with closing(open_generator(generator, folder.path / "completions.jsonl")) as model:
             for candidates in open_tasks:
-                rerank_task(plan, candidates, model)
-    write_summary(plan, tasks)
-    finish(plan, folder, tasks, different)
+                reranker = Reranker(settings, prompts[candidates.task], context)
+                rerank_task(folder.path, candidates, reranker, model, weights)
 
-
-def rerank_task(plan: Plan, candidates: Candidates, model: Generator) -> None:
-    """Ask about one task's documents and write its two runs, their metrics, and last its counts."""
-    config, task = plan.config, candidates.task
-    reranker = Reranker(config, plan.prompts[task], plan.context)
-    works = (
-        (name, reranker.steps(name, text, {i: candidates.documents[i] for i in candidates.first(name)}))
-        for name, text in candidates.queries.items()
+    # 4 the tables, the cost, the manifest
+    model_name = Path(generator.model).name
+    title = f"{config.method} rerank by {model_name}, {weights[0]:g} * rerank + {weights[1]:g} * retriever"
+    write_summary(folder.path, tasks, title, None if data.long else data.queries)
+    counts, total = read_counts(folder.path, tasks)
+    tokenizer = config.tokenizer or local_model
+    folder.finish(
+        inputs=run_files(config.run, counts) + ([Path(data.dir)] if data.dir else []),
+        counts=counts,
+        cost=describe_cost(size, total),
+        prompt_tokens=context.tokens,
+        tokens_counted_by=tokenizer or f"estimated at {BYTES_PER_TOKEN} UTF-8 bytes a token",
+        prompts=describe_prompts(different),
     )
-    total = sum(count_questions(config, len(candidates.first(name))) for name in candidates.queries)
+    for name in (CONFIG_FILE, MANIFEST_FILE):  # so that rerank_only/ is a folder of results in its own right
+        shutil.copy(folder.path / name, folder.path / ALONE / name)
+    print_counts(total, size)
+    print(f"results: {folder.path} (interpolated), {folder.path / ALONE}")
+
+
+def settings_of(config: RerankConfig) -> RerankSettings:
+    """Return the options that shape the questions and the scores."""
+    own = {field.name: getattr(config, field.name) for field in fields(RerankSettings) if hasattr(config, field.name)}
+    sampling = {"temperature": config.generator.temperature, "top_p": config.generator.top_p}
+    return RerankSettings(**own | sampling | {"answer_tokens": config.answer_tokens()})
+
+
+def rerank_task(
+    root: Path, candidates: Candidates, reranker: Reranker, model: Generator, weights: Sequence[float]
+) -> None:
+    """Ask about one task's documents and write its two runs, their metrics, and last its counts.
+
+    Args:
+        root: Folder of the results.
+        candidates: The task.
+        reranker: Holds the conversations of this task.
+        model: Answers.
+        weights: Of the reranker and of the retriever.
+    """
+    task, results = candidates.task, dict[str, Reranked]()
+
+    def converse(name: str) -> Conversation[Reranked]:
+        documents = {document: candidates.documents[document] for document in candidates.first(name)}
+        return reranker.converse(name, candidates.queries[name], documents)
+
+    settings = reranker.settings
+    total = sum(settings.count_questions(len(candidates.first(name))) for name in candidates.queries)
     with closing(Progress(task, total, "answers")) as progress:
-        found = dict(interleave(works, model, lambda: progress.update(1)))
-    results = {name: found[name] for name in candidates.run}  # in the run's order, whenever they ended
+        hold_conversations(
+            model, candidates.queries, converse, results.__setitem__, on_answer=lambda: progress.update(1)
+        )
     alone = {name: above_the_rest(result.scores, candidates.run[name]) for name, result in results.items()}
     mixed = {
-        name: above_the_rest(interpolate(result.scores, candidates.run[name], config.weights or []), alone[name])
+        name: above_the_rest(interpolate(result.scores, candidates.run[name], weights), alone[name])
         for name, result in results.items()
     }
-    place = task_folder(plan.folder, candidates)
-    (place / TASK_FILE).unlink(missing_ok=True)
-    label = f"rerank_{config.method}"
-    write_task(task_folder(plan.folder / ALONE, candidates), alone, candidates.qrels, label, candidates.aspects)
+    place = candidates.folder(root)
+    remove_stamp(place / TASK_FILE)
+    label = f"rerank_{settings.method}"
+    write_task(candidates.folder(root / ALONE), alone, candidates.qrels, label, candidates.aspects)
     write_task(place, mixed, candidates.qrels, f"{label}_interpolated", candidates.aspects)
     counts = {**candidates.counts, **add_counts(results.values())}
     missing = mean_of([mass for result in results.values() for mass in result.missing])
-    write_json(place / TASK_FILE, {"inputs": candidates.digest(), "counts": counts, "mean_missing_mass": missing})
-    warn(task, config, counts, missing)
+    write_stamp(place / TASK_FILE, inputs=candidates.digest(), counts=counts, mean_missing_mass=missing)
+    warn(task, settings.method is Method.pointwise, counts, missing)
 
 
 def default_weights(retriever: str | None, tasks: Iterable[Candidates]) -> list[float]:
@@ -116,18 +174,25 @@ def default_weights(retriever: str | None, tasks: Iterable[Candidates]) -> list[
     return COSINE_WEIGHTS if all(abs(score) < 1.001 for score in scores) else BM25_WEIGHTS
 
 
-def interpolate(scores: Mapping[str, float], retrieved: Mapping[str, float], weights: list[float]) -> dict[str, float]:
-    """Return weights[0] * rerank score + weights[1] * the retriever's own score, of the documents that have both."""
+def interpolate(scores: Mapping[str, float], retrieved: Mapping[str, float], weights: Sequence[float]) -> dict[str, float]:
+    """Return weights[0] * rerank score + weights[1] * the retriever's own score.
+
+    Args:
+        scores: The reranker's, by document.
+        retrieved: The retriever's, for these documents and others.
+        weights: Of the reranker and of the retriever.
+    """
     return {name: weights[0] * score + weights[1] * retrieved[name] for name, score in scores.items()}
 
 
 def above_the_rest(scores: Mapping[str, float], ranking: Mapping[str, float]) -> dict[str, float]:
     """Return `scores`, and below them all other documents of `ranking` in its order.
 
-    The rest stands at equal steps under the lowest score: their own scores would be on another scale.
+    The other documents stand at equal steps under the lowest score, because their own scores are on another scale.
 
     Args:
-        ranking: best first.
+        scores: Of the first documents.
+        ranking: Scores of all documents, best first.
     """
     rest = [name for name in ranking if name not in scores]
     floor = min(scores.values(), default=0.0)
@@ -135,27 +200,18 @@ def above_the_rest(scores: Mapping[str, float], ranking: Mapping[str, float]) ->
     return {**scores, **{name: floor - step * place for place, name in enumerate(rest, start=1)}}
 
 
-def choose_prompt(config: RerankConfig, task: str) -> Prompt:
-    """Return a task's own wording where there is one, the user's or ours, else the general one of the method."""
-    method, name = f"rerank_{config.method}", f"rerank_{config.method}_{task}"
-    folders = [OWN_FILES, *([Path(config.prompts)] if config.prompts else [])]
-    own = any((folder / f"{name}.yaml").is_file() for folder in folders)
-    return load_prompt(name if own else method, config.prompts, VARIABLES[config.method], "text", retried=False)
+def choose_prompt(method: Method, folder: str | None, task: str) -> Prompt:
+    """Return a task's own wording where there is one, the user's or ours, else the general one of the method.
 
-
-def size_of(config: RerankConfig) -> ModelSize:
-    """Return what is known of the model: read off its configuration where it runs here, and what the options say."""
-    size = read_size(config.generator.model) if config.generator.engine is Engine.vllm else ModelSize()
-    return size if config.model_parameters is None else replace(size, parameters=config.model_parameters)
-
-
-def count_questions(config: RerankConfig, documents: int) -> int:
-    """Return the questions that a query with so many documents takes."""
-    if config.method is Method.pointwise:
-        return documents * config.samples
-    if config.method is Method.listwise:
-        return sum(1 for _ in windows(documents, config.window, config.step))
-    return config.rounds * -(-documents // config.group_size)
+    Args:
+        method: Begins the prompt's name.
+        folder: The user's prompt files; None for ours alone.
+        task: Ends the name of its own wording.
+    """
+    general, name = f"rerank_{method}", f"rerank_{method}_{task}"
+    folders = [OWN_FILES, *([Path(folder)] if folder else [])]
+    own = any((place / f"{name}.yaml").is_file() for place in folders)
+    return load_prompt(name if own else general, folder, VARIABLES[method], "text", retried=False)
 
 
 def add_counts(results: Iterable[Reranked]) -> dict[str, int]:
@@ -171,30 +227,28 @@ def mean_of(values: list[float]) -> float | None:
     return fsum(values) / len(values) if values else None
 
 
-def task_folder(root: Path, candidates: Candidates) -> Path:
-    """Return where a task's results lie: BEIR's have no level of their own."""
-    return root / candidates.task if candidates.nested else root
+def finished_counts(root: Path, candidates: Candidates) -> dict[str, Any] | None:
+    """Return what an earlier run counted for a task; None where the task must be reranked.
 
-
-def finished_counts(plan: Plan, candidates: Candidates) -> dict[str, Any] | None:
-    """Return what an earlier run counted for a task; None where it must be reranked, for it is not whole.
-
-    A task with failed questions is asked again: only those are, for the others' answers are in the log.
+    A task with failed questions is asked again: only the failed ones are paid for, because the log has the others.
     """
-    file = task_folder(plan.folder, candidates) / TASK_FILE
-    if not file.is_file():
-        return None
-    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    same = told["inputs"] == candidates.digest()
-    return told if same and not told["counts"].get("failed") else None
+    stamp = read_stamp(candidates.folder(root) / TASK_FILE, inputs=candidates.digest())
+    return None if stamp is None or stamp["counts"].get("failed") else stamp
 
 
-def warn(task: str, config: RerankConfig, counts: Mapping[str, int], missing: float | None) -> None:
-    """Say on stderr what makes a task's scores doubtful."""
+def warn(task: str, pointwise: bool, counts: Mapping[str, int], missing: float | None) -> None:
+    """Say on stderr what makes a task's scores doubtful.
+
+    Args:
+        task: Its name.
+        pointwise: Whether an answer that cannot be read counts as score -1.
+        counts: What happened, by name.
+        missing: Mean probability beside the six digits; None for scoring=raw.
+    """
     answers = max(counts.get("answers", 0), 1)
     useless = {
         "phrase_missing": "lack the phrase, and count as score 0",
-        "unparsable": "cannot be read" + (", and count as score -1" if config.method is Method.pointwise else ""),
+        "unparsable": "cannot be read" + (", and count as score -1" if pointwise else ""),
         "no_digit": "hold no digit among their likeliest tokens, and count as score 0",
     }
     for name, words in useless.items():
@@ -213,66 +267,65 @@ def warn(task: str, config: RerankConfig, counts: Mapping[str, int], missing: fl
         print(f"warning: {task}: {absent} judged queries have no hit in the run; they count as 0", file=sys.stderr)
 
 
-def write_summary(plan: Plan, tasks: list[Candidates]) -> None:
-    """Write results.json of both folders, and the table: retrieved, reranked alone, interpolated."""
-    config = plan.config
+def write_summary(root: Path, tasks: Sequence[Candidates], title: str, published_queries: str | None) -> None:
+    """Write results.json of both folders, and the table: retrieved, reranked alone, interpolated.
+
+    Args:
+        root: Folder of the results.
+        tasks: All of them, finished.
+        title: Of the row of the interpolated scores.
+        published_queries: Which published rows stand beside BRIGHT's; None for none, since they rank passages.
+    """
     alone, mixed = (
-        {c.task: json.loads((task_folder(root, c) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
-        for root in (plan.folder / ALONE, plan.folder)
+        {c.task: json.loads((c.folder(folder) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
+        for folder in (root / ALONE, root)
     )
     before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
-    write_results(plan.folder / ALONE, alone)
-    write_results(plan.folder, mixed)
+    write_results(root / ALONE, alone)
+    average = write_results(root, mixed)
     above = {
-        title: {task: mean["ndcg_at_10"] for task, mean in means.items()}
+        title: ({task: mean["ndcg_at_10"] for task, mean in means.items()}, macro_average(means)["ndcg_at_10"])
         for title, means in (("retrieved", before), ("reranked alone", alone))
     }
     nested = tasks[0].nested
-    beside = config.queries if nested and not config.long else None  # the published rows rank passages
-    first, second = config.weights or []
-    name = Path(config.generator.model).name
-    title = f"{config.method} rerank by {name}, {first:g} * rerank + {second:g} * retriever"
-    write_table(plan.folder, mixed, title=title, averaged=nested, queries=beside, above=above)
+    write_table(root, mixed, average if nested else None, published_queries if nested else None, title, above)
 
 
-def finish(plan: Plan, folder: RunFolder, tasks: list[Candidates], prompts: list[Prompt]) -> None:
-    """Write the manifest, with the cost, and say what was counted."""
-    config, counts = plan.config, {}
+def read_counts(root: Path, tasks: Iterable[Candidates]) -> tuple[dict[str, Any], Counter[str]]:
+    """Return what was counted for each task, for the manifest, and the sums over the tasks."""
+    counts: dict[str, Any] = {}
     total: Counter[str] = Counter()
     for candidates in tasks:
-        told = json.loads((task_folder(plan.folder, candidates) / TASK_FILE).read_text(encoding="utf-8"))
-        counts[candidates.task] = told["counts"]
-        total.update(told["counts"])
-        if told["mean_missing_mass"] is not None:
-            counts[candidates.task]["mean_missing_mass"] = told["mean_missing_mass"]
-    flops = count_flops(plan.size, total["input_tokens"] + total["output_tokens"], total["token_pairs"])
-    tokenizer = config.tokenizer or (config.generator.model if plan.context.tokenizer is not None else None)
-    how = tokenizer or f"estimated at {BYTES_PER_TOKEN} UTF-8 bytes a token"
-    cost = {
+        stamp = read_stamp(candidates.folder(root) / TASK_FILE)
+        assert stamp is not None, f"{candidates.task} was finished above"
+        counts[candidates.task] = stamp["counts"]
+        total.update(stamp["counts"])
+        if stamp["mean_missing_mass"] is not None:
+            counts[candidates.task]["mean_missing_mass"] = stamp["mean_missing_mass"]
+    return counts, total
+
+
+def describe_cost(size: ModelSize, total: Mapping[str, int]) -> dict[str, Any]:
+    """Return tokens and FLOPs of all answers, for the manifest."""
+    return {
         "input_tokens": total["input_tokens"],
         "output_tokens": total["output_tokens"],
-        "flops": flops,
+        "flops": _flops(size, total),
         "formula": FORMULA,
-        "parameters": plan.size.parameters,
-        "layers": plan.size.layers,
-        "width": plan.size.width,
+        "parameters": size.parameters,
+        "layers": size.layers,
+        "width": size.width,
     }
-    inputs = run_files(config) + ([Path(config.data.dir)] if config.data.dir else [])
-    folder.finish(
-        inputs=inputs,
-        counts=counts,
-        cost=cost,
-        prompt_tokens=plan.context.tokens,
-        tokens_counted_by=how,
-        prompts=describe_prompts(prompts),
-    )
-    for name in (CONFIG_FILE, MANIFEST_FILE):  # so that rerank_only/ is a folder of results in its own right
-        shutil.copy(plan.folder / name, plan.folder / ALONE / name)
-    for name in ("answers", "phrase_missing", "unparsable", "no_digit", "failed", "missing_documents", "documents_cut",
-                 "repeated_documents", "unknown_documents", "grades_out_of_range", "queries_cut", "input_tokens",
-                 "output_tokens", "documents_below_top", "excluded_documents_removed", "queries_without_gold",
-                 "queries_missing_in_run"):  # fmt: skip
+
+
+def _flops(size: ModelSize, total: Mapping[str, int]) -> float | None:
+    return count_flops(size, total["input_tokens"] + total["output_tokens"], total["token_pairs"])
+
+
+def print_counts(total: Mapping[str, int], size: ModelSize) -> None:
+    """Print the counts that are not zero, and the FLOPs."""
+    for name in SHOWN_COUNTS:
         if total[name]:
             print(f"{name.replace('_', ' '):28} {total[name]:>14,}")
+    flops = _flops(size, total)
     print(f"{'FLOPs':28} {f'{flops:.3g}' if flops else 'unknown (model_parameters=)':>14}")
-    print(f"results: {plan.folder} (interpolated), {plan.folder / ALONE}")
