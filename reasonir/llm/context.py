@@ -1,8 +1,8 @@
 """A prompt as the tokens that a model reads, how long it may be, and how its documents are cut to fit.
 
 Invariants: `chat_tokens` is the prompt of the engine in this process, and of any server that runs the same tokenizer. A
-prompt that `Context.fit` returns has at most `tokens` tokens, counted by the tokenizer or the estimate, and every cut is
-counted. A caller that leaves documents out instead of cutting them asks `Context.holds`.
+prompt that `Context.fit` returns has at most `tokens` tokens, counted by the tokenizer or the estimate, and every cut
+is counted. A caller that leaves documents out instead of cutting them asks `Context.holds`.
 """
 
 from collections import Counter

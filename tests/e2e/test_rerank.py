@@ -21,7 +21,7 @@ from reasonir.eval import cli
 from reasonir.eval.rerank.answers import DIGITS, PHRASE
 from reasonir.eval.scores.results import read_results
 from reasonir.llm import Message, Request
-from reasonir.llm.chat import chat_text, chat_tokens
+from reasonir.llm.context import chat_text, chat_tokens
 from reasonir.llm.prompts import OWN_FILES, load_prompt
 from tests.kit.servers import Reply, ScriptedServer, prompt_of
 from tests.kit.texts import SENTENCES, write_rows

@@ -78,7 +78,11 @@ class Reader:
         """Measure the room for prompts; the engine itself starts with the first question."""
         generator = config.generator
         room = open_context(
-            config.context_tokens, config.answer_tokens(), config.tokenizer, generator.local_model(), generator.max_model_len
+            config.context_tokens,
+            config.answer_tokens(),
+            config.tokenizer,
+            generator.local_model(),
+            generator.max_model_len,
         )
         return cls(config, prompt, room, folder)
 

@@ -40,7 +40,7 @@ _OBJECTS = re.compile(
 
 
 def read_score(text: str, counts: Counter[str]) -> float:
-    """Return the score of a pointwise answer, in [0, 1] or one of the two fallbacks; the last readable integer counts."""
+    """Return the score of a pointwise answer, in [0, 1] or a fallback; the last readable integer counts."""
     text = without_thoughts(text, keep_unfinished=True)
     places = [found.end() for found in _PHRASE.finditer(text)]
     if not places:

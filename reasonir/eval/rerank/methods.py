@@ -1,7 +1,7 @@
 """Three ways to ask about a query's documents. Each is a conversation that ends in the documents' scores.
 
-Invariant: what is asked depends on the query, its documents and earlier answers, never on time, so that a log of answers
-replays it. Whatever goes wrong is counted. Leaves to `llm/conversations.py` how many queries are open at once.
+Invariant: what is asked depends on the query, its documents and earlier answers, never on time, so that a log of
+answers replays it. Whatever goes wrong is counted. Leaves to `llm/conversations.py` how many queries are open at once.
 """
 
 import math
@@ -16,7 +16,7 @@ from reasonir.eval.rerank.config import Method, Scoring
 from reasonir.llm import Completion, Message, Request
 from reasonir.llm.context import Context
 from reasonir.llm.conversations import Conversation
-from reasonir.llm.engines.wire import NO_LOGPROBS
+from reasonir.llm.engines.chat_api import NO_LOGPROBS
 from reasonir.llm.prompts import Prompt
 
 

@@ -26,7 +26,7 @@ from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
 from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, read_size
 from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, RerankSettings
 from reasonir.eval.scores.metrics import score_run
-from reasonir.eval.scores.results import METRICS_FILE, macro_average, write_results, write_task
+from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
 from reasonir.llm.context import BYTES_PER_TOKEN, open_context
@@ -174,7 +174,9 @@ def default_weights(retriever: str | None, tasks: Iterable[Candidates]) -> list[
     return COSINE_WEIGHTS if all(abs(score) < 1.001 for score in scores) else BM25_WEIGHTS
 
 
-def interpolate(scores: Mapping[str, float], retrieved: Mapping[str, float], weights: Sequence[float]) -> dict[str, float]:
+def interpolate(
+    scores: Mapping[str, float], retrieved: Mapping[str, float], weights: Sequence[float]
+) -> dict[str, float]:
     """Return weights[0] * rerank score + weights[1] * the retriever's own score.
 
     Args:
@@ -282,13 +284,14 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, published
     )
     before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
     write_results(root / ALONE, alone)
-    average = write_results(root, mixed)
+    write_results(root, mixed)
     above = {
-        title: ({task: mean["ndcg_at_10"] for task, mean in means.items()}, macro_average(means)["ndcg_at_10"])
+        title: {task: mean["ndcg_at_10"] for task, mean in means.items()}
         for title, means in (("retrieved", before), ("reranked alone", alone))
     }
     nested = tasks[0].nested
-    write_table(root, mixed, average if nested else None, published_queries if nested else None, title, above)
+    queries = published_queries if nested else None
+    write_table(root, mixed, title=title, averaged=nested, queries=queries, above=above)
 
 
 def read_counts(root: Path, tasks: Iterable[Candidates]) -> tuple[dict[str, Any], Counter[str]]:

@@ -17,10 +17,10 @@ import tenacity
 
 from reasonir.core.errors import UserError
 from reasonir.llm.config import GeneratorConfig, Structured
+from reasonir.llm.engines.chat_api import BadAnswer, Dialect, characters, read_answer
 from reasonir.llm.engines.client import judge, retrying, secret_of
 from reasonir.llm.engines.completions import CompletionLog, renamed, stop_for
 from reasonir.llm.engines.concurrency import SECONDS_BETWEEN_LOOKS, budget_of
-from reasonir.llm.engines.wire import BadAnswer, Dialect, characters, read_answer
 from reasonir.llm.records import Completion, Request
 
 LARGEST_FILE_BYTES = 100_000_000

@@ -13,6 +13,7 @@ import tenacity
 
 from reasonir.core.errors import RunStopped
 from reasonir.llm.config import GeneratorConfig, Structured
+from reasonir.llm.engines.chat_api import BadAnswer, Dialect, NoLogprobs, characters, read_answer, wanted_logprobs
 from reasonir.llm.engines.client import (
     RefusedError,
     TransientError,
@@ -24,7 +25,6 @@ from reasonir.llm.engines.client import (
 )
 from reasonir.llm.engines.completions import CompletionLog
 from reasonir.llm.engines.concurrency import ConcurrentGenerator, budget_of
-from reasonir.llm.engines.wire import BadAnswer, Dialect, NoLogprobs, characters, read_answer, wanted_logprobs
 from reasonir.llm.records import Completion, Request
 
 

@@ -26,11 +26,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.llm.chat import chat_tokens
 from reasonir.llm.config import GeneratorConfig, Structured
+from reasonir.llm.context import chat_tokens
+from reasonir.llm.engines.chat_api import with_schema_in_words
 from reasonir.llm.engines.completions import CompletionLog
 from reasonir.llm.engines.concurrency import ConcurrentGenerator, budget_of
-from reasonir.llm.engines.wire import with_schema_in_words
 from reasonir.llm.records import Completion, Request
 
 SECONDS_TO_END = 10.0

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,10 @@ from reasonir.eval.rerank.answers import expected_score, read_grades, read_permu
 from reasonir.eval.rerank.candidates import Candidates
 from reasonir.eval.rerank.config import Method
 from reasonir.eval.rerank.cost import ModelSize, count_flops, read_size
-from reasonir.eval.rerank.interleave import interleave
-from reasonir.eval.rerank.methods import VARIABLES, Reranked, Steps, windows
+from reasonir.eval.rerank.methods import VARIABLES, windows
 from reasonir.eval.rerank.rerank import above_the_rest, choose_prompt, default_weights, interpolate
-from reasonir.llm import Completion, Message, Request
-from reasonir.llm.chat import chat_tokens
-from reasonir.llm.context import Context, largest_share, longest_input
-from reasonir.llm.engines.completions import Budget, CompletionLog
-from reasonir.llm.engines.concurrency import ConcurrentGenerator
+from reasonir.llm import Message
+from reasonir.llm.context import Context, chat_tokens, largest_share, longest_input
 from reasonir.llm.prompts import OWN_FILES, load_prompt
 from reasonir.model.tiny import build_tokenizer
 from tests.kit.texts import SENTENCES
@@ -212,55 +207,19 @@ def test_flops_by_hand(tmp_path: Path) -> None:
     assert read_size(str(tmp_path / "nothing")) == ModelSize()
 
 
-class Turns(ConcurrentGenerator):
-    """The real flow, with an engine that knows its answer."""
-
-    async def ask(self, request: Request) -> Completion:
-        return Completion(id=request.id, text=request.messages[0].content, finish="stop")
-
-
-def test_queries_are_begun_as_the_model_asks_for_them(tmp_path: Path) -> None:
-    """A thousand queries of three dependent steps on two seats: no more than a few are open at once."""
-    begun, ended, most = 0, 0, 0
-
-    def work(number: int) -> Steps:
-        nonlocal begun, most
-        begun += 1
-        most = max(most, begun - ended)
-        text = f"{number}:"
-        for step in range(3):
-            answers = yield [Request(id="", messages=(Message("user", f"{text}{step}{twin}"),)) for twin in "ab"]
-            assert [answer.text for answer in answers] == [f"{text}{step}a", f"{text}{step}b"]
-            text = answers[1].text
-        return Reranked(scores={text: 1.0})
-
-    with closing(Turns("m", CompletionLog(tmp_path / "log.jsonl"), Budget(), 2)) as model:
-        found = {}
-        for name, result in interleave(((str(n), work(n)) for n in range(1000)), model):
-            ended += 1
-            found[name] = result.scores
-    assert found == {str(n): {f"{n}:0b1b2b": 1.0} for n in range(1000)}
-    assert 1 <= most <= 12
-
-
 def test_a_task_has_its_own_wording(tmp_path: Path) -> None:
-    class Options:
-        method, prompts = "pointwise", None
-
-    options: Any = Options()
     special = ("aops", "pony", "leetcode", "theoremqa_questions", "theoremqa_theorems")
     expected = {("pointwise", task): f"rerank_pointwise_{task}" for task in special}
     expected |= {("pointwise", "biology"): "rerank_pointwise", ("listwise", "pony"): "rerank_listwise"}
     for (method, task), name in expected.items():
-        options.method = Method(method)
-        assert choose_prompt(options, task).name == name
+        assert choose_prompt(Method(method), None, task).name == name
     own = (OWN_FILES / "rerank_pointwise.yaml").read_text().replace("Someone wrote", "A biologist wrote")
     (tmp_path / "rerank_pointwise_biology.yaml").write_text(own)
-    options.method, options.prompts = Method.pointwise, str(tmp_path)
-    assert choose_prompt(options, "biology").name == "rerank_pointwise_biology"
+    edited = choose_prompt(Method.pointwise, str(tmp_path), "biology")
+    assert edited.name == "rerank_pointwise_biology"
     values = {"query": "q", "document": "d", "scoring": "raw", "phrase": "Relevance score:"}
     for scoring, ending in (("raw", "Relevance score: N"), ("expected", "nothing else.")):
-        (message,) = choose_prompt(options, "biology").messages({**values, "scoring": scoring})
+        (message,) = edited.messages({**values, "scoring": scoring})
         assert "A biologist wrote" in message.content and message.content.endswith(ending)
 
 

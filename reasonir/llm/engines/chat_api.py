@@ -1,6 +1,6 @@
 """OpenAI's chat format: a request as the body of a call, the body of an answer as a completion. No network here.
 
-Invariant: what comes back from `read_answer` is whole and well-typed, or a `BadAnswer` says what is wrong.
+Invariant: a completion that `read_answer` returns is whole and well-typed, or a `BadAnswer` says what is wrong.
 """
 
 import json
@@ -11,7 +11,8 @@ from reasonir.llm.config import Structured
 from reasonir.llm.records import Completion, Message, Request
 
 CHARACTERS_PER_TOKEN = 4
-"""Estimate where a server does not count."""
+"""Estimate of English text where a server does not count its tokens. It enters the budget and the reported cost alone,
+so that the mean is taken; `llm/context.py`, where a prompt must fit, takes fewer."""
 SCHEMA_WORDS = "Answer with one JSON object that obeys this JSON schema, and with nothing else:"
 
 
@@ -30,7 +31,7 @@ class NoLogprobs(BadAnswer):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What this server understands; learned from its refusals."""
+    """The form of request that a server understands; learned from its refusals."""
 
     structured: Structured
     tokens_field: str = "max_tokens"
@@ -60,9 +61,12 @@ class Dialect:
         return body
 
     def step_down(self, request: Request, message: str, formats: bool) -> "Dialect | None":
-        """Return a simpler dialect where a refusal says that the server does not know this one; else None.
+        """Return a simpler dialect where a server's refusal says that it does not know this one; else None.
 
-        formats: whether the schema may be asked for in another way.
+        Args:
+            request: The refused request.
+            message: What the server said.
+            formats: Whether the schema may be asked for in another way (structured=auto).
         """
         words = message.lower()
         if self.tokens_field == "max_tokens" and "max_completion_tokens" in words:
@@ -96,7 +100,10 @@ def read_answer(request_id: str, row: Any, prompt_characters: int, want_logprobs
     """Return the completion that a server's answer (parsed JSON) holds.
 
     Args:
-        prompt_characters: stand for the tokens read where the server does not count them.
+        request_id: The completion's id.
+        row: The answer's body.
+        prompt_characters: Length of the prompt, from which its tokens are estimated where the server does not count.
+        want_logprobs: Whether log-probabilities were asked for.
     Raises:
         BadAnswer: a part is missing or of the wrong type.
         NoLogprobs: they are missing, and the answer is no refusal.
