@@ -29,7 +29,7 @@ import yaml
 
 from reasonir.core.help import find_configs
 from reasonir.llm import GeneratorConfig, Message, Request, open_generator
-from reasonir.llm.config import Engine, Structured
+from reasonir.llm.config import Provider, Structured
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The tide of a bay follows the moon, its shape and the wind. " * 40
@@ -38,7 +38,7 @@ TEXT = "The tide of a bay follows the moon, its shape and the wind. " * 40
 def configured(**values: object) -> GeneratorConfig:
     content = yaml.safe_load((find_configs() / "generator" / "openai.yaml").read_text(encoding="utf-8"))
     content |= values
-    engine, structured = Engine(content.pop("engine")), Structured(content.pop("structured"))
+    engine, structured = Provider(content.pop("engine")), Structured(content.pop("structured"))
     return GeneratorConfig(**content, engine=engine, structured=structured)
 
 

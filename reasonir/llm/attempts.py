@@ -82,5 +82,5 @@ def ask_until_accepted(
         if failed:
             break
         # Only the last rejected answer is shown: all of them would fill the context.
-        messages = (*opening, *prompt.after_refusal(completion, rejection.detail))
+        messages = (*opening, *prompt.after_rejection(completion, rejection.detail))
     return rejection

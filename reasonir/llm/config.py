@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -20,7 +21,7 @@ MAY_DIFFER = tuple(
 """Options that change how answers are got and not which: an output folder may be continued with other values."""
 
 
-class Engine(StrEnum):
+class Provider(StrEnum):
     """Who answers: a server that speaks OpenAI's chat API, OpenAI's Batch API (half the price), vLLM in process."""
 
     openai = "openai"
@@ -41,7 +42,7 @@ class Structured(StrEnum):
 class GeneratorConfig:
     """The language model that answers, how answers are drawn, and what they may cost."""
 
-    engine: Engine = MISSING
+    engine: Provider = MISSING
     """openai is any server with OpenAI's chat API; openai_batch files requests and waits; vllm runs in this process."""
     base_url: str | None = MISSING
     """Root of the server's API, like http://127.0.0.1:8000/v1; null is OpenAI's (or OPENAI_BASE_URL)."""
@@ -98,10 +99,15 @@ class GeneratorConfig:
                 raise UserError(f"generator.max_cost needs the prices: give generator.{name}=PRICE")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UserError(f"generator.base_url={self.base_url} must begin with http:// or https://")
-        package, extra = ("vllm", "vllm") if self.engine is Engine.vllm else ("openai", "openai")
+        package, extra = ("vllm", "vllm") if self.engine is Provider.vllm else ("openai", "openai")
         if find_spec(package) is None:
             raise UserError(f"generator={self.engine} needs the {package} package: pip install 'reasonir[{extra}]'")
 
+    def limits(self) -> dict[str, Any]:
+        """Return what an output folder may spend, and the prices, as the fields of `Budget`."""
+        names = ("max_total_tokens", "max_cost", "cost_per_million_input_tokens", "cost_per_million_output_tokens")
+        return {name: getattr(self, name) for name in names}
+
     def local_model(self) -> str | None:
         """Return the folder or hub id of a model that runs in this process; None where a server answers."""
-        return self.model if self.engine is Engine.vllm else None
+        return self.model if self.engine is Provider.vllm else None

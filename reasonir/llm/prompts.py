@@ -1,12 +1,11 @@
-"""Prompt files: what is asked, in a form that a researcher edits without touching code.
+"""Prompt files, which a researcher edits without touching code.
 
-A file holds `version`, `turns` (roles and jinja2 texts), `retry` (what is said after a refused answer), and where they
+A file holds `version`, `turns` (roles and jinja2 texts), `retry` (the turn after a rejected answer), and where they
 apply `schema` (JSON schema of the answer), `instruction` (of the rows) and lists to draw from. Invariant: every mistake
-in a file is found before anything is asked, and its hash stands in every row that it made.
+in a file is found before anything is asked, and the file's hash stands in every row that it made.
 """
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,15 @@ import jinja2.meta
 import yaml
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import whole_file
 from reasonir.llm.records import Completion, Message
 
 OWN_FILES = Path(__file__).resolve().parents[1] / "prompts"
 ROLES = ("system", "user", "assistant")
 SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
-"""Of a refused answer, when it is shown to its writer again; one that did not end would fill the context."""
+"""Characters of a rejected answer that the model is shown again. An answer that did not end would fill the context."""
 REWRITE_VARIABLES = ("instruction", "query", "length_tokens", "length_words")
-"""What the turns of rewrite.yaml may use."""
+"""Names that the turns of rewrite.yaml may use."""
 _environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -47,13 +47,13 @@ class Prompt:
         return tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
 
     def feedback(self, reason: str) -> Message:
-        """Return what is said after a refused answer."""
+        """Return the turn after a rejected answer."""
         return Message("user", self.retry.render(reason=reason).strip())
 
-    def after_refusal(self, refused: Completion, reason: str) -> tuple[Message, Message]:
-        """Return the turns that follow the opening ones after a refused answer: the answer, and why it is refused."""
-        shown = SHOWN_OF_CUT_OFF if refused.finish == "length" else SHOWN_CHARACTERS
-        return Message("assistant", refused.text[:shown].strip() or "(nothing)"), self.feedback(reason)
+    def after_rejection(self, rejected: Completion, reason: str) -> tuple[Message, Message]:
+        """Return the turns that show a rejected answer and say why it is rejected."""
+        shown = SHOWN_OF_CUT_OFF if rejected.finish == "length" else SHOWN_CHARACTERS
+        return Message("assistant", rejected.text[:shown].strip() or "(nothing)"), self.feedback(reason)
 
 
 def draw_number(seed: int, *names: object) -> int:
@@ -63,7 +63,13 @@ def draw_number(seed: int, *names: object) -> int:
 
 
 def rewrite_values(query: str, length_tokens: int | None, instruction: str = "") -> dict[str, Any]:
-    """Return what rewrite.yaml shows of a query: without its line breaks, as the paper's rewriting."""
+    """Return the variables of rewrite.yaml for a query, without its line breaks as in the paper (arXiv 2504.20595).
+
+    Args:
+        query: Its text.
+        length_tokens: Target length; None sets none. The prompt names it in words too, 3 for 4 tokens.
+        instruction: Of the query; "" for none.
+    """
     lengths = {"length_tokens": length_tokens, "length_words": length_tokens and length_tokens * 3 // 4}
     return {"instruction": instruction, "query": " ".join(query.split()), **lengths}
 
@@ -80,10 +86,12 @@ def load_prompt(
     """Read and check `<name>.yaml` of the user's folder, or the package's own where there is none.
 
     Args:
-        variables: names that the turns may use.
-        answer: field (or fields, with a space) that the schema must require; "text" also without a schema.
-        lists: names of lists of texts that the file must hold.
-        retried: whether a refused answer is asked for again, so that the file needs `retry`.
+        name: Of the file, without .yaml.
+        folder: The user's edited files; None for the package's own.
+        variables: Names that the turns may use.
+        answer: Field (or fields, with a space) that the schema must require; "text" also without a schema.
+        lists: Names of lists of texts that the file must hold.
+        retried: Whether a rejected answer is asked for again, so that the file needs `retry`.
     Raises:
         UserError: naming the file and what is wrong in it.
     """
@@ -181,9 +189,8 @@ def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         copy = folder / "prompts" / f"{prompt.name}.yaml"
         copy.parent.mkdir(parents=True, exist_ok=True)
-        scratch = copy.with_name(f".{copy.name}.partial")
-        scratch.write_bytes(prompt.source)
-        os.replace(scratch, copy)
+        with whole_file(copy, "wb") as stream:
+            stream.write(prompt.source)
 
 
 def describe_prompts(prompts: Sequence[Prompt]) -> list[dict[str, str]]:

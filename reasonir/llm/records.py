@@ -1,7 +1,7 @@
-"""What is asked of a language model and what comes back, whichever engine answers.
+"""Requests to a language model and their completions, whichever engine answers.
 
-Invariant: a request's `key` depends on everything that shapes the answer and on nothing else, so equal keys may share
-one paid answer. Imports no engine.
+Invariant: a request's `key` depends on everything that shapes the answer and on nothing else, so that requests of one
+key may share one paid answer. Imports no engine.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ class Message:
 class Request:
     """One completion to make.
 
-    id: the caller's own name for it, unique within a call of `complete`. schema: JSON schema the answer must obey,
-    enforced where the server can and asked for in words elsewhere; OpenAI's wants `additionalProperties: false` and
-    every property required. seed: requests that differ in it alone get answers of their own (a retry at temperature
-    > 0). top_logprobs: alternatives to report per answer token. choices: the answer is one token, one of these texts;
-    their log-probabilities over the whole vocabulary are reported (vllm: all of them, and no other token is answered; a
-    server: those among its 20 likeliest tokens).
+    id: the caller's own name of the request, unique within a call of `complete`. schema: JSON schema of the answer,
+    enforced where the server can and asked for in words elsewhere; OpenAI wants `additionalProperties: false` and every
+    property required. seed: requests that differ in the seed alone get answers of their own (a further attempt at a
+    temperature above 0). top_logprobs: alternatives to report per answer token. choices: the answer is one token, one
+    of these texts; their log-probabilities over the whole vocabulary are reported (vllm: all of them, and no other
+    token can be answered; a server: those among its 20 likeliest tokens).
     """
 
     id: str
@@ -43,10 +43,11 @@ class Request:
     choices: tuple[str, ...] = ()
 
     def key(self, model: str) -> str:
-        """Return the hex name of the answer that `model` owes this request; `id` does not count."""
+        """Return the key under which the answer of `model` is logged, in hex; `id` does not count."""
         parts = [model, [[m.role, m.content] for m in self.messages], self.schema, self.temperature, self.top_p,
                  self.max_new_tokens, self.seed, list(self.stop), self.top_logprobs]  # fmt: skip
-        if self.choices:  # so that other requests keep the key they had before there were choices
+        # Only where there are choices: logs older than the field keep their keys.
+        if self.choices:
             parts.append(list(self.choices))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
@@ -56,8 +57,9 @@ class Completion:
     """The answer to a request, or the reason there is none.
 
     finish: stop, length, refusal (the model or a filter declined; `text` is what it said), or error. error: why the
-    server's last attempt failed ("" where it answered). tokens: the server's count, else estimated. logprobs: per
-    answer token, (token, log-probability) of the alternatives, best first. cached: found in the log, not paid again.
+    last attempt failed, "" where the server answered. input_tokens, output_tokens: the server's counts, else estimates.
+    logprobs: per answer token, (token, log-probability) of the alternatives, best first. cached: found in the log, not
+    paid again.
     """
 
     id: str
@@ -78,9 +80,9 @@ class Generator(Protocol):
     def complete(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Take requests as capacity allows, yield answers as they come.
 
-        The iterable is pulled in the caller's thread between answers, so it may be endless or depend on earlier
-        answers. None in it means "nothing right now, but more may follow": it is asked again after the next answer, or
-        a moment later where none is under way. It should not block: no answer is handed over meanwhile.
+        The iterable is read in the caller's thread between answers, so it may be endless or depend on earlier answers.
+        None in it means "nothing right now, but more may follow": it is read again after the next answer, or a moment
+        later where no answer is awaited. It should not block, because no answer is handed over meanwhile.
 
         Raises:
             UserError: a refusal that every request would meet (key, model, options).

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
 from reasonir.llm import config as generator_config
-from reasonir.llm.config import Engine, GeneratorConfig
+from reasonir.llm.config import GeneratorConfig, Provider
 from reasonir.retrieval.config import EncodingConfig, RetrievalConfig
 
 MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens", "confidence", *generator_config.MAY_DIFFER)
@@ -79,7 +79,7 @@ class RagConfig(RetrievalConfig):
         if self.samples > 1 and (self.generator.temperature == 0 or self.prompt_form is PromptForm.letter):
             remedy = "give generator.temperature above 0, and prompt_form=phrase or boxed"
             raise UserError(f"samples={self.samples} would all be equal: {remedy}")
-        if self.generator.engine is Engine.vllm and self.generator.base_url is not None:
+        if self.generator.engine is Provider.vllm and self.generator.base_url is not None:
             raise UserError("generator.base_url is of a server: give generator=openai too")
         if self.queries not in QUERIES and not self.queries.endswith((".jsonl", ".jsonl.gz")):
             raise UserError(f"queries={self.queries} must be one of {', '.join(QUERIES)}, or a .jsonl file")

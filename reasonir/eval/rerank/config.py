@@ -1,20 +1,21 @@
 """The options of `reasonir-eval rerank`: names, types, units. Values stand in `configs/eval/rerank.yaml`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import positive
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 
 MAY_DIFFER = ("output_dir", "debug", "model_parameters", *generator_config.MAY_DIFFER)
-"""Options that change no score: an output folder may be continued with others."""
+"""Options that change no score: an output folder may be continued with other values."""
 
 
 class Method(StrEnum):
-    """What one question is about: one document, a window of the ranking to be ordered, a group to be graded."""
+    """What one question asks: the grade of one document, the order of a window, the grades of a group."""
 
     pointwise = "pointwise"
     listwise = "listwise"
@@ -28,9 +29,31 @@ class Scoring(StrEnum):
     expected = "expected"
 
 
+TOKENS_PER_LISTED = 10
+"""Tokens that an answer needs for each document it lists: a number, brackets, a grade, separators."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankSettings:
+    """The options that shape questions and scores; each field is the option of its name."""
+
+    method: Method
+    scoring: Scoring
+    samples: int
+    window: int
+    step: int
+    group_size: int
+    rounds: int
+    seed: int
+    temperature: float
+    top_p: float
+    answer_tokens: int
+    """Tokens of an answer at most."""
+
+
 @dataclass(kw_only=True, slots=True)
 class RerankDataConfig:
-    """Where queries and documents are read again."""
+    """Where the texts of queries and documents are read."""
 
     dir: str | None = MISSING
     """BRIGHT or BEIR folder; null is what the run's config.yaml says."""
@@ -55,22 +78,22 @@ class RerankConfig:
     """Whole pages instead of passages (BRIGHT); null is as the run, false for a TREC file."""
     split: str | None = MISSING
     """Name of the qrels file (BEIR); null is as the run, test for a TREC file."""
-    top: int = MISSING
-    """Documents of a query that are reranked; those below keep their order below them. Paper: 100."""
+    top: int = positive()
+    """Documents of a query that are reranked; the others keep their order, below these. Paper: 100."""
     method: Method = MISSING
     """pointwise (one document a question, 0 to 5), listwise (windows are put in order), groupwise (groups, 0 to 10)."""
     scoring: Scoring = MISSING
     """raw reads an integer from the answer, as the paper; expected (pointwise only) is the mean over the probabilities
     of the digits 0 to 5 as first token: deterministic and almost without ties."""
-    samples: int = MISSING
+    samples: int = positive()
     """Answers a document, with a seed each; the score is their mean (pointwise, scoring=raw)."""
-    window: int = MISSING
+    window: int = positive()
     """Documents that are put in order at once (listwise)."""
-    step: int = MISSING
-    """Places between one window and the next, from the bottom of the ranking up (listwise)."""
-    group_size: int = MISSING
+    step: int = positive()
+    """Places that a window lies above the one before it; the first is at the bottom of the ranking (listwise)."""
+    group_size: int = positive()
     """Documents that are graded together, at most (groupwise)."""
-    rounds: int = MISSING
+    rounds: int = positive()
     """Times that all documents are graded, in other groups each time; the score is the mean (groupwise)."""
     weights: list[float] | None = MISSING
     """[of the reranker, of the retriever]: score = first * rerank score (0 to 1) + second * retriever's own score. null
@@ -79,12 +102,12 @@ class RerankConfig:
     prompts: str | None = MISSING
     """Folder of edited prompt files, which replace the package's own one by one; rerank_METHOD_TASK.yaml may be one of
     any task."""
-    context_tokens: int = MISSING
+    context_tokens: int = positive()
     """Tokens of prompt and answer together (never more than the model takes); documents are cut to fit."""
     tokenizer: str | None = MISSING
     """Folder or hub id of the tokenizer that counts; null is the model's own for generator=vllm, else an estimate of 3
     UTF-8 bytes a token."""
-    model_parameters: float | None = MISSING
+    model_parameters: float | None = positive()
     """Parameters of the model, for the FLOPs; null is counted for generator=vllm and unknown elsewhere."""
     seed: int = MISSING
     """Of the sampling, and of the groups."""
@@ -94,12 +117,8 @@ class RerankConfig:
 
     def validate(self) -> None:
         """Refuse values outside their range, and options that do not go together."""
-        for name in ("top", "samples", "window", "step", "group_size", "rounds", "context_tokens"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(self.window > 1, "window", self.window, "must hold at least two documents")
         require(self.step <= self.window, "step", self.step, f"must not pass window={self.window}")
-        parameters = self.model_parameters
-        require(parameters is None or parameters > 0, "model_parameters", parameters, "must be positive, or null")
         if self.weights is not None and len(self.weights) != 2:
             raise UserError(f"weights={self.weights} must be two numbers: [of the reranker, of the retriever]")
         if self.data.dir is not None and self.data.hub is not None:
@@ -109,13 +128,16 @@ class RerankConfig:
         if self.samples > 1 and (self.method is not Method.pointwise or self.scoring is Scoring.expected):
             raise UserError(f"samples={self.samples} belongs to method=pointwise scoring=raw")
 
-    def answer_tokens(self) -> int:
+    def _answer_tokens(self) -> int:
         """Return the tokens of an answer: generator.max_new_tokens, more where a list of documents needs more."""
         if self.scoring is Scoring.expected:
             return 1
         listed = {Method.pointwise: 0, Method.listwise: self.window, Method.groupwise: self.group_size}[self.method]
         return max(self.generator.max_new_tokens, TOKENS_PER_LISTED * listed)
 
-
-TOKENS_PER_LISTED = 10
-"""Of an answer that lists documents: a number, brackets, a grade, separators."""
+    def settings(self) -> RerankSettings:
+        """Return the options that shape the questions and the scores."""
+        mine = {field.name for field in fields(self)}
+        own = {field.name: getattr(self, field.name) for field in fields(RerankSettings) if field.name in mine}
+        sampling = {"temperature": self.generator.temperature, "top_p": self.generator.top_p}
+        return RerankSettings(**own | sampling | {"answer_tokens": self._answer_tokens()})

@@ -1,9 +1,9 @@
-"""What reranking costs in arithmetic, by formula.
+"""The floating-point operations of reranking, by formula.
 
-Owns the formula and the sizes that go into it; leaves counting tokens to the answers.
+Owns the formula and the model's sizes in it; leaves counting tokens to the answers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FORMULA = (
@@ -14,7 +14,7 @@ FORMULA = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the formula asks of a model; None where it is not known."""
+    """The sizes of a model in the formula; None where one is not known."""
 
     parameters: float | None = None
     layers: int | None = None
@@ -24,13 +24,14 @@ class ModelSize:
 def count_flops(size: ModelSize, tokens: int, pairs: int) -> float | None:
     """Return the floating-point operations of all answers.
 
-    Each token meets every weight in one multiplication and one addition: 2 * parameters * n. In each layer a token's
-    query meets the keys of the i tokens up to itself, and their values are summed: 2 * 2 * width * i, over i = 1 to n
-    2 * width * n * (n + 1). Left out: softmax, norms, and the attention where layers are not known. Too much: embedding
-    tables count as weights, all experts of a mixture as active, sliding windows as full attention, and a prefix that
-    the engine reuses as read again. After arXiv 2001.08361, section 2.1, with causal attention halved.
+    Each token is multiplied with every weight and added: 2 * parameters * n. In each layer token i is compared with the
+    keys of i tokens and sums their values: 2 * 2 * width * i, which is 2 * width * n * (n + 1) over i = 1 to n. Left
+    out: softmax, norms, and the attention where layers are not known. Counted too high: embedding tables count as
+    weights, all experts of a mixture as active, sliding windows as full attention, and a prefix that the engine reuses
+    as read again. After arXiv 2001.08361, section 2.1, with causal attention halved.
 
     Args:
+        size: Of the model.
         tokens: sum of n over the answers.
         pairs: sum of n * (n + 1) / 2 over the answers.
     Returns:
@@ -42,10 +43,16 @@ def count_flops(size: ModelSize, tokens: int, pairs: int) -> float | None:
     return 2.0 * size.parameters * tokens + attention
 
 
+def size_of(local_model: str | None, parameters: float | None) -> ModelSize:
+    """Return the sizes that are known: read off a model that runs here, and the parameters that the options name."""
+    size = ModelSize() if local_model is None else read_size(local_model)
+    return size if parameters is None else replace(size, parameters=parameters)
+
+
 def read_size(path: str) -> ModelSize:
     """Return the sizes of a causal language model by its config.json; no weights are read.
 
-    What transformers does not know (remote code) stays None.
+    The sizes of a model that transformers does not know (remote code) stay None.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -12,37 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from reasonir.core.errors import UserError
 from reasonir.eval.rerank.answers import DIGITS, PHRASE, expected_score, read_grades, read_permutation, read_score
-from reasonir.eval.rerank.config import Method, Scoring
+from reasonir.eval.rerank.config import Method, RerankSettings, Scoring
 from reasonir.llm import Completion, Message, Request
 from reasonir.llm.context import Context
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.engines.chat_api import NO_LOGPROBS
 from reasonir.llm.prompts import Prompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerankSettings:
-    """What shapes the questions and the scores; each field is the option of its name in `RerankConfig`."""
-
-    method: Method
-    scoring: Scoring
-    samples: int
-    window: int
-    step: int
-    group_size: int
-    rounds: int
-    seed: int
-    temperature: float
-    top_p: float
-    answer_tokens: int
-
-    def count_questions(self, documents: int) -> int:
-        """Return the questions that a query with so many documents takes."""
-        if self.method is Method.pointwise:
-            return documents * self.samples
-        if self.method is Method.listwise:
-            return sum(1 for _ in windows(documents, self.window, self.step))
-        return self.rounds * -(-documents // self.group_size)
 
 
 @dataclass(slots=True)
@@ -56,6 +31,15 @@ class Reranked:
     scores: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     missing: list[float] = field(default_factory=list)
+
+
+def count_questions(settings: RerankSettings, documents: int) -> int:
+    """Return the questions that a query with so many documents takes."""
+    if settings.method is Method.pointwise:
+        return documents * settings.samples
+    if settings.method is Method.listwise:
+        return sum(1 for _ in windows(documents, settings.window, settings.step))
+    return settings.rounds * -(-documents // settings.group_size)
 
 
 class Reranker:

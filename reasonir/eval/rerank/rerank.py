@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from reasonir.core.stamp import read_stamp, remove_stamp, write_stamp
 from reasonir.data.open_source import RankedData
 from reasonir.eval.rerank.candidates import Candidates, read_candidates, run_files
 from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
-from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, read_size
-from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, RerankSettings
+from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, size_of
+from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, count_questions
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
@@ -52,12 +52,55 @@ SHOWN_COUNTS = (
 def rerank_run(config: RerankConfig) -> None:
     """Rerank every task of a run, write both results folders, the table and the manifest."""
     # 1 the run, its data, and the options that they answer
+    tasks, config = read_run_and_resolve(config)
+    settings, weights, generator = config.settings(), config.weights or [], config.generator
+    folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
+
+    # 2 the prompts, and their room beside an answer
+    prompts = {candidates.task: choose_prompt(config.method, config.prompts, candidates.task) for candidates in tasks}
+    different = list({prompt.name: prompt for prompt in prompts.values()}.values())
+    keep_prompts(folder.path, different)
+    local_model = generator.local_model()
+    context = open_context(
+        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len
+    )
+    size = size_of(local_model, config.model_parameters)
+    folder.start()
+    save_prompts(folder.path, different)
+
+    # 3 the questions of every task that is not finished; the engine starts only if there is one
+    unfinished = [candidates for candidates in tasks if finished_counts(folder.path, candidates) is None]
+    for candidates in tasks:
+        if candidates not in unfinished:
+            print(f"{candidates.task}: reranked before")
+    if unfinished:
+        generator = replace(generator, max_model_len=context.tokens + settings.answer_tokens)
+        with closing(open_generator(generator, folder.path / "completions.jsonl")) as model:
+            for candidates in unfinished:
+                reranker = Reranker(settings, prompts[candidates.task], context)
+                rerank_task(folder.path, candidates, reranker, model, weights)
+
+    # 4 the tables, the cost, the manifest
+    write_summary(folder.path, tasks, title_of(config.method, generator.model, weights), config.queries, config.long)
+    counts, total = read_counts(folder.path, tasks)
+    inputs = run_files(config.run, counts) + ([Path(config.data.dir)] if config.data.dir else [])
+    counted_by = config.tokenizer or local_model or f"estimated at {BYTES_PER_TOKEN} UTF-8 bytes a token"
+    room = {"prompt_tokens": context.tokens, "tokens_counted_by": counted_by}
+    cost, described = describe_cost(size, total), describe_prompts(different)
+    folder.finish(inputs=inputs, counts=counts, cost=cost, **room, prompts=described)
+    for name in (CONFIG_FILE, MANIFEST_FILE):  # so that rerank_only/ is a folder of results in its own right
+        shutil.copy(folder.path / name, folder.path / ALONE / name)
+    print_counts(total, cost["flops"])
+    print(f"results: {folder.path} (interpolated), {folder.path / ALONE}")
+
+
+def read_run_and_resolve(config: RerankConfig) -> tuple[list[Candidates], RerankConfig]:
+    """Return the tasks of the run, and the options with the data and the weights that the run answers filled in."""
     known = RankedData(
         dir=config.data.dir, hub=config.data.hub, queries=config.queries, long=config.long, split=config.split
     )
     tasks, data = read_candidates(config.run, known, config.tasks, config.top)
     retriever = read_mapping(Path(config.run) / CONFIG_FILE).get("retriever")
-    weights = config.weights or default_weights(retriever, tasks)
     resolved = replace(
         config,
         data=replace(config.data, dir=data.dir, hub=data.hub),
@@ -65,62 +108,9 @@ def rerank_run(config: RerankConfig) -> None:
         queries=data.queries,
         long=data.long,
         split=data.split,
-        weights=weights,
+        weights=config.weights or default_weights(retriever, tasks),
     )
-    folder = RunFolder(config.output_dir, resolved, resume=True, ignored=MAY_DIFFER)
-
-    # 2 the prompts, and their room beside an answer
-    prompts = {candidates.task: choose_prompt(config.method, config.prompts, candidates.task) for candidates in tasks}
-    different = list({prompt.name: prompt for prompt in prompts.values()}.values())
-    keep_prompts(folder.path, different)
-    settings, generator = settings_of(config), config.generator
-    local_model = generator.local_model()
-    context = open_context(
-        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len
-    )
-    size = ModelSize() if local_model is None else read_size(local_model)
-    if config.model_parameters is not None:
-        size = replace(size, parameters=config.model_parameters)
-    folder.start()
-    save_prompts(folder.path, different)
-
-    # 3 the questions of every task that is not finished
-    open_tasks = [candidates for candidates in tasks if finished_counts(folder.path, candidates) is None]
-    for candidates in tasks:
-        if candidates not in open_tasks:
-            print(f"{candidates.task}: reranked before")
-    if open_tasks:
-        generator = replace(generator, max_model_len=context.tokens + settings.answer_tokens)
-        with closing(open_generator(generator, folder.path / "completions.jsonl")) as model:
-            for candidates in open_tasks:
-                reranker = Reranker(settings, prompts[candidates.task], context)
-                rerank_task(folder.path, candidates, reranker, model, weights)
-
-    # 4 the tables, the cost, the manifest
-    model_name = Path(generator.model).name
-    title = f"{config.method} rerank by {model_name}, {weights[0]:g} * rerank + {weights[1]:g} * retriever"
-    write_summary(folder.path, tasks, title, None if data.long else data.queries)
-    counts, total = read_counts(folder.path, tasks)
-    tokenizer = config.tokenizer or local_model
-    folder.finish(
-        inputs=run_files(config.run, counts) + ([Path(data.dir)] if data.dir else []),
-        counts=counts,
-        cost=describe_cost(size, total),
-        prompt_tokens=context.tokens,
-        tokens_counted_by=tokenizer or f"estimated at {BYTES_PER_TOKEN} UTF-8 bytes a token",
-        prompts=describe_prompts(different),
-    )
-    for name in (CONFIG_FILE, MANIFEST_FILE):  # so that rerank_only/ is a folder of results in its own right
-        shutil.copy(folder.path / name, folder.path / ALONE / name)
-    print_counts(total, size)
-    print(f"results: {folder.path} (interpolated), {folder.path / ALONE}")
-
-
-def settings_of(config: RerankConfig) -> RerankSettings:
-    """Return the options that shape the questions and the scores."""
-    own = {field.name: getattr(config, field.name) for field in fields(RerankSettings) if hasattr(config, field.name)}
-    sampling = {"temperature": config.generator.temperature, "top_p": config.generator.top_p}
-    return RerankSettings(**own | sampling | {"answer_tokens": config.answer_tokens()})
+    return tasks, resolved
 
 
 def rerank_task(
@@ -142,7 +132,7 @@ def rerank_task(
         return reranker.converse(name, candidates.queries[name], documents)
 
     settings = reranker.settings
-    total = sum(settings.count_questions(len(candidates.first(name))) for name in candidates.queries)
+    total = sum(count_questions(settings, len(candidates.first(name))) for name in candidates.queries)
     with closing(Progress(task, total, "answers")) as progress:
         hold_conversations(
             model, candidates.queries, converse, results.__setitem__, on_answer=lambda: progress.update(1)
@@ -269,14 +259,26 @@ def warn(task: str, pointwise: bool, counts: Mapping[str, int], missing: float |
         print(f"warning: {task}: {absent} judged queries have no hit in the run; they count as 0", file=sys.stderr)
 
 
-def write_summary(root: Path, tasks: Sequence[Candidates], title: str, published_queries: str | None) -> None:
+def title_of(method: Method, model: str, weights: Sequence[float]) -> str:
+    """Return the name of the interpolated scores' row.
+
+    Args:
+        method: How the model was asked.
+        model: Its name or folder.
+        weights: Of the reranker and of the retriever.
+    """
+    return f"{method} rerank by {Path(model).name}, {weights[0]:g} * rerank + {weights[1]:g} * retriever"
+
+
+def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: str | None, long: bool | None) -> None:
     """Write results.json of both folders, and the table: retrieved, reranked alone, interpolated.
 
     Args:
         root: Folder of the results.
         tasks: All of them, finished.
         title: Of the row of the interpolated scores.
-        published_queries: Which published rows stand beside BRIGHT's; None for none, since they rank passages.
+        queries: "original" or a rewriting's name: which published rows stand beside BRIGHT's.
+        long: Whether whole pages were ranked; the published rows rank passages, so that none stands beside them.
     """
     alone, mixed = (
         {c.task: json.loads((c.folder(folder) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
@@ -290,8 +292,8 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, published
         for title, means in (("retrieved", before), ("reranked alone", alone))
     }
     nested = tasks[0].nested
-    queries = published_queries if nested else None
-    write_table(root, mixed, title=title, averaged=nested, queries=queries, above=above)
+    beside = queries if nested and not long else None
+    write_table(root, mixed, title=title, averaged=nested, queries=beside, above=above)
 
 
 def read_counts(root: Path, tasks: Iterable[Candidates]) -> tuple[dict[str, Any], Counter[str]]:
@@ -313,7 +315,7 @@ def describe_cost(size: ModelSize, total: Mapping[str, int]) -> dict[str, Any]:
     return {
         "input_tokens": total["input_tokens"],
         "output_tokens": total["output_tokens"],
-        "flops": _flops(size, total),
+        "flops": count_flops(size, total["input_tokens"] + total["output_tokens"], total["token_pairs"]),
         "formula": FORMULA,
         "parameters": size.parameters,
         "layers": size.layers,
@@ -321,14 +323,9 @@ def describe_cost(size: ModelSize, total: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _flops(size: ModelSize, total: Mapping[str, int]) -> float | None:
-    return count_flops(size, total["input_tokens"] + total["output_tokens"], total["token_pairs"])
-
-
-def print_counts(total: Mapping[str, int], size: ModelSize) -> None:
+def print_counts(total: Mapping[str, int], flops: float | None) -> None:
     """Print the counts that are not zero, and the FLOPs."""
     for name in SHOWN_COUNTS:
         if total[name]:
             print(f"{name.replace('_', ' '):28} {total[name]:>14,}")
-    flops = _flops(size, total)
     print(f"{'FLOPs':28} {f'{flops:.3g}' if flops else 'unknown (model_parameters=)':>14}")

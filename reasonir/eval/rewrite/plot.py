@@ -1,7 +1,6 @@
 """The plot of retrieval over query length: one line a retriever, named at its end.
 
-Owns scaling.png and scaling.svg; the same curves give the same bytes. Colours are Okabe and Ito's, which colour-blind
-readers tell apart; further lines take another dash.
+Owns scaling.png and scaling.svg; the same curves give the same bytes.
 """
 
 from collections.abc import Sequence
@@ -9,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Okabe and Ito's colours, which colour-blind readers tell apart; the eighth line starts again with another dash.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^vP*X"
 LINE_HEIGHT_POINTS, CHARACTER_INCHES = 11.0, 0.075
-"""Of a label in 9 points."""
+"""Size of a label in the font of 9 points: its line in points, a character in inches."""
 LONGEST_LABEL = 34
 TEXT_COLOUR = "#222222"
 
@@ -30,7 +30,14 @@ class Curve:
 
 
 def draw(folder: Path, curves: Sequence[Curve], x_label: str, y_label: str) -> None:
-    """Write scaling.png and scaling.svg."""
+    """Write scaling.png and scaling.svg.
+
+    Args:
+        folder: Where they are written.
+        curves: One a retriever, in the order of the colours.
+        x_label: Of the horizontal axis, in tokens.
+        y_label: Of the vertical axis.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -76,7 +83,7 @@ def _draw_curve(axes: Any, curve: Curve, number: int) -> None:
 
 
 def _scale(axes: Any, curves: Sequence[Curve]) -> None:
-    """Set a logarithmic axis with plain numbers: powers of two."""
+    """Make the horizontal axis logarithmic, with powers of two as plain numbers."""
     axes.set_xscale("log", base=2)
     tokens = [value for curve in curves for value in (*curve.tokens, curve.original[0])]
     low, high = min(tokens) / 1.25, max(tokens) * 1.25
@@ -91,11 +98,13 @@ def _scale(axes: Any, curves: Sequence[Curve]) -> None:
 def _name_lines(axes: Any, curves: Sequence[Curve], height: float) -> None:
     """Write each label beside its line's end, moved up or down where they would touch, with a thin line to it."""
     low, high = axes.get_ylim()
-    step = LINE_HEIGHT_POINTS / 72 / (height - 1.0) * (high - low)  # about an inch is no plot: axis, labels, margins
+    # About an inch of the height is axis, labels and margins.
+    step = LINE_HEIGHT_POINTS / 72 / (height - 1.0) * (high - low)
     order = sorted(range(len(curves)), key=lambda n: curves[n].points[-1])
     places = spread_out([curves[n].points[-1] for n in order], step, low, high)
     left, right = axes.get_xlim()
-    right *= (right / left) ** 0.02  # beside the plot, so that its marker is no point of it
+    # The label's marker stands 2 % of the axis beside the plot, so that nobody takes it for a measured point.
+    right *= (right / left) ** 0.02
     for number, place in zip(order, places, strict=True):
         curve, (colour, _, marker) = curves[number], _look(number)
         axes.annotate(
@@ -111,14 +120,20 @@ def _name_lines(axes: Any, curves: Sequence[Curve], height: float) -> None:
 
 
 def _shown(label: str) -> str:
-    """Return a label without what is too much at its beginning: paths differ at their end."""
+    """Return a label cut at its beginning where it is too long, because paths differ at their end."""
     return label if len(label) <= LONGEST_LABEL else f"…{label[1 - LONGEST_LABEL :]}"
 
 
 def spread_out(values: Sequence[float], step: float, low: float, high: float) -> list[float]:
-    """Return ascending values moved as little as needed to lie `step` apart, within [low, high] where they fit.
+    """Return ascending values, moved as little as needed to lie `step` apart, within [low, high] where they fit.
 
     Values that would touch form a block around their common middle; blocks that then touch are joined.
+
+    Args:
+        values: Ascending.
+        step: Least distance.
+        low: Lower end.
+        high: Upper end.
     """
     blocks: list[list[float]] = []  # of members' values
     for value in values:

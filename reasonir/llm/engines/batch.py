@@ -18,13 +18,13 @@ import tenacity
 from reasonir.core.errors import UserError
 from reasonir.llm.config import GeneratorConfig, Structured
 from reasonir.llm.engines.chat_api import BadAnswer, Dialect, characters, read_answer
-from reasonir.llm.engines.client import judge, retrying, secret_of
-from reasonir.llm.engines.completions import CompletionLog, renamed, stop_for
-from reasonir.llm.engines.concurrency import SECONDS_BETWEEN_LOOKS, budget_of
+from reasonir.llm.engines.client import open_secret, raise_meaning, retrying
+from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, stop_for
+from reasonir.llm.engines.concurrency import SECONDS_BETWEEN_LOOKS
 from reasonir.llm.records import Completion, Request
 
 LARGEST_FILE_BYTES = 100_000_000
-"""Half of OpenAI's limit."""
+"""Of a batch's file; half of OpenAI's limit, because the prompts' characters are counted and not the file's bytes."""
 ENDED = {"completed", "failed", "expired", "cancelled"}
 T = TypeVar("T")
 
@@ -33,8 +33,11 @@ class BatchGenerator:
     """Answers block by block; `<log>.batches.jsonl` beside the log says which batches are out."""
 
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
-        self.model, self._config, self._secret = config.model, config, secret_of(config)
-        self._budget, self._log = budget_of(config), CompletionLog(log_path)
+        self.model, self._secret = config.model, open_secret(config.api_key_env, config.base_url)
+        self._batch_requests, self._poll_seconds = config.batch_requests, config.batch_poll_seconds
+        self._max_attempts, self._base_url = config.max_attempts, config.base_url
+        self._timeout_seconds = config.timeout_seconds
+        self._budget, self._log = Budget(**config.limits()), CompletionLog(log_path)
         structured = Structured.json_schema if config.structured is Structured.auto else config.structured
         self._dialect = Dialect(structured, "max_completion_tokens" if config.base_url is None else "max_tokens")
         self._ledger = log_path.with_suffix(".batches.jsonl")
@@ -56,7 +59,7 @@ class BatchGenerator:
         spent, more = "", True
         while more or block:
             bytes_out = 0
-            while more and len(block) < self._config.batch_requests and bytes_out < LARGEST_FILE_BYTES:
+            while more and len(block) < self._batch_requests and bytes_out < LARGEST_FILE_BYTES:
                 try:
                     request = next(source)
                 except StopIteration:
@@ -78,7 +81,7 @@ class BatchGenerator:
                 continue
             failures = self._run(block)
             tried.update(block.keys())
-            for key in [key for key in block if key in self._log or tried[key] >= self._config.max_attempts]:
+            for key in [key for key in block if key in self._log or tried[key] >= self._max_attempts]:
                 yield from self._answers(key, block.pop(key), failures.get(key, "the batch ended without it"))
         if spent:
             raise stop_for(spent)
@@ -125,7 +128,8 @@ class BatchGenerator:
         """Gather the batches of an earlier run that did not live to do it."""
         states: dict[str, str] = {}
         text = self._ledger.read_text(encoding="utf-8") if self._ledger.exists() else ""
-        if text and not text.endswith("\n"):  # torn by a kill: nothing was done yet that it speaks of, or _find knows
+        if text and not text.endswith("\n"):
+            # Torn by a kill: the batch that the line names was not submitted yet, or `_find` knows it.
             text = text[: text.rfind("\n") + 1]
             self._ledger.write_text(text, encoding="utf-8")
         for line in text.splitlines():
@@ -144,7 +148,7 @@ class BatchGenerator:
             batch = self._call(lambda: self._client.batches.retrieve(batch_id))
             if batch.status in ENDED:
                 break
-            time.sleep(self._config.batch_poll_seconds)
+            time.sleep(self._poll_seconds)
         failures: dict[str, str] = {}
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is not None:
@@ -180,9 +184,9 @@ class BatchGenerator:
             try:
                 return call()
             except openai.APIError as error:
-                judge(error, self._secret, self._config)
+                raise_meaning(error, self._secret, self._base_url, self.model, self._timeout_seconds)
 
-        result: T = retrying(tenacity.Retrying, self._config.max_attempts)(once)
+        result: T = retrying(tenacity.Retrying, self._max_attempts)(once)
         return result
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""How we speak to a server of OpenAI's kind: the key that nobody sees, which failures pass, how long to wait.
+"""The key of a server of OpenAI's kind, the meaning of its failures, and the wait before another attempt.
 
-Invariant: an error text that leaves this package does not hold the key. Retries are ours alone (the client makes
-none), so that an attempt is an attempt and a server's Retry-After is obeyed.
+Invariant: an error text that leaves this package does not hold the key. The client library makes no retries of its own,
+so that attempts are counted right and a server's Retry-After is obeyed.
 """
 
 import os
@@ -14,14 +14,13 @@ import openai
 import tenacity
 
 from reasonir.core.errors import UserError
-from reasonir.llm.config import GeneratorConfig
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 TRANSIENT_STATUS = {408, 409, 425, 429}
 TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "too large")
-"""A refusal with such words is about one prompt, not about the run."""
+"""Words of a server's error about one prompt, which does not end the run."""
 SHORTEST_SECRET = 8
-"""A shorter key is a local server's password for show ("EMPTY"), and part of ordinary words."""
+"""A shorter key is a local server's placeholder ("EMPTY"); redacting it would damage ordinary words."""
 
 
 class TransientError(Exception):
@@ -33,7 +32,7 @@ class TransientError(Exception):
 
 
 class RefusedError(Exception):
-    """A failure of this request alone, which no attempt mends."""
+    """A failure of this request alone, which no further attempt mends."""
 
 
 class Secret:
@@ -59,10 +58,10 @@ class Secret:
         return text.replace(self._value, f"<{self.variable}>") if len(self._value) >= SHORTEST_SECRET else text
 
 
-def secret_of(config: GeneratorConfig) -> Secret:
-    """Return the key of a configuration; only OpenAI's own server requires one."""
-    own_server = config.base_url is not None or bool(os.environ.get("OPENAI_BASE_URL"))
-    return Secret(config.api_key_env, required=not own_server)
+def open_secret(variable: str, base_url: str | None) -> Secret:
+    """Read the key from an environment variable; only OpenAI's own server requires one."""
+    own_server = base_url is not None or bool(os.environ.get("OPENAI_BASE_URL"))
+    return Secret(variable, required=not own_server)
 
 
 def retrying(kind: Any, max_attempts: int) -> Any:
@@ -76,7 +75,7 @@ def retrying(kind: Any, max_attempts: int) -> Any:
 
 
 def no_connection(error: BaseException | None) -> bool:
-    """Say whether no connection came about at all; aiohttp's transport calls one that broke ConnectTimeout as well."""
+    """Return whether no connection was made at all; aiohttp's transport calls a broken one ConnectTimeout too."""
     while error is not None:
         if {"ConnectError", "ClientConnectorError"} & {kind.__name__ for kind in type(error).__mro__}:
             return True
@@ -84,13 +83,23 @@ def no_connection(error: BaseException | None) -> bool:
     return False
 
 
-def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> NoReturn:
-    """Raise what a failed call means: `TransientError`, `RefusedError`, or a `UserError` that ends the run."""
+def raise_meaning(
+    error: openai.APIError, secret: Secret, base_url: str | None, model: str, timeout_seconds: float
+) -> NoReturn:
+    """Raise what a failed call means: `TransientError`, `RefusedError`, or a `UserError` that ends the run.
+
+    Args:
+        error: Of the call.
+        secret: The key, which no message may hold.
+        base_url: The server, for messages; None is OpenAI.
+        model: Its name, for messages.
+        timeout_seconds: What the call was given, for messages.
+    """
     if not isinstance(error, openai.APIStatusError):  # connections that fail, break off, or speak no HTTP
         cause = error.__cause__ or error
         # A refused connection comes as a time-out of connecting (aiohttp's transport).
         if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
-            raise TransientError(no_answer(config)) from None
+            raise TransientError(no_answer(timeout_seconds)) from None
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise TransientError(secret.redact(f"no connection: {text}"), unreachable=no_connection(cause)) from None
     status, text = error.status_code, secret.redact(message_of(error))
@@ -101,16 +110,16 @@ def judge(error: openai.APIError, secret: Secret, config: GeneratorConfig) -> No
     remedy = {
         401: f"check the key in {secret.variable}",
         403: f"check the rights of the key in {secret.variable}",
-        404: f"check generator.base_url and generator.model={config.model}",
+        404: f"check generator.base_url and generator.model={model}",
         429: "the account is out of credit",
     }.get(status, "check the generator's options")
-    where = config.base_url or "OpenAI"
+    where = base_url or "OpenAI"
     raise UserError(f"{where} refuses (status {status}): {text}; {remedy}") from None
 
 
-def no_answer(config: GeneratorConfig) -> str:
-    """Return what is said of a request that took too long."""
-    return f"no answer within {config.timeout_seconds:g} s"
+def no_answer(timeout_seconds: float) -> str:
+    """Return the error text of a request that took too long."""
+    return f"no answer within {timeout_seconds:g} s"
 
 
 def wait_seconds(state: tenacity.RetryCallState) -> float:

@@ -1,7 +1,7 @@
 """The log of paid answers: one JSON line each, written before anyone sees the answer, never written twice.
 
-Invariant: whatever was paid for and reached this process is found again under its request's key, after SIGKILL too.
-Memory holds a key and a place per answer; texts stay on disk.
+Invariant: an answer that was paid for and reached this process is found again under its request's key, after SIGKILL
+too. Memory holds a key and a place in the file per answer; texts stay on disk.
 """
 
 import fcntl
@@ -55,7 +55,8 @@ class CompletionLog:
                 place += len(line)
             except (ValueError, KeyError, TypeError) as error:
                 broken = f"damaged line: {type(error).__name__}: {error}"
-        if broken:  # the last line, which a kill or a full disk tore
+        # Only the last line may be torn, by a kill or a full disk: its answer is asked for again.
+        if broken:
             self._stream.truncate(place)
         return place
 
@@ -90,13 +91,20 @@ class CompletionLog:
         )
 
     def append(self, key: str, model: str, completion: Completion, seconds: float) -> None:
-        """Write one paid answer through to the operating system."""
+        """Write one paid answer through to the operating system.
+
+        Args:
+            key: Of its request.
+            model: That answered.
+            completion: The answer.
+            seconds: That the request took, queueing included.
+        """
         row: dict[str, Any] = {"key": key, "model": model, "text": completion.text, "finish": completion.finish,
                "input_tokens": completion.input_tokens, "output_tokens": completion.output_tokens,
                "seconds": round(seconds, 3)}  # fmt: skip
         if completion.logprobs:
             row["logprobs"] = completion.logprobs
-        # ASCII: an answer may hold half a surrogate pair, which no file could
+        # ASCII, because an answer may hold half of a surrogate pair, which UTF-8 cannot write.
         line = json.dumps(row).encode("ascii") + b"\n"
         with self._lock:
             self._stream.write(line)
@@ -143,5 +151,11 @@ def stop_for(spent: str) -> RunStopped:
 
 
 def renamed(completion: Completion, request_id: str, cached: bool) -> Completion:
-    """Return an answer under the name of a request of the same key."""
+    """Return an answer under the id of another request of the same key.
+
+    Args:
+        completion: The answer.
+        request_id: The other request's id.
+        cached: Whether the other request paid nothing.
+    """
     return replace(completion, id=request_id, cached=cached)

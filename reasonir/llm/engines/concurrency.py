@@ -1,7 +1,8 @@
-"""Many requests in flight, one plain iterator outside: the part that all engines that answer one by one share.
+"""Many requests in flight behind one plain iterator: shared by all engines that answer requests one by one.
 
-Invariant: at most `max_concurrency` requests are in flight, half as many more wait for a seat, and as many again may be
-unread; a key that is being paid for is never asked for a second time. Leaves to the engine how one request is answered.
+Invariants: at most `max_concurrency` requests are in flight and half as many more wait for their turn; as many answers
+again may be unread. A key that is being paid for is never asked for a second time. Leaves to the engine how one request
+is answered.
 """
 
 import asyncio
@@ -11,22 +12,11 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
-from reasonir.llm.config import GeneratorConfig
 from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, stop_for
 from reasonir.llm.records import Completion, Request
 
 SECONDS_BETWEEN_LOOKS = 0.02
-"""How long a source that has nothing right now is left alone."""
-
-
-def budget_of(config: GeneratorConfig) -> Budget:
-    """Return the limits of a configuration."""
-    return Budget(
-        max_total_tokens=config.max_total_tokens,
-        max_cost=config.max_cost,
-        cost_per_million_input_tokens=config.cost_per_million_input_tokens,
-        cost_per_million_output_tokens=config.cost_per_million_output_tokens,
-    )
+"""Pause before a source that had no request is asked again."""
 
 
 class ConcurrentGenerator:
@@ -37,7 +27,8 @@ class ConcurrentGenerator:
         self._log, self._budget, self._max_concurrency = log, budget, max_concurrency
         self._asked: dict[str, asyncio.Task[Completion]] = {}
         self._seats = asyncio.Semaphore(max_concurrency)
-        self._most_waiting = max_concurrency + max_concurrency // 2  # so that a free seat need not wait for the caller
+        # Half as many more than are in flight, so that a free seat need not wait for the caller.
+        self._most_waiting = max_concurrency + max_concurrency // 2
         self._closed, self._closing = False, threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="generator", daemon=True)

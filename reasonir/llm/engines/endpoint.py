@@ -1,6 +1,6 @@
 """A server that speaks OpenAI's chat API, asked one request at a time, many at once.
 
-Invariant: a request is sent again only after a failure. What one request learns (a dialect, a pause) holds for all.
+Invariant: a request is sent again only after a failure. A dialect or a pause that one request learns holds for all.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from reasonir.llm.engines.chat_api import BadAnswer, Dialect, NoLogprobs, charac
 from reasonir.llm.engines.client import (
     RefusedError,
     TransientError,
-    judge,
     message_of,
     no_answer,
+    open_secret,
+    raise_meaning,
     retrying,
-    secret_of,
 )
-from reasonir.llm.engines.completions import CompletionLog
-from reasonir.llm.engines.concurrency import ConcurrentGenerator, budget_of
+from reasonir.llm.engines.completions import Budget, CompletionLog
+from reasonir.llm.engines.concurrency import ConcurrentGenerator
 from reasonir.llm.records import Completion, Request
 
 
@@ -32,7 +32,9 @@ class EndpointGenerator(ConcurrentGenerator):
     """Answers through a server, `max_concurrency` requests at a time."""
 
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
-        self._config, self._secret = config, secret_of(config)
+        self._secret = open_secret(config.api_key_env, config.base_url)
+        self._base_url, self._timeout_seconds = config.base_url, config.timeout_seconds
+        self._max_attempts = config.max_attempts
         log = CompletionLog(log_path)
         self._client = openai.AsyncOpenAI(
             api_key=self._secret.reveal(), base_url=config.base_url, max_retries=0, timeout=config.timeout_seconds,
@@ -44,7 +46,7 @@ class EndpointGenerator(ConcurrentGenerator):
         self._failed_in_a_row, self._patience = 0, 2 * config.max_concurrency + 10
         # wraps: every call has a state of its own
         self._send_with_retries = retrying(tenacity.AsyncRetrying, config.max_attempts).wraps(self._send)
-        super().__init__(config.model, log, budget_of(config), config.max_concurrency)
+        super().__init__(config.model, log, Budget(**config.limits()), config.max_concurrency)
 
     async def ask(self, request: Request) -> Completion:
         """Answer one request, as often as max_attempts allows.
@@ -60,9 +62,9 @@ class EndpointGenerator(ConcurrentGenerator):
         except TransientError as error:
             self._failed_in_a_row += 1
             if error.unreachable:
-                failed = f"{self._config.base_url or 'OpenAI'} cannot be reached: {error}"
+                failed = f"{self._base_url or 'OpenAI'} cannot be reached: {error}"
             elif self._failed_in_a_row >= self._patience:
-                times = f"{self._failed_in_a_row} requests in a row failed, {self._config.max_attempts} times each"
+                times = f"{self._failed_in_a_row} requests in a row failed, {self._max_attempts} times each"
                 failed = f"{times}; the last: {error}"
             else:
                 return Completion(id=request.id, text="", finish="error", error=str(error))
@@ -77,17 +79,17 @@ class EndpointGenerator(ConcurrentGenerator):
         while True:
             dialect = self._dialect
             try:
-                async with asyncio.timeout(self._config.timeout_seconds):
+                async with asyncio.timeout(self._timeout_seconds):
                     body = dialect.body(self.model, request)
                     # The raw text: the client's own models take any type for any other, and a third of its time.
                     content = await self._client.post("/chat/completions", body=body, cast_to=str)
                 content = self._secret.redact(content)
                 return read_answer(request.id, json.loads(content), characters(request), want_logprobs)
             except TimeoutError:
-                raise TransientError(no_answer(self._config)) from None
+                raise TransientError(no_answer(self._timeout_seconds)) from None
             except openai.APIError as error:
                 if not self._learn(error, request, dialect):
-                    self._judge(error)
+                    self._raise_meaning(error)
             except NoLogprobs as error:
                 raise RefusedError(str(error)) from None
             except BadAnswer as error:
@@ -104,9 +106,9 @@ class EndpointGenerator(ConcurrentGenerator):
             self._dialect = simpler
         return simpler is not None
 
-    def _judge(self, error: openai.APIError) -> None:
+    def _raise_meaning(self, error: openai.APIError) -> None:
         try:
-            judge(error, self._secret, self._config)
+            raise_meaning(error, self._secret, self._base_url, self.model, self._timeout_seconds)
         except TransientError as transient:
             if transient.status == 429:
                 self._not_before = max(self._not_before, time.monotonic() + transient.wait_seconds)

@@ -29,8 +29,8 @@ from reasonir.core.errors import RunStopped, UserError
 from reasonir.llm.config import GeneratorConfig, Structured
 from reasonir.llm.context import chat_tokens
 from reasonir.llm.engines.chat_api import with_schema_in_words
-from reasonir.llm.engines.completions import CompletionLog
-from reasonir.llm.engines.concurrency import ConcurrentGenerator, budget_of
+from reasonir.llm.engines.completions import Budget, CompletionLog
+from reasonir.llm.engines.concurrency import ConcurrentGenerator
 from reasonir.llm.records import Completion, Request
 
 SECONDS_TO_END = 10.0
@@ -52,7 +52,18 @@ class VllmGenerator(ConcurrentGenerator):
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
         log = CompletionLog(log_path)
         try:
-            self._engine = _start(config)
+            self._engine = _start(
+                AsyncEngineArgs(
+                    model=config.model,
+                    tensor_parallel_size=config.tensor_parallel_size,
+                    data_parallel_size=config.data_parallel_size,
+                    max_model_len=config.max_model_len,
+                    gpu_memory_utilization=config.gpu_memory_utilization,
+                    dtype=config.dtype,
+                    enforce_eager=config.enforce_eager,
+                    disable_log_stats=True,
+                )
+            )
         except BaseException:
             log.close()
             raise
@@ -60,7 +71,7 @@ class VllmGenerator(ConcurrentGenerator):
         self._tokenizer = self._engine.get_tokenizer()
         self._structured = config.structured
         self._asked_of_engine = 0
-        super().__init__(config.model, log, budget_of(config), config.max_concurrency)
+        super().__init__(config.model, log, Budget(**config.limits()), config.max_concurrency)
 
     async def ask(self, request: Request) -> Completion:
         """Answer one request; a prompt that does not fit is an error of its own, a dead engine ends the run."""
@@ -122,8 +133,8 @@ class VllmGenerator(ConcurrentGenerator):
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
-            # A CPU's random generators cannot be set back, which the engine does after the first part of a long prompt:
-            # a seeded request would kill it.
+            # vLLM sets a seeded request's random generator back after the first part of a long prompt. On a CPU it
+            # cannot, and the engine dies.
             seed=None if current_platform.is_cpu() else request.seed,
             stop=list(request.stop) or None,
             logprobs=request.top_logprobs or None,
@@ -147,33 +158,24 @@ class VllmGenerator(ConcurrentGenerator):
         """End the engine's processes and give its memory back."""
         self._engine.shutdown(timeout=SECONDS_TO_END)
         self._watch.communicate(b"ended")
-        del self._engine  # its own end would shut it down once more, when half of the interpreter is gone
+        # Deleted now, because its own destructor shuts it down once more at the end of the interpreter and fails there.
+        del self._engine
 
 
-def _start(config: GeneratorConfig) -> AsyncLLM:
+def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
     try:
-        return AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=config.model,
-                tensor_parallel_size=config.tensor_parallel_size,
-                data_parallel_size=config.data_parallel_size,
-                max_model_len=config.max_model_len,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                dtype=config.dtype,
-                enforce_eager=config.enforce_eager,
-                disable_log_stats=True,
-            ),
-            # Batches as large as `LLM` makes them: 1,024 sequences on an H100, where the default is 128.
-            usage_context=UsageContext.LLM_CLASS,
-        )
+        # Batches as large as `LLM` makes them: 1,024 sequences on an H100, where the default is 128.
+        return AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     except (ValueError, OSError, ImportError) as error:
-        raise UserError(f"generator.model={config.model} does not load: {_one_line(error)}") from error
+        raise UserError(f"generator.model={arguments.model} does not load: {_one_line(error)}") from error
     except RuntimeError as error:
-        raise RunStopped(f"vllm cannot start {config.model} (its messages stand above): {_one_line(error)}") from error
+        raise RunStopped(
+            f"vllm cannot start {arguments.model} (its messages stand above): {_one_line(error)}"
+        ) from error
 
 
 def _watch_over(engine: list[multiprocessing.process.BaseProcess]) -> subprocess.Popen[bytes]:
-    """Start a process that ends the engine when this one is killed; vllm's would live on and keep its memory."""
+    """Start a process that ends the engine when this one is killed; vllm's processes would keep their memory."""
     numbers = [str(process.pid) for process in engine]
     command = [sys.executable, "-I", "-S", "-c", WATCH, *numbers]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # Ctrl-C is not for it

@@ -84,7 +84,7 @@ def test_a_rewriting_asks_without_line_breaks_and_with_its_length() -> None:
 def test_a_refused_answer_is_shown_again_and_one_that_ran_on_only_in_part() -> None:
     prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
     for finish, shown in (("stop", 8_000), ("length", 400)):
-        answer, reason = prompt.after_refusal(Completion(id="", text="x" * 9_000, finish=finish), "Too dull.")
+        answer, reason = prompt.after_rejection(Completion(id="", text="x" * 9_000, finish=finish), "Too dull.")
         assert (answer.role, answer.content, reason.role) == ("assistant", "x" * shown, "user")
         assert "Too dull." in reason.content
-    assert prompt.after_refusal(Completion(id="", text=" ", finish="stop"), "")[0].content == "(nothing)"
+    assert prompt.after_rejection(Completion(id="", text=" ", finish="stop"), "")[0].content == "(nothing)"

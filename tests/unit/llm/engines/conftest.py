@@ -9,7 +9,7 @@ import yaml
 from reasonir.core.command import validate_tree
 from reasonir.core.help import find_configs
 from reasonir.llm import GeneratorConfig
-from reasonir.llm.config import Engine, Structured
+from reasonir.llm.config import Provider, Structured
 from reasonir.llm.engines import client as client_module
 from tests.kit.generators import KEY, Configured
 
@@ -21,7 +21,7 @@ def configured() -> Configured:
     def compose(**changes: Any) -> GeneratorConfig:
         text = (find_configs() / "generator" / "openai.yaml").read_text(encoding="utf-8")
         content = {**yaml.safe_load(text), "model": "m", "timeout_seconds": 5.0, **changes}
-        engine, structured = Engine(content.pop("engine")), Structured(content.pop("structured"))
+        engine, structured = Provider(content.pop("engine")), Structured(content.pop("structured"))
         config = GeneratorConfig(**content, engine=engine, structured=structured)
         validate_tree(config)
         return config

@@ -124,9 +124,9 @@ import sys, yaml
 from contextlib import closing
 from pathlib import Path
 from reasonir.llm import Message, Request, open_generator
-from reasonir.llm.config import Engine, GeneratorConfig, Structured
+from reasonir.llm.config import Provider, GeneratorConfig, Structured
 content = yaml.safe_load(Path("configs/generator/openai.yaml").read_text())
-content.update(model="m", base_url=sys.argv[1], max_concurrency=4, engine=Engine.openai, structured=Structured.auto)
+content.update(model="m", base_url=sys.argv[1], max_concurrency=4, engine=Provider.openai, structured=Structured.auto)
 requests = (Request(id=str(n), messages=(Message("user", f"document {n}"),)) for n in range(int(sys.argv[3])))
 with closing(open_generator(GeneratorConfig(**content), sys.argv[2])) as generator:
     for count, _ in enumerate(generator.complete(requests)):

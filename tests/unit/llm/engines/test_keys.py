@@ -22,10 +22,10 @@ from contextlib import closing
 from pathlib import Path
 logging.basicConfig(level=logging.DEBUG)
 from reasonir.llm import Message, Request, open_generator
-from reasonir.llm.config import Engine, GeneratorConfig, Structured
+from reasonir.llm.config import Provider, GeneratorConfig, Structured
 content = yaml.safe_load(Path("configs/generator/openai.yaml").read_text())
 content.update(model="m", base_url=sys.argv[1], max_attempts=2, timeout_seconds=1.0, structured=Structured.auto)
-content.update(engine=Engine(sys.argv[3]), batch_poll_seconds=0.01)
+content.update(engine=Provider(sys.argv[3]), batch_poll_seconds=0.01)
 config = GeneratorConfig(**content)
 print(config)
 try:
