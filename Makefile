@@ -1,4 +1,4 @@
-# quickstart, test, check, test-lowest, dist. They install what is missing and nothing twice.
+# quickstart, test, test-all, check, test-lowest, dist. They install what is missing and nothing twice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,13 +6,23 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 LOWEST_TESTS ?= tests/unit tests/numerics tests/configs tests/e2e/test_quickstart.py
 
-.PHONY: quickstart test check test-lowest dist
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: quickstart test test-all test-slow check test-lowest dist
 
 quickstart: $(STAMP)-run
 	$(BIN)/python scripts/quickstart.py
 
-test: check $(STAMP)-vllm
-	$(BIN)/python -m pytest
+# The checks run beside the tests and speak after them.
+test test-all: $(STAMP)-dev $(STAMP)-vllm
+	@said=$$(mktemp); $(MAKE) --no-print-directory check > $$said 2>&1 & checks=$$!; \
+	$(PYTEST) $(if $(filter test-all,$@),-m 'slow or not slow'); tests=$$?; \
+	wait $$checks; checks=$$?; cat $$said; rm $$said; exit $$((tests || checks))
+
+# The I-th of N parts of the long tier: make test-slow PART=3/7
+test-slow: $(STAMP)-dev $(STAMP)-vllm
+	$(PYTEST) -m slow $(if $(PART),--part $(PART))
 
 check: $(STAMP)-dev
 	$(BIN)/ruff check .

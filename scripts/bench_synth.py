@@ -57,7 +57,7 @@ def resident_mib() -> float:
 @contextmanager
 def server(latency: float, *more: str) -> Iterator[str]:
     """Start a server process that takes `latency` seconds a request; yield its address."""
-    command = [sys.executable, "-m", "tests.servers", "--latency", str(latency), *more]
+    command = [sys.executable, "-m", "tests.kit.servers", "--latency", str(latency), *more]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -82,6 +82,7 @@ def form(call: list[str]) -> tuple[str, ...]:
     return tuple(word.split("=")[0] if "/" in word else word for word in call)
 
 
+@pytest.mark.seconds(20)
 @pytest.mark.parametrize("scale", ["tiny", "paper"])
 def test_every_planned_command_composes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expand: Any, scale: str

@@ -16,6 +16,8 @@ from reasonir.train import checkpoint
 from tests.kit.launch import command_of, environment, launch
 from tests.kit.texts import tiny_training
 
+pytestmark = pytest.mark.seconds(60)  # launches of two ranks
+
 STEPS = 6
 TORCHRUNS_OWN = 1
 
@@ -52,8 +54,7 @@ def logged_steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "engine", ["ddp", "zero2", "zero3", pytest.param("zero1", marks=pytest.mark.slow),
-               pytest.param("fsdp2", marks=pytest.mark.slow)],
+    "engine", ["ddp", "zero3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "fsdp2"))]
 )  # fmt: skip
 def test_a_killed_rank_ends_the_job_and_the_resumed_run_is_equal(
     tmp_path: Path, options: list[str], engine: str
@@ -90,7 +91,7 @@ def test_any_engine_and_number_of_ranks_goes_on_from_any_checkpoint(tmp_path: Pa
     assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 2e-6
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
 def test_nan_on_one_rank_stops_all_before_the_update(tmp_path: Path, options: list[str], engine: str) -> None:
     folder = tmp_path / "run"
     done = run(folder, options, f"parallel={engine}", fault="nan", step=3)

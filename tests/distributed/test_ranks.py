@@ -6,6 +6,8 @@ import pytest
 
 from tests.kit.launch import launch
 
+pytestmark = pytest.mark.seconds(60)  # launches of two ranks
+
 BUSY_WATCHDOG = """
 import sys, time
 from reasonir.train.parallel.ranks import open_ranks

@@ -12,6 +12,8 @@ from reasonir.model.tiny import build_tiny
 from tests.kit.launch import launch
 from tests.kit.texts import SENTENCES, write_rows
 
+pytestmark = pytest.mark.seconds(60)  # launches of two ranks
+
 TEXTS = [
     f"{sentence} {word}" for word in ("Why so?", "Indeed.", "Not at all, it seems to me.") for sentence in SENTENCES
 ]

@@ -12,6 +12,8 @@ from reasonir.model import Encoder
 from tests.kit.launch import launch
 from tests.kit.texts import SENTENCES, training_rows, write_rows
 
+pytestmark = pytest.mark.seconds(60)  # launches of two ranks
+
 STEPS = 4
 
 

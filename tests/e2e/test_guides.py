@@ -228,6 +228,7 @@ def world(tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     torch.set_num_threads(threads)
 
 
+@pytest.mark.seconds(90)
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_of_a_guide_runs(guide, world, monkeypatch, capsys):
     lines, carried_out = typed(guide), set()

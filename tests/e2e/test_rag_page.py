@@ -317,7 +317,10 @@ def test_pages_of_less(browser: Any, folders: dict[str, Path]) -> None:
 
 
 @needs_browser
-@pytest.mark.parametrize(("name", "width", "scheme"), [("three", 390, "light"), ("samples", 1280, "dark")])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [("three", 390, "light"), pytest.param("samples", 1280, "dark", marks=pytest.mark.slow)],
+)
 def test_axe_finds_nothing(browser: Any, folders: dict[str, Path], name: str, width: int, scheme: str) -> None:
     opened = visit(browser, folders[name], width, scheme)
     for place in (".options summary", "#list > li:first-child summary"):

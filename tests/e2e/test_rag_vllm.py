@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's en
 QUESTIONS = 60
 
 
-def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, tiny: Encoder) -> None:
+@pytest.fixture
+def killed(tmp_path: Path, tiny: Encoder) -> list[str]:
+    """Kill a run after ten answers, see that its engine ends too, and return the command."""
     passages = [{"id": f"s{i}_0", "content": f"{SENTENCES[i % 7]} Case {i}."} for i in range(QUESTIONS)]
     questions = [
         {"question": f"Which one is case {i}?", "options": ["iron", "gold", "tin", "lead"], "answer": "ABCD"[i % 4],
@@ -55,7 +57,17 @@ def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, tiny:
     paid = log.read_bytes().count(b"\n")
     assert 10 <= paid < 3 * QUESTIONS and not (tmp_path / "out" / "accuracy.json").exists() and engine
     assert not psutil.wait_procs(engine, timeout=20)[1], "the engine outlives the run and keeps its memory"
-    run("reasonir.eval", *command)
+    return command
+
+
+@pytest.mark.seconds(90)
+def test_a_killed_run_takes_its_engine_along(killed: list[str]) -> None:
+    """The assertions are the fixture's."""
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, killed: list[str]) -> None:
+    run("reasonir.eval", *killed)
     report = json.loads((tmp_path / "out" / "accuracy.json").read_text())
     for name, entry in report["conditions"].items():
         low, high = entry["all"]["interval"]

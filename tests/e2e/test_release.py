@@ -38,6 +38,7 @@ def site(built, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_leftovers_and_time_change_no_byte(built, tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True, timeout=100)
@@ -71,6 +72,7 @@ def test_both_hold_what_a_user_needs_and_nothing_else(built):
     assert not any(name.startswith(("tests/", "build/", ".ci/")) for name in packed)
 
 
+@pytest.mark.seconds(60)
 def test_the_installed_wheel_works_from_an_empty_folder(site, tmp_path):
     def run(*command: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}

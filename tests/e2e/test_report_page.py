@@ -61,9 +61,12 @@ def test_1384_queries_open_within_two_seconds(browser: Any, pages: dict[str, Pat
     assert pages[name].stat().st_size <= LARGEST_PAGE_BYTES
 
 
+LOOKS = [("one", 1280, "light"), ("two", 1280, "dark"), ("two", 390, "light")]
+
+
 @pytest.mark.parametrize(
     ("name", "width", "scheme"),
-    [("one", 1280, "light"), ("one", 390, "dark"), ("two", 1280, "dark"), ("two", 390, "light")],
+    [("one", 390, "dark"), *(pytest.param(*look, marks=pytest.mark.slow) for look in LOOKS)],
 )
 def test_axe_finds_nothing(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     from playwright.sync_api import expect

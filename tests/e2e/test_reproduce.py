@@ -103,6 +103,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return killed_and_continued(tmp_path_factory.mktemp("chain"), ["synth", "train", "rag"])
 
 
+@pytest.mark.slow
 def test_the_chain_survives_kills_and_says_nothing_twice(finished: Path) -> None:
     before = json.loads((finished / "reproduce.json").read_text())
     commands = [line.split(": ")[1] for line in (finished.parent / "log").read_text().splitlines() if line[:3] == "-- "]
@@ -173,6 +174,7 @@ BREAKAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 def test_each_relation_can_fail(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import reproduce_table
@@ -189,6 +191,7 @@ def test_each_relation_can_fail(finished: Path, tmp_path: Path, monkeypatch: pyt
         assert table["status"] == "off"
 
 
+@pytest.mark.seconds(90)
 def test_ctrl_c_ends_the_server_and_a_dead_server_ends_the_chain(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.wait_for("synth/hq/completions.jsonl")

@@ -43,6 +43,7 @@ def evaluate(*arguments: str) -> None:
     assert exit_info.value.code == 0
 
 
+@pytest.mark.slow
 def test_rewritten_by_vllm_then_measured_over_three_lengths(tmp_path: Path) -> None:
     task, texts = small_task(tmp_path / "data")
     save_model(tmp_path / "llm", texts)

@@ -61,6 +61,7 @@ def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
+@pytest.mark.seconds(60)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_states_from_vllm_pooled_here_are_the_encoders_embeddings(small: Encoder, tmp_path: Path, dtype: str) -> None:
     save_encoder(small, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
@@ -85,6 +86,7 @@ def token_ids(encoder: Encoder, text: str) -> list[int]:
     return encoder.template.encode([(INSTRUCTION, text)], MAX_TOKENS)[0].ids.tolist()
 
 
+@pytest.mark.slow
 def test_vllms_own_last_token_pooling_needs_nothing_of_ours(tmp_path: Path) -> None:
     write_layout(tmp_path / "imported", "qwen3")
     encoder = Encoder.from_pretrained(str(tmp_path / "imported"))

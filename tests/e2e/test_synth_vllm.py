@@ -41,6 +41,7 @@ def short_prompts(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_both_chains_end_in_rows_that_training_accepts(tmp_path: Path) -> None:
     passages = corpus(tmp_path)
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages), encoding="utf-8")

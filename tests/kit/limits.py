@@ -43,15 +43,27 @@ def group_of(path: str) -> str:
     return next((group for start, group in GROUPS.items() if path.startswith(start)), path)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", default="", help="I/N: the I-th of N parts of the slow tests, in whole groups (I from 1)"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     places = {}
     for item in items:
         path = item.path.relative_to(config.rootpath).as_posix()
-        group = group_of(path)
+        own = item.get_closest_marker("xdist_group")
+        group = own.args[0] if own else group_of(path)
         item.add_marker(pytest.mark.xdist_group(group))
         after = next((place for place, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
         places[item] = (0 if group == "vllm" else 1 + after, group)
+    if config.getoption("part"):
+        part, parts = map(int, config.getoption("part").split("/"))
+        slow = {place[1] for item, place in places.items() if item.get_closest_marker("slow")}
+        mine = sorted(slow)[part - 1 :: parts]
+        items[:] = [item for item in items if places[item][1] in mine]
     if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
         items.sort(key=places.__getitem__)
 

