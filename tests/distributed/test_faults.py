@@ -35,10 +35,12 @@ def run(
     fault: str = "none",
     step: int = 5,
     launcher: Sequence[str] = (),
+    cold: bool = False,
 ) -> subprocess.CompletedProcess:
     marker = folder.with_name(f"{folder.name}.struck")
     program = ["-m", "tests.distributed.faulty_run", fault, "1", str(step), str(marker)]
-    return launch(ranks, [*program, f"output_dir={folder}", "resume=true", *options, *more], *launcher)
+    arguments = [*program, f"output_dir={folder}", "resume=true", *options, *more]
+    return launch(ranks, arguments, *launcher, cold=cold or fault != "none")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -163,7 +165,7 @@ def test_sigterm_to_the_launcher_saves_on_all_ranks(tmp_path: Path, options: lis
 
 
 def test_options_that_are_wrong_on_all_ranks_are_said_once(tmp_path: Path, options: list[str]) -> None:
-    done = run(tmp_path / "run", options, "parallel=single")
+    done = run(tmp_path / "run", options, "parallel=single", cold=True)
     assert done.returncode == TORCHRUNS_OWN
     assert done.stdout.count("reasonir-train: error:") == 1
     assert "parallel=single cannot use 2 ranks" in done.stdout

@@ -25,7 +25,7 @@ def test_the_watchdog_never_aborts_a_process_that_ends(tmp_path: Path, end: str,
     """A thread that comes back from the store when the interpreter is gone takes the process with it (SIGABRT)."""
     script = tmp_path / "busy.py"
     script.write_text(BUSY_WATCHDOG.format(end=end))
-    done = launch(2, [str(script)])
+    done = launch(2, [str(script)], cold=True)
     assert "terminate called" not in done.stdout, done.stdout
     assert (done.returncode == 0) == (status == 0)
     assert status == 0 or f"exitcode  : {status}" in done.stdout, done.stdout
@@ -55,7 +55,7 @@ def test_an_abort_after_the_end_does_not_fail_the_run(tmp_path: Path, end: str, 
     """torchrun would call a finished run failed, and take along the rank that still writes the model."""
     script = tmp_path / "ends.py"
     script.write_text(ABORTED_END.format(end=end))
-    done = launch(2, [str(script), str(tmp_path)])
+    done = launch(2, [str(script), str(tmp_path)], cold=True)
     assert "SIGABRT" not in done.stdout, done.stdout
     assert (done.returncode == 0) == (status == 0), done.stdout
     assert status == 0 or f"exitcode  : {status}" in done.stdout, done.stdout

@@ -41,13 +41,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    place: Path, folder: Path, *more: str, ranks: int = 1, strike: tuple[int, int] = (0, 0)
+    place: Path, folder: Path, *more: str, ranks: int = 1, strike: tuple[int, int] = (0, 0), cold: bool = False
 ) -> subprocess.CompletedProcess:
     """Run with a cache of the folder's own; `strike` is the rank to kill and its block."""
     program = ["-m", "tests.distributed.evaluation_worker", *map(str, strike), str(folder.with_suffix(".struck"))]
     task = [*more] or ["bright", f"data.dir={place / 'bright'}"]
     options = [f"output_dir={folder}", f"model.path={place / 'model'}", f"cache_dir={folder}-cache"]
-    return launch(ranks, [*program, *task, *options], seconds=300)
+    return launch(ranks, [*program, *task, *options], seconds=300, cold=cold or (ranks > 1 and any(strike)))
 
 
 def ranked(folder: Path) -> dict[str, bytes]:
@@ -113,6 +113,6 @@ def test_encode_on_two_ranks_equals_one(place: Path, unbroken: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_mistake_on_many_ranks_is_said_once(place: Path, tmp_path: Path) -> None:
-    done = run(place, tmp_path / "out", "bright", f"data.dir={place / 'nowhere'}", ranks=2)
+    done = run(place, tmp_path / "out", "bright", f"data.dir={place / 'nowhere'}", ranks=2, cold=True)
     assert done.returncode == 1
     assert done.stdout.count("no such folder") == 1

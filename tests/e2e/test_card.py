@@ -228,7 +228,7 @@ def test_the_folder_is_pushed_whole_with_the_environments_token(model, options, 
     program = (
         "import sys, pathlib; from reasonir.train.push import push; push(pathlib.Path(sys.argv[1]), 'someone/tiny')"
     )
-    refused = launch(1, ["-c", program, str(model)], HF_TOKEN="", **hub_at)
+    refused = launch(1, ["-c", program, str(model)], cold=True, HF_TOKEN="", **hub_at)
     said = refused.stdout.strip().splitlines()[-1]
     assert re.search(
         "RunStopped: push_to_hub=someone/tiny: the upload failed, the model is kept in .*401 Unauthorized", said
@@ -236,7 +236,7 @@ def test_the_folder_is_pushed_whole_with_the_environments_token(model, options, 
 
     hub.asked.clear()
     command = ["-m", "reasonir.train", *options, "resume=true", "push_to_hub=someone/tiny"]
-    pushed = launch(1, command, HF_TOKEN=TOKEN, **hub_at)
+    pushed = launch(1, command, cold=True, HF_TOKEN=TOKEN, **hub_at)
     assert pushed.returncode == 0, pushed.stdout
     assert "to someone/tiny: c0ffee" in pushed.stdout
     created = json.loads(next(body for path, _, body in hub.asked if path == "/api/repos/create"))

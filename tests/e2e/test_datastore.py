@@ -1,10 +1,7 @@
 """From sources to an index through the commands; killed in the middle and started again, the same bytes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import faiss
@@ -16,6 +13,7 @@ from reasonir.model.tiny import build_tiny
 from reasonir.retrieval.ann.search import search_index
 from reasonir.retrieval.ann.shards import find_index
 from reasonir.retrieval.top_k import exact_top_k
+from tests.kit import fork
 from tests.kit.texts import SENTENCES, write_rows
 
 COUNT = 400
@@ -50,9 +48,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def killed_at(name: str, *arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, name, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    done = fork.run(["-c", PROGRAM, name, *arguments])
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -157,7 +153,6 @@ def test_a_mistake_is_one_line(
 
 def test_without_faiss_it_says_how_to_get_it(tmp_path: Path) -> None:
     program = "import sys; sys.modules['faiss'] = None; from reasonir.eval.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "index", "embeddings=x"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = fork.run(["-c", program, "index", "embeddings=x"], cwd=tmp_path)
     assert done.returncode == 2 and "needs the faiss package: pip install 'reasonir[faiss]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,11 +4,8 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 
 from reasonir.core.files import read_jsonl
 from reasonir.eval import cli
+from tests.kit.fork import Started
 from tests.kit.servers import Reply, ScriptedServer, prompt_of
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import write_rows
@@ -207,7 +205,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(world: Path, capsys: pyte
         whole = len(server.bodies)  # equal prompts are asked once
     with ScriptedServer(by_chance, latency=0.3) as server:
         command = options(world, server, "broken", "generator.max_concurrency=2")
-        process = subprocess.Popen([sys.executable, "-m", "reasonir.eval", *command], env={**os.environ})
+        process = Started(["-m", "reasonir.eval", *command])
         log = world / "broken" / "completions.jsonl"
         while not log.is_file() or log.read_bytes().count(b"\n") < 5:
             time.sleep(0.05)

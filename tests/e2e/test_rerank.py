@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +20,7 @@ from reasonir.eval.scores.results import read_results
 from reasonir.llm import Message, Request
 from reasonir.llm.context import chat_text, chat_tokens
 from reasonir.llm.prompts import OWN_FILES, load_prompt
+from tests.kit.fork import Started
 from tests.kit.servers import Reply, ScriptedServer, prompt_of
 from tests.kit.texts import SENTENCES, write_rows
 from tests.kit.vllm import save_model
@@ -247,7 +245,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(
     out, seats = tmp_path / "killed", 3
     with ScriptedServer(by_chance, latency=0.05) as server:
         command = options(bm25, out, server, f"generator.max_concurrency={seats}")
-        process = subprocess.Popen([sys.executable, "-m", "reasonir.eval", *command], env={**os.environ})
+        process = Started(["-m", "reasonir.eval", *command])
         log, begun = out / "completions.jsonl", time.monotonic()
         while not (log.is_file() and log.read_bytes().count(b"\n") > 40):  # in the second task of 32 questions
             assert process.poll() is None and time.monotonic() - begun < 60

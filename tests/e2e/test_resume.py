@@ -1,17 +1,16 @@
 """Killed anywhere and resumed, a run ends with the bytes of the unbroken run."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from reasonir.train import checkpoint
+from tests.kit import fork
 from tests.kit.texts import tiny_training, training_rows, write_rows
 
 STEPS = 6
@@ -46,8 +45,7 @@ def options(tmp_path) -> list[str]:
 
 
 def run(folder: Path, options: list[str], *, step: int = 0, save: int = 0) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", PROGRAM, str(step), str(save), f"output_dir={folder}", "resume=true", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return fork.run(["-c", PROGRAM, str(step), str(save), f"output_dir={folder}", "resume=true", *options])
 
 
 def weights(folder: Path) -> bytes:
@@ -84,10 +82,7 @@ def test_killed_in_a_step_and_in_a_save_ends_byte_equal(tmp_path, options):
 def test_a_polite_signal_saves_and_says_how_to_go_on(tmp_path, options, number):
     folder = tmp_path / "run"
     more = ["max_steps=100000", "save_every_steps=0", f"output_dir={folder}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reasonir.train", *options, *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
-    )  # fmt: skip
+    process = fork.Started(["-m", "reasonir.train", *options, *more])
     until = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()

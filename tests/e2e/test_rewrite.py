@@ -3,12 +3,9 @@
 import hashlib
 import json
 import math
-import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,11 +17,11 @@ import pytest
 from reasonir.eval import cli
 from reasonir.eval.benchmarks import evaluate as retrieve
 from reasonir.retrieval import ranking
+from tests.kit.fork import Started
 from tests.kit.servers import Reply, ScriptedServer, error_reply
 from tests.kit.texts import SENTENCES, note_encoded, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 WORDS = " ".join(SENTENCES[:6]).lower().replace(",", "").replace(".", "").split()
 TASKS = {"physics": 5, "kitchen": 4}
 
@@ -239,11 +236,11 @@ def test_kills_change_no_byte_and_pay_nothing_twice(
     with ScriptedServer(uneven) as server:
         run(command(data, tmp_path / "whole", server.url, *options), capsys)
         needed, server.paid = server.paid, 0
-        line = [sys.executable, "-m", "reasonir.eval", *command(data, broken, server.url, *options)]
+        line = ["-m", "reasonir.eval", *command(data, broken, server.url, *options)]
         log = broken / "completions.jsonl"
         for _ in range(2):
             before = log.stat().st_size if log.exists() else 0
-            process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = Started(line)
             limit = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < limit:
                 if log.exists() and log.stat().st_size > before + 900:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit import synth_answers
+from tests.kit import fork, synth_answers
 from tests.kit.servers import ScriptedServer, misbehaviours
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,13 +29,13 @@ DOCUMENT = "Water that is warmed at the bottom of a vessel grows lighter and ris
 
 def command(recipe: str, folder: Path, url: str, *options: str) -> list[str]:
     own = [f"recipe={recipe}", f"output_dir={folder}", "generator=openai", "generator.model=m", "report=false"]
-    return [sys.executable, "-m", "reasonir.synth", *own, f"generator.base_url={url}", *options]
+    return ["-m", "reasonir.synth", *own, f"generator.base_url={url}", *options]
 
 
 def run(recipe: str, folder: Path, url: str, *options: str, status: int = 0) -> str:
     """Run a recipe; return what it printed (its errors, where it should fail)."""
     line = command(recipe, folder, url, *options)
-    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = fork.run(line)
     assert done.returncode == status, done.stderr
     assert status or "Traceback" not in done.stderr
     return done.stderr if status else done.stdout
@@ -102,8 +102,7 @@ def test_kills_change_no_byte_and_pay_nothing_twice(tmp_path: Path, corpus: Path
         killed = 0
         for _ in range(40):
             finished = tmp_path / "broken" / "manifest.json"
-            process = subprocess.Popen(command("hq", tmp_path / "broken", server.url, *options), env=ENVIRONMENT,
-                                       stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+            process = fork.Started(command("hq", tmp_path / "broken", server.url, *options))
             log, begun = tmp_path / "broken" / "completions.jsonl", time.monotonic()
             before = log.stat().st_size if log.exists() else 0
             while process.poll() is None and time.monotonic() - begun < 60:
@@ -147,20 +146,14 @@ def test_torn_lines_are_cut_off(tmp_path: Path, corpus: Path) -> None:
 def test_a_polite_stop_leaves_a_folder_to_go_on_with(
     tmp_path: Path, corpus: Path, number: signal.Signals, status: int
 ) -> None:
-    def as_in_a_terminal() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are born deaf to it
-
     with ScriptedServer(synth_answers.picky, latency=0.05) as server:
         line = command("hq", tmp_path / "out", server.url, f"corpus={corpus}", "generator.max_concurrency=4")
-        with subprocess.Popen(
-            line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
-        ) as process:
-            data = tmp_path / "out" / "data.jsonl"
-            deadline = time.monotonic() + 60
-            while not (data.exists() and data.stat().st_size) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+        process, data = fork.Started(line), tmp_path / "out" / "data.jsonl"
+        deadline = time.monotonic() + 60
+        while not (data.exists() and data.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == status and "Traceback" not in errors
         assert 0 < len(rows(tmp_path / "out")) < 100
         run("hq", tmp_path / "out", server.url, f"corpus={corpus}")
@@ -197,19 +190,11 @@ def test_shards_join_into_what_one_run_writes(tmp_path: Path, corpus: Path) -> N
     sizes = [len(rows(tmp_path / f"part{part}")) for part in range(3)]
     assert min(sizes) > 10
     parts = ",".join(str(tmp_path / f"part{part}") for part in (2, 0, 1))
-    merge = [
-        sys.executable,
-        "-m",
-        "reasonir.synth",
-        "recipe=merge",
-        f"output_dir={tmp_path / 'merged'}",
-        "report=false",
-    ]
-    done = subprocess.run([*merge, f"inputs=[{parts}]"], env=ENVIRONMENT, capture_output=True, text=True)
+    merge = ["-m", "reasonir.synth", "recipe=merge", f"output_dir={tmp_path / 'merged'}", "report=false"]
+    done = fork.run([*merge, f"inputs=[{parts}]"])
     assert done.returncode == 0, done.stderr
     assert both_files(tmp_path / "merged") == both_files(tmp_path / "whole")
-    few = subprocess.run([*merge[:-2], f"output_dir={tmp_path / 'few'}", f"inputs=[{tmp_path / 'part0'}]"],
-                         env=ENVIRONMENT, capture_output=True, text=True)  # fmt: skip
+    few = fork.run([*merge[:-2], f"output_dir={tmp_path / 'few'}", f"inputs=[{tmp_path / 'part0'}]"])
     assert few.returncode == 2 and "all shards 0/3 to 2/3 are needed" in few.stderr
 
 
@@ -289,9 +274,9 @@ def test_the_whole_chain_ends_in_rows_that_training_accepts(tmp_path: Path) -> N
     files = ",".join(str(tmp_path / "out" / f"{chain}_negatives" / "data.jsonl") for chain in ("hq", "vl"))
     sizes = ["model.hidden_size=32", "model.intermediate_size=32", "model.layers=1", "model.heads=2",
              "model.key_value_heads=1", "model.vocabulary_size=300"]  # fmt: skip
-    train = [sys.executable, "-m", "reasonir.train", f"data.files=[{files}]", f"output_dir={tmp_path / 'run'}", *sizes,
+    train = ["-m", "reasonir.train", f"data.files=[{files}]", f"output_dir={tmp_path / 'run'}", *sizes,
              "max_steps=2", "global_batch_queries=4", "query_max_tokens=256", "document_max_tokens=256"]  # fmt: skip
-    trained = subprocess.run(train, env=ENVIRONMENT, capture_output=True, text=True)
+    trained = fork.run(train)
     assert trained.returncode == 0, trained.stderr
 
 

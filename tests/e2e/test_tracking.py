@@ -91,7 +91,7 @@ def resumed(tmp_path_factory) -> Path:
     first = subprocess.run(command, env=environment(**offline), capture_output=True, text=True, check=False)
     assert first.returncode == -signal.SIGKILL, first.stderr
     assert len(offline_folders(folder)) == 1
-    second = launch(2, ["-m", "reasonir.train", *options, "parallel=ddp"], **offline)
+    second = launch(2, ["-m", "reasonir.train", *options, "parallel=ddp"], cold=True, **offline)
     assert second.returncode == 0, second.stdout
     assert "continuing after step 4" in second.stdout
     assert "tracking=wandb ends" not in second.stdout

@@ -1,0 +1,13 @@
+"""What the fork server imports: libraries only, so that a program's own modules see the environment it is given."""
+
+import contextlib
+import importlib
+
+for name in (
+    "bm25s", "datasets", "huggingface_hub", "hydra", "jinja2", "numpy", "omegaconf", "openai", "pyarrow.parquet",
+    "pytrec_eval", "regex", "rich", "safetensors.torch", "scipy.stats", "tokenizers", "torch", "torch.distributed.fsdp",
+    "torch.utils.checkpoint", "transformers", "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto", "Stemmer",
+):  # fmt: skip
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
