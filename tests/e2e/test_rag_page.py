@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,12 @@ from reasonir.eval import cli
 from reasonir.eval.report import answers_page as page_module
 from reasonir.eval.report.answered import cut_middle
 from tests.kit.answer_folders import SUBJECTS, TOP, write_answers_folder
-from tests.kit.browser import CHROMIUM, Visit, open_browser
+from tests.kit.browser import CHROMIUM, Visit
 from tests.kit.report_folders import write_bright, write_results_folder
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 LETTERS = "ABCD"
 Rows = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as opened:
-        yield opened
 
 
 def report(folder: Path, *more: str) -> Path:

@@ -4,7 +4,6 @@ Needs Chromium; skipped where there is none.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,13 @@ import pytest
 
 from reasonir.data.bright import BRIGHT_TASKS
 from reasonir.eval import cli
-from tests.kit.browser import CHROMIUM, Visit, open_browser
+from tests.kit.browser import CHROMIUM, Visit
 from tests.kit.report_folders import QUERIES, write_bright, write_results_folder
 from tests.kit.texts import write_rows
 
 SECONDS_TO_OPEN = 2.0
 LARGEST_PAGE_BYTES = 30e6
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as opened:
-        yield opened
 
 
 def make_page(folders: list[Path], output: Path, *more: str) -> Path:

@@ -1,5 +1,6 @@
 """Fixtures of all tests: a tiny encoder, a BRIGHT and a BEIR folder, caches of their own."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from reasonir.model import Encoder
 from reasonir.model.tiny import build_tiny
+from tests.kit.browser import open_browser
 from tests.kit.collections import TEXTS
 from tests.kit.texts import SENTENCES, write_rows
 
@@ -82,3 +84,10 @@ def own_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium. Not for the whole session: its library keeps an event loop running, which other tests would meet."""
+    with open_browser() as opened:
+        yield opened
