@@ -9,23 +9,26 @@ The hub has the same rows in configurations `documents`, `long_documents`, `exam
 split for each task. Invariant: every gold document and every aspect's document lies in the corpus.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl
 from reasonir.data.aspects import Aspect, group_aspects, parse_aspects
-from reasonir.data.collections import (
-    PLACEHOLDER,
-    Collection,
-    Document,
-    Query,
-    add_documents,
-    read_documents,
-)
+from reasonir.data.collections import Collection, Document, Query, add_documents
 from reasonir.data.rewritings import Rewritten, read_rewritten
 from reasonir.data.rows import find_hub, find_jsonl, load_hub, require_jsonl
+
+# In the order of the paper's tables.
+BRIGHT_TASKS = (
+    "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
+    "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",
+)  # fmt: skip
+# Stands in the lists of ids for "none".
+PLACEHOLDER = "N/A"
+Table = tuple[Iterable[tuple[int, Mapping[str, Any]]], str]
+"""Rows with their lines, and the name of their place for messages."""
 
 
 def list_bright_tasks(root: str, long: bool = False) -> list[str]:
@@ -57,8 +60,7 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
         queries: "original", or rewritten queries, matched by id: a name, or a path (see `rewritten_file`).
         long: Use long_documents and gold_ids_long; aspects, whose documents are passages, are left out.
     """
-    read = _bright_hub if root.startswith("hub:") else _bright_folder
-    return (read(root, task, queries, long) for task in tasks)
+    return (_read_task(root, task, queries, long) for task in tasks)
 
 
 def read_bright_queries(root: str, task: str) -> list[Query]:
@@ -66,19 +68,52 @@ def read_bright_queries(root: str, task: str) -> list[Query]:
     return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
 
 
-def _examples(root: str, task: str) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], str]:
-    if root.startswith("hub:"):
-        rows = enumerate(load_hub(root.removeprefix("hub:"), "examples", task), start=1)
-        # Bright-Pro numbers its queries with integers.
-        named = ((line, row | {"id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
-        return named, f"{root}/examples/{task}"
-    file = examples_file(root, task)
-    return read_jsonl(file), str(file)
-
-
 def examples_file(root: str, task: str) -> Path:
     """Return the file of a task's queries."""
     return require_jsonl(_task_folder(root, task), "examples")
+
+
+def _read_task(root: str, task: str, queries: str, long: bool) -> Collection:
+    home = root.removeprefix("hub:") if root.startswith("hub:") else _task_folder(root, task)
+    # A folder without long_documents.jsonl holds pages only, in documents.jsonl.
+    has_pages = isinstance(home, str) or find_jsonl(home, "long_documents") is not None
+    documents: dict[str, str] = {}
+    add_documents(documents, *_table(root, task, "long_documents" if long and has_pages else "documents"))
+    rows, source = _examples(root, task)
+    examples = list(rows)
+    table = None if long else _find_table(root, task, "aspects")
+    ids = {str(row.get("id")) for _, row in examples}
+    aspects = None if table is None else group_aspects(*table, ids, documents)
+    rewritten = read_rewritten(queries, task, home)
+    parsed = list(_bright_queries(examples, source, documents, long, rewritten, queries, aspects))
+    file = Path(home, "instruction.txt")
+    instruction = file.read_text(encoding="utf-8").strip() if isinstance(home, Path) and file.is_file() else ""
+    return Collection(task, [Document(*item) for item in documents.items()], parsed, instruction)
+
+
+def _table(root: str, task: str, name: str) -> Table:
+    """Return a table that the task must have: a file of its folder, or its split of a configuration."""
+    if root.startswith("hub:"):
+        return enumerate(load_hub(root.removeprefix("hub:"), name, task), start=1), f"{root}/{name}/{task}"
+    file = require_jsonl(_task_folder(root, task), name)
+    return read_jsonl(file), str(file)
+
+
+def _find_table(root: str, task: str, name: str) -> Table | None:
+    """Return a table that the task may have."""
+    if root.startswith("hub:"):
+        found = find_hub(root.removeprefix("hub:"), name, task)
+        return None if found is None else (enumerate(found, start=1), f"{root}/{name}/{task}")
+    file = find_jsonl(_task_folder(root, task), name)
+    return None if file is None else (read_jsonl(file), str(file))
+
+
+def _examples(root: str, task: str) -> Table:
+    rows, source = _table(root, task, "examples")
+    # Bright-Pro numbers its queries on the hub with integers.
+    if root.startswith("hub:"):
+        rows = ((line, {**row, "id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
+    return rows, source
 
 
 def _task_folder(root: str, task: str) -> Path:
@@ -88,39 +123,6 @@ def _task_folder(root: str, task: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
     return folder
-
-
-def _bright_folder(root: str, task: str, queries: str, long: bool) -> Collection:
-    folder = _task_folder(root, task)
-    # Without long_documents.jsonl the folder holds pages only, in documents.jsonl.
-    pages = find_jsonl(folder, "long_documents") if long else None
-    documents = read_documents(str(pages or require_jsonl(folder, "documents")))
-    rows, source = _examples(root, task)
-    examples = list(rows)
-    file = None if long else find_jsonl(folder, "aspects")
-    aspects = None if file is None else group_aspects(read_jsonl(file), str(file), _query_ids(examples), documents)
-    rewritten = read_rewritten(queries, task, folder)
-    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
-    instruction = folder / "instruction.txt"
-    text = instruction.read_text(encoding="utf-8").strip() if instruction.is_file() else ""
-    return Collection(task, [Document(*item) for item in documents.items()], list(parsed), text)
-
-
-def _bright_hub(root: str, task: str, queries: str, long: bool) -> Collection:
-    name = root.removeprefix("hub:")
-    documents: dict[str, str] = {}
-    configuration = "long_documents" if long else "documents"
-    add_documents(documents, enumerate(load_hub(name, configuration, task), start=1), f"{root}/{configuration}/{task}")
-    rows, source = _examples(root, task)
-    examples = list(rows)
-    found = None if long else find_hub(name, "aspects", task)
-    aspects = None
-    if found is not None:
-        where = f"{root}/aspects/{task}"
-        aspects = group_aspects(enumerate(found, start=1), where, _query_ids(examples), documents)
-    rewritten = read_rewritten(queries, task, name)
-    parsed = _bright_queries(examples, source, documents, long, rewritten, queries, aspects)
-    return Collection(task, [Document(*item) for item in documents.items()], list(parsed))
 
 
 def _bright_queries(
@@ -162,10 +164,6 @@ def _bright_queries(
         yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)), own)
 
 
-def _query_ids(examples: Sequence[tuple[int, Mapping[str, Any]]]) -> set[str]:
-    return {str(row.get("id")) for _, row in examples}
-
-
 def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]:
     ids = row.get(name)
     if ids is None:
@@ -173,13 +171,6 @@ def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise UserError(f"{source}:{line}: `{name}` must be a list of strings")
     return [i for i in dict.fromkeys(ids) if i != PLACEHOLDER]
-
-
-# In the order of the paper's tables.
-BRIGHT_TASKS = (
-    "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
-    "leetcode", "pony", "aops", "theoremqa_questions", "theoremqa_theorems",
-)  # fmt: skip
 
 
 def bright_instruction(option: str, task: str, own: str, long: bool) -> str:

@@ -17,8 +17,6 @@ from reasonir.data.text_files import find_text_files, is_text_file, read_text_fi
 
 # What a folder that is a corpus holds.
 LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
-# Stands in BRIGHT's id lists for "none".
-PLACEHOLDER = "N/A"
 
 
 @dataclass(frozen=True, slots=True)
