@@ -37,7 +37,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,8 +52,8 @@ from reasonir.model.tiny import build_tiny, build_tokenizer
 from reasonir.model.trunk.attention import PACKED_ATTENTION, register
 from reasonir.model.trunk.bidirectional import prepare_trunk
 from reasonir.model.trunk.linear import convolution_is_faster, convolve
-from reasonir.train.data.batches import BatchPlan
-from reasonir.train.gradcache import GraphBudget, backward_through_chunks
+from reasonir.train.data.batches import GlobalBatch
+from reasonir.train.gradcache import GradCache, GraphBudget
 from reasonir.train.memory.graph_budget import graph_allowance, keep_freed_memory
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.parallel.engine import Engine
@@ -92,7 +94,7 @@ def lengths(kind: str, first: float, second: float, count: int, draw: np.random.
     return np.clip(values, 4, LONGEST).astype(int)
 
 
-def make_batch(mix: str, vocabulary: int, queries: int | None = None) -> BatchPlan:
+def make_batch(mix: str, vocabulary: int, queries: int | None = None) -> GlobalBatch:
     """A batch of random tokens: every query (default: as many as the mix has) with a positive and a hard negative."""
     draw = np.random.default_rng(0)
     usual, query_kind, document_kind = MIXES[mix]
@@ -101,7 +103,7 @@ def make_batch(mix: str, vocabulary: int, queries: int | None = None) -> BatchPl
         [draw.integers(5, vocabulary, n).astype(np.int32) for n in lengths(*kind, count, draw)]
         for kind, count in ((query_kind, queries), (document_kind, 2 * queries))
     ]
-    return BatchPlan(
+    return GlobalBatch(
         step=0, source=mix, query_ids=texts[0], query_prefixes=np.full(queries, 2), document_ids=texts[1],
         document_prefixes=np.zeros(2 * queries, int), positive_index_B=np.arange(queries) * 2,
         ignore_BN=np.zeros((queries, 2 * queries), bool), weights=np.ones(queries, np.float32), row_names=[],
@@ -122,7 +124,20 @@ def others_modules(encoder: Encoder) -> Iterator[None]:
             module.forward = forward
 
 
-def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool, trimmed: bool = False) -> float:
+class Rows(NamedTuple):
+    """A chunk of padded rows: of the queries (side 0) or the documents (1)."""
+
+    side: int
+    begin: int
+    stop: int
+
+    @property
+    def computed_tokens(self) -> int:
+        """Nothing is kept, so nothing is counted."""
+        return 0
+
+
+def padded_step(encoder: Encoder, plan: GlobalBatch, autocast: bool, trimmed: bool = False) -> float:
     """GradCache over chunks of 8 rows in batch order; queries and documents are not mixed."""
     queries, device = len(plan.query_ids), encoder.device
     prefixes = torch.from_numpy(np.concatenate([plan.query_prefixes, plan.document_prefixes]))
@@ -130,10 +145,10 @@ def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool, trimmed: bool
     for first, side in ((0, plan.query_ids), (queries, plan.document_ids)):
         rows = [torch.from_numpy(row.astype(np.int64)) for row in side]
         sides.append((first, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), [len(row) for row in rows]))
-        chunks += [(len(sides) - 1, i, min(i + PADDED_ROWS, len(rows))) for i in range(0, len(rows), PADDED_ROWS)]
+        chunks += [Rows(len(sides) - 1, i, min(i + PADDED_ROWS, len(rows))) for i in range(0, len(rows), PADDED_ROWS)]
 
-    def embed(i: int) -> torch.Tensor:
-        side, begin, stop = chunks[i]
+    def embed(chunk: Rows) -> torch.Tensor:
+        side, begin, stop = chunk
         first, padded, lengths = sides[side]
         sizes = torch.tensor(lengths[begin:stop])
         width = int(sizes.max()) if trimmed else padded.shape[1]
@@ -144,20 +159,17 @@ def padded_step(encoder: Encoder, plan: BatchPlan, autocast: bool, trimmed: bool
             flat = torch.cat([states[j, :size] for j, size in enumerate(sizes.tolist())])
             return pool(flat, sizes.to(device), prefixes[first + begin : first + stop].to(device))
 
-    def loss(embeddings: torch.Tensor) -> torch.Tensor:
-        ignored, positives = torch.from_numpy(plan.ignore_BN), torch.from_numpy(plan.positive_index_B)
-        return info_nce(
-            embeddings[:queries], embeddings[queries:], positives.to(device), ignored.to(device), TEMPERATURE
-        ).mean()
-
+    ignored, positives = torch.from_numpy(plan.ignore_BN).to(device), torch.from_numpy(plan.positive_index_B).to(device)
     with others_modules(encoder):
-        value, _ = backward_through_chunks(
-            embed, [1] * len(chunks), loss, budget=GraphBudget(0), parameters=[], device=device
-        )
-    return float(value)
+        cache = GradCache(embed=embed, budget=GraphBudget(0), parameters=[], device=device)
+        embeddings, graphs = cache.embed_chunks(chunks)
+        loss = info_nce(embeddings[:queries], embeddings[queries:], positives, ignored, TEMPERATURE).mean()
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        cache.replay(chunks, graphs, gradient)
+    return float(loss)
 
 
-def published_step(encoder: Encoder, plan: BatchPlan, autocast: bool) -> float:
+def published_step(encoder: Encoder, plan: GlobalBatch, autocast: bool) -> float:
     """The same with layer checkpointing."""
     encoder.trunk.gradient_checkpointing_enable()
     value = padded_step(encoder, plan, autocast)
@@ -168,7 +180,7 @@ def published_step(encoder: Encoder, plan: BatchPlan, autocast: bool) -> float:
 class Peer:
     """sentence-transformers' cached loss on a copy of the encoder; its gradients are put on our parameters."""
 
-    def __init__(self, encoder: Encoder, plan: BatchPlan, autocast: bool) -> None:
+    def __init__(self, encoder: Encoder, plan: GlobalBatch, autocast: bool) -> None:
         from sentence_transformers import SentenceTransformer
 
         from reasonir.model.folders import save_encoder
@@ -251,7 +263,9 @@ def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: in
     return best * tokens / rows
 
 
-def step_of(variant: str, encoder: Encoder, plan: BatchPlan, precision: str, chunk_tokens: int) -> Callable[[], float]:
+def step_of(
+    variant: str, encoder: Encoder, plan: GlobalBatch, precision: str, chunk_tokens: int
+) -> Callable[[], float]:
     """One way to compute the step; it returns the loss and leaves the gradient on the parameters."""
     low = precision == "bf16"
     if variant == "sentence_transformers":
@@ -263,7 +277,7 @@ def step_of(variant: str, encoder: Encoder, plan: BatchPlan, precision: str, chu
     ranks = Ranks(600.0)
     engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
     step = TrainingStep(
-        engine, ranks, chunk_tokens=chunk_tokens, temperature=TEMPERATURE,
+        engine, ranks, partial(info_nce, temperature=TEMPERATURE), chunk_tokens=chunk_tokens,
         graph_memory_gib=0.0 if variant == "packed" else 8.0, precision=precision,
     )  # fmt: skip
     if variant == "packed_kept_graphs" and encoder.device.type == "cuda":
@@ -344,7 +358,7 @@ def random_llama(
     return Encoder(trunk, tokenizer, Template(tokenizer, TemplateStyle.reasonir))
 
 
-def operations(encoder: Encoder, plan: BatchPlan) -> tuple[float, float]:
+def operations(encoder: Encoder, plan: GlobalBatch) -> tuple[float, float]:
     """Return the operations of one forward pass over the batch, and of what its step needs (see the top)."""
     lengths = np.array([len(row) for row in (*plan.query_ids, *plan.document_ids)], dtype=float)
     linear = [m for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
@@ -471,7 +485,7 @@ def measure(arguments: argparse.Namespace, encoder: Encoder, mix: str) -> None:
         print(json.dumps(line), flush=True)
 
 
-def shares(encoder: Encoder, plan: BatchPlan, gemm_share: float) -> dict[str, float]:
+def shares(encoder: Encoder, plan: GlobalBatch, gemm_share: float) -> dict[str, float]:
     """Return gemm_share and product_share (see the top)."""
     forward, _ = operations(encoder, plan)
     tokens = sum(len(row) for row in (*plan.query_ids, *plan.document_ids))
@@ -479,7 +493,7 @@ def shares(encoder: Encoder, plan: BatchPlan, gemm_share: float) -> dict[str, fl
     return {"gemm_share": round(gemm_share, 3), "product_share": round(gemm_share * forward / linear, 3)}
 
 
-def utilisation(encoder: Encoder, plan: BatchPlan, variant: str, seconds: float) -> dict[str, float]:
+def utilisation(encoder: Encoder, plan: GlobalBatch, variant: str, seconds: float) -> dict[str, float]:
     """Return mfu and hfu (see the top); nothing without a GPU whose peak is known."""
     name = torch.cuda.get_device_name() if encoder.device.type == "cuda" else ""
     peak = next((flops for known, flops in PEAK_FLOPS.items() if known in name), None)

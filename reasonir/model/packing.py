@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reasonir.model.trunk.attention import Segments
+from reasonir.model.trunk.linear import rows_to_fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,12 @@ class PackedTexts:
             torch.tensor(list(prefix_tokens), device=device),
             Segments.of(lengths, device),
         )
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that a float32 trunk computes for these texts: on some CPUs it appends a few that nobody sees."""
+        tokens = len(self.token_ids)
+        return tokens + rows_to_fill(tokens, torch.float32, self.token_ids.device)
 
 
 def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:

@@ -1,14 +1,19 @@
-"""What the card of a trained model says of its training: facts of the run and its configuration.
+"""The card of a trained model: what it says of the training, and its upload to the hub.
 
-Invariant: every number is counted by the run or written in its configuration; of a local path only its last part is
-named. Leaves the card's text to `model/card.py` and what is measured later to `reasonir-eval card`.
+Invariants: every number is counted by the run or written in its options. Of a local path the card names the last part
+only. The upload leaves the folder as it is. Its token comes from the environment (HF_TOKEN) or from the machine's
+login, never from an option, a file of ours or a message. `model/card.py` has the card's text; `reasonir-eval card`
+adds what is measured later.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reasonir import __version__
-from reasonir.core.errors import UserError
+from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.files import write_text
 from reasonir.core.processes import world_size
 from reasonir.data.bright import list_bright_tasks
 from reasonir.model.card import (
@@ -25,96 +30,119 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.folders import weights_digest
 from reasonir.text.markdown import markdown_table
 from reasonir.train.checkpoint import TrainingState
-from reasonir.train.config import TrainConfig
-from reasonir.train.data.sources import list_sources, report_rows
-from reasonir.train.prepare import Work
+from reasonir.train.data.batches import MixedBatches
+from reasonir.train.data.sources import Source
 
-SETTINGS = (
-    "query_max_tokens", "document_max_tokens", "global_batch_queries", "negatives_per_query", "learning_rate",
-    "embedding_learning_rate", "warmup_steps", "weight_decay", "max_gradient_norm", "temperature", "seed",
-)  # fmt: skip
 HUB = "hub:"
 BRIGHT_ON_HUB = "xlangai/BRIGHT"
 
 
-def write_card(folder: Path, config: TrainConfig, work: Work, state: TrainingState, encoder: Encoder) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """What a finished run tells its card.
+
+    name: owner/name on the hub, None without an upload. folder_name: of the run. base_path: the model that training
+    began from, None for new weights. remarks: differences from what was published. state: where the run ended.
+    adapter_rank: 0 without adapters. settings: the options that decide what was learned.
+    """
+
+    name: str | None
+    folder_name: str
+    base_path: str | None
+    licence: str | None
+    sources: list[Source]
+    batches: MixedBatches
+    remarks: list[str]
+    state: TrainingState
+    adapter_rank: int
+    engine: str
+    settings: dict[str, Any]
+
+
+def write_card(folder: Path, encoder: Encoder, run: TrainingFacts) -> None:
     """Write README.md into the finished model's folder.
 
     Args:
-        encoder: what was saved there; of its parameters only the number is used.
+        folder: Where the model was saved.
+        encoder: The model that was saved there.
+        run: What was done.
     """
+    from huggingface_hub import ModelCardData
+
+    # The saved folder, not the options, says what a reader of the card has to do.
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))["prompts"]
     limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    base = base_model(config)
+    base = base_model(run.base_path)
     facts = {
-        "title": config.push_to_hub or Path(config.output_dir).resolve().name,
+        "title": run.name or run.folder_name,
         "version": __version__,
-        "origin": f"from {base or Path(config.model.path).name}" if config.model.path else "from new weights",
+        "origin": f"from {base or Path(run.base_path).name}" if run.base_path else "from new weights",
         "dimension": encoder.dimension,
         **describe_pooling(encoder.pooling, encoder.preset.attention, encoder.preset.pools_prompt),
         "max_tokens": limits["max_seq_length"],
-        "place": config.push_to_hub or ".",
-        "instruction": work.batches.common_query_instruction,
+        "place": run.name or ".",
+        "instruction": run.batches.common_query_instruction,
         "query_prompt": prompts["query"],
         "document_prompt": prompts["document"],
-        "sources": describe_sources(config, work, state.step),
-        "remarks": [*report_rows(config.data, work.batches.stores), *overlaps(config)],
-        "facts": describe_run(config, state, sum(p.numel() for p in encoder.parameters())),
-        "settings": describe_settings(config),
-        "evaluation": section(EVALUATION, "Not measured yet. To measure it and write the table here:\n\n" + command(
+        "sources": _sources_table(run),
+        "remarks": [*run.remarks, *_overlaps(run.sources)],
+        "facts": _run_sentence(run, sum(p.numel() for p in encoder.parameters())),
+        "settings": _settings_table(run.settings),
+        "evaluation": section(EVALUATION, "Not measured yet. To measure it and write the table here:\n\n" + _command(
             "reasonir-eval bright data.hub=xlangai/BRIGHT model.path=MODEL output_dir=RESULTS",
             "reasonir-eval card model.path=MODEL results=[RESULTS]",
         )),
         "contamination": section(CONTAMINATION, "Not measured: whether texts of an evaluation stand in the training "
-        "data is not known. To count them and write the statement here:\n\n" + command(
-            f"reasonir-eval contamination {rows_option(config)} data.hub=xlangai/BRIGHT output_dir=OVERLAP",
+        "data is not known. To count them and write the statement here:\n\n" + _command(
+            f"reasonir-eval contamination {_rows_option(run.sources)} data.hub=xlangai/BRIGHT output_dir=OVERLAP",
             "reasonir-eval card model.path=MODEL contamination=OVERLAP",
         )),
     }  # fmt: skip
-    front_matter = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "feature-extraction",
-        "tags": ["sentence-transformers", "feature-extraction", "retrieval"],
-        "base_model": base,
-        "license": config.model.licence,
-    }
-    (folder / CARD_FILE).write_text(render_card(front_matter, facts), encoding="utf-8")
+    # Fields that are None are left out; the hub's page is made from the rest.
+    front_matter = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=["sentence-transformers", "feature-extraction", "retrieval"],
+        base_model=base,
+        license=run.licence,
+    )
+    write_text(folder / CARD_FILE, render_card(front_matter.to_dict(), facts))
 
 
 def read_measurements(folder: Path) -> tuple[str, dict[str, str]] | None:
-    """Return the digest of a finished model's weights and what its card says was measured of them, if there is one."""
+    """Return the digest of a finished model's weights, and the measured sections of its card; None without any."""
     bodies = {name: read_section(folder / CARD_FILE, name) for name in (EVALUATION, CONTAMINATION)}
     found = {name: body for name, body in bodies.items() if body is not None}
     return (weights_digest(folder), found) if found else None
 
 
 def restore_measurements(folder: Path, measured: tuple[str, dict[str, str]] | None) -> None:
-    """Put measurements back into the card of a finished run that was started again, if the weights are the same."""
+    """Put measurements back into the card of a finished run that was started again, if its weights are the same."""
     if measured is not None and measured[0] == weights_digest(folder):
         for name, body in measured[1].items():
             replace_section(folder / CARD_FILE, name, body)
 
 
-def base_model(config: TrainConfig) -> str | None:
+def base_model(model_path: str | None) -> str | None:
     """Return the hub id that training began from; None for a folder and for new weights."""
-    path = (config.model.path or "").removeprefix(HUB)
+    # A path that exists here is a folder, even if it looks like owner/name.
+    path = (model_path or "").removeprefix(HUB)
     return path if path.count("/") == 1 and path[0] not in "/.~" and not Path(path).exists() else None
 
 
-def describe_sources(config: TrainConfig, work: Work, steps: int) -> str:
+def _sources_table(run: TrainingFacts) -> str:
     """Return the table of training data."""
     rows = []
-    sources, stores = list_sources(config.data), work.batches.stores
-    used = work.batches.epoch_report(steps)
-    for source, store, share, count in zip(sources, stores, work.batches.shares, used, strict=True):
+    batches, use = run.batches, run.batches.epoch_report(run.state.step)
+    for source, store, share, used in zip(run.sources, batches.stores, batches.shares, use, strict=True):
         instruction = store.meta["query_instruction"]
         rows.append([
-            place_name(source.name),
-            place_name(source.path),
+            _place_name(source.name),
+            _place_name(source.path),
             f"{store.rows:,}",
             f"{store.left_out + store.unusable:,}",
             f"{share:.2%}",
-            f"{count['rows_drawn']:,}",
+            f"{used['rows_drawn']:,}",
             "several" if instruction is None else instruction or "none",
             source.licence or "not given",
         ])  # fmt: skip
@@ -122,27 +150,27 @@ def describe_sources(config: TrainConfig, work: Work, steps: int) -> str:
     return markdown_table(header, rows, compact=True)
 
 
-def place_name(path: str) -> str:
+def _place_name(path: str) -> str:
     """Return what a card calls a path: a hub name whole, of a local path the last part."""
     inside = path.removeprefix(HUB)
     local = not path.startswith(HUB) or Path(inside.split(":")[0]).is_dir()
     return Path(inside).name if local else inside
 
 
-def overlaps(config: TrainConfig) -> list[str]:
+def _overlaps(sources: list[Source]) -> list[str]:
     """Return a line for every source whose rows are made from the documents of an evaluation."""
     lines = []
-    for source in list_sources(config.data):
-        evaluations = [place_name(path) for path in source.documents if is_bright(path)]
+    for source in sources:
+        evaluations = [_place_name(path) for path in source.documents if _is_bright(path)]
         if evaluations:
             lines.append(
-                f"Rows of {place_name(source.name)} name documents of {' and '.join(evaluations)} by id: seed "
+                f"Rows of {_place_name(source.name)} name documents of {' and '.join(evaluations)} by id: seed "
                 "documents and positives are the evaluation's own documents; training has seen parts of its corpus."
             )
     return lines
 
 
-def is_bright(path: str) -> bool:
+def _is_bright(path: str) -> bool:
     """Say whether a corpus is BRIGHT, or a folder in its form."""
     place = path.removeprefix(HUB)
     if not Path(place).is_dir():
@@ -153,37 +181,62 @@ def is_bright(path: str) -> bool:
         return False
 
 
-def describe_run(config: TrainConfig, state: TrainingState, parameters: int) -> str:
-    """Return the sentence of what was done, whatever it was done on."""
-    queries = state.step * config.global_batch_queries
-    batches = f"{state.step:,} steps of {config.global_batch_queries:,} queries ({queries:,} in all)"
-    adapters = f", low-rank adapters of rank {config.lora.rank}" if config.lora.rank else ""
+def _run_sentence(run: TrainingFacts, parameters: int) -> str:
+    """Return the sentence of what was done, on whatever data."""
+    state, each, ranks = run.state, run.batches.batch_queries, world_size()
+    batches = f"{state.step:,} steps of {each:,} queries ({state.step * each:,} in all)"
+    adapters = f", low-rank adapters of rank {run.adapter_rank}" if run.adapter_rank else ""
     return (
         f"{batches}, {state.tokens:,} tokens; {parameters:,} parameters in the trained model{adapters}; "
-        f"{world_size()} rank{'s' * (world_size() > 1)} ({config.parallel.engine}), precision {state.precision}; "
+        f"{ranks} rank{'s' * (ranks > 1)} ({run.engine}), precision {state.precision}; "
         "contrastive loss (InfoNCE) over all documents of the global batch, AdamW."
     )
 
 
-def describe_settings(config: TrainConfig) -> str:
-    """Return the table of hyper-parameters."""
-    values = {name: getattr(config, name) for name in SETTINGS}
-    rows = [[f"`{name}`", value] for name, value in values.items() if value is not None]
+def _settings_table(settings: dict[str, Any]) -> str:
+    """Return the table of hyper-parameters; those that are None are left out."""
+    rows = [[f"`{name}`", value] for name, value in settings.items() if value is not None]
     return markdown_table(["option", "value"], rows, compact=True)
 
 
-def rows_option(config: TrainConfig) -> str:
+def _rows_option(sources: list[Source]) -> str:
     """Return the options that name this training data to `reasonir-eval contamination`."""
-    sources = list_sources(config.data)
     rows = ",".join(_argument(source.path) for source in sources)
     documents = dict.fromkeys(path for source in sources for path in source.documents)
     return f"rows=[{rows}]" + (f" documents=[{','.join(map(_argument, documents))}]" if documents else "")
 
 
 def _argument(path: str) -> str:
-    return f"{HUB if path.startswith(HUB) else ''}{place_name(path)}"
+    return f"{HUB if path.startswith(HUB) else ''}{_place_name(path)}"
 
 
-def command(*lines: str) -> str:
+def _command(*lines: str) -> str:
     """Return command lines as a block."""
     return "\n".join(["```sh", *lines, "```"])
+
+
+def push(folder: Path, name: str) -> None:
+    """Create the repository, private, if there is none, and upload the folder in one commit.
+
+    Args:
+        folder: The finished model.
+        name: owner/name on the hub, or on the hub that HF_ENDPOINT names.
+    Raises:
+        RunStopped: No token, no network, no permission, or whatever else keeps the upload from its end.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    # The library's bars would break into our own lines.
+    disable_progress_bars()
+    try:
+        hub = HfApi()
+        hub.create_repo(name, private=True, exist_ok=True)
+        done = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Model trained with reasonir")
+    except Exception as error:  # of the hub, of the network, of the disk; the library raises many kinds
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RunStopped(
+            f"push_to_hub={name}: the upload failed, the model is kept in {folder}: {said}; "
+            "resume=true with the same options tries again"
+        ) from error
+    print(f"pushed {folder} to {name}: {done.oid}")

@@ -1,10 +1,12 @@
 """Training checkpoints: everything a run needs to go on as if it had never stopped, on any engine and world size.
 
 `checkpoints/step_<n>/` holds one `rank_<r>.safetensors` a rank: runs of numbers of the flattened weights and of AdamW's
-moments, under keys `<kind>|<weight>|<start>`. Every number stands in exactly one file, so any set of ranks can put
-together what it needs. Invariants: `step_<n>` is complete or absent (written under a scratch name, flushed, renamed
-by rank 0 once all files are there); saving never waits for the disk (numbers are copied, then written by a thread);
-randomness is not stored: each step seeds its own from (seed, step, rank).
+moments, under keys `<kind>|<weight>|<start>`. Every number is in exactly one file, so any set of ranks can put together
+what it needs.
+
+Invariants: `step_<n>` is complete or absent. All ranks write into a folder of another name, which rank 0 renames once
+all files are there. Training does not wait for the disk: numbers are copied, then a thread writes them. Randomness is
+not stored, because each step seeds its own from (seed, step, rank).
 """
 
 import json
@@ -21,17 +23,19 @@ from typing import Any
 import torch
 
 from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.files import flush_to_disk, whole_path
 from reasonir.train.parallel.engine import Engine, Piece, local
 from reasonir.train.parallel.ranks import Ranks
 
 STATE_FILE = "state.json"
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+# Pause of rank 0 between two looks for the other ranks' files; a shared file system must not be polled faster.
 SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Position of a run. step: optimizer steps done. precision: what `auto` chose at the start. tokens: all ranks'."""
+    """Position of a run. step: optimizer steps done. precision: as `auto` chose at the start. tokens: of all ranks."""
 
     step: int
     precision: str
@@ -40,10 +44,16 @@ class TrainingState:
 
 
 class CheckpointWriter:
-    """Writes checkpoints beside the training, one at a time, and keeps the newest few."""
+    """Writes checkpoints in a thread, one at a time, and keeps the newest few."""
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
-        """Write into `folder`, which all ranks see; rank 0 removes all but the newest `keep`."""
+        """Set up for a run.
+
+        Args:
+            folder: Where checkpoints go; all ranks see it.
+            ranks: All ranks of the run.
+            keep: Number of newest checkpoints that rank 0 leaves there.
+        """
         self.folder, self.ranks, self.keep = folder, ranks, keep
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -67,7 +77,7 @@ class CheckpointWriter:
         self.check()
 
     def check(self) -> None:
-        """Raise what the thread met, if anything."""
+        """Raise the error that the thread met, if any."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise RunStopped(
@@ -94,11 +104,12 @@ class CheckpointWriter:
         fields = {name: getattr(state, name) for name in TrainingState.__slots__}
         (scratch / STATE_FILE).write_text(json.dumps({**fields, "ranks": self.ranks.world}), encoding="utf-8")
         for file in (scratch / STATE_FILE, scratch):
-            _flush_to_disk(file)
+            flush_to_disk(file)
         target = self.folder / f"step_{state.step}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(scratch, target)
-        _flush_to_disk(self.folder)
+        # A power cut after the rename must not lose the name.
+        flush_to_disk(self.folder)
         for step, path in list_checkpoints(self.folder)[: -self.keep]:
             if step != state.step:
                 shutil.rmtree(path)
@@ -121,14 +132,13 @@ def _numbers_of(piece: Piece, tensor: torch.Tensor) -> torch.Tensor:
 def _write_numbers(path: Path, numbers: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
-    scratch = path.with_name(f"{path.name}.partial")
-    save_file(numbers, scratch)
-    _flush_to_disk(scratch)
-    os.replace(scratch, path)
+    # Rank 0 counts files by their final names: a file must not have its name before it is whole.
+    with whole_path(path, durable=True) as scratch:
+        save_file(numbers, scratch)
 
 
 class CheckpointReader:
-    """Numbers of one checkpoint by weight and range, whichever ranks wrote them."""
+    """Numbers of one checkpoint by weight and range, from whichever ranks wrote them."""
 
     def __init__(self, path: Path) -> None:
         """Read the tables of contents of all files of a complete checkpoint."""
@@ -169,10 +179,16 @@ class CheckpointReader:
         return sum(count for _, count, _, _ in self._runs[WEIGHT, name])
 
     def read(self, kind: str, name: str, start: int, count: int, into: torch.Tensor) -> None:
-        """Copy numbers [start, start + count) of a weight, or of its moment, into a flat tensor of that many.
+        """Copy numbers [start, start + count) of a flattened weight, or of one of its moments, into a flat tensor.
 
+        Args:
+            kind: "weight", "exp_avg" or "exp_avg_sq".
+            name: Of the weight.
+            start: Place of the first number.
+            count: How many numbers.
+            into: Tensor of that many numbers.
         Raises:
-            UserError: the checkpoint does not hold all of them.
+            UserError: The checkpoint does not hold all of them.
         """
         found = 0
         for first, length, opened, key in self._runs.get((kind, name), []):
@@ -192,7 +208,7 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
     """Put a checkpoint's weights into the trainable parameters of a whole module.
 
     Raises:
-        UserError: the checkpoint belongs to another model.
+        UserError: The checkpoint belongs to another model.
     """
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if reader.names() != parameters.keys():
@@ -210,7 +226,7 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
 def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
     """Put a checkpoint's exact weights and AdamW moments where this rank's engine keeps them."""
     for piece in engine.pieces(share=False):
-        moments = prepare_moments(engine, piece.holder, reader.state.step)
+        moments = _prepare_moments(engine, piece.holder, reader.state.step)
         for kind, tensor in ({WEIGHT: piece.holder} | moments).items():
             if not reader.holds(kind, piece.name):
                 continue  # a weight that never had a gradient has no moments
@@ -220,9 +236,10 @@ def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
                 _numbers_of(piece, tensor).copy_(numbers)
 
 
-def prepare_moments(engine: Engine, holder: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-    """Return a holder's AdamW moments, made as AdamW makes them where it has not run yet, at an optimizer step."""
+def _prepare_moments(engine: Engine, holder: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+    """Return the AdamW moments of a weight, and set its step; moments that AdamW has not made yet are made here."""
     state = engine.states[holder]
+    # As torch.optim.AdamW does: a fused one keeps `step` on the device of the weight.
     device = holder.device if engine.param_groups[0].get("fused") else "cpu"
     state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
     for kind in MOMENTS:
@@ -245,7 +262,7 @@ def open_newest(folder: Path, data_fingerprint: str) -> CheckpointReader | None:
     """Open the newest complete checkpoint, if there is one.
 
     Raises:
-        UserError: it was written from other data.
+        UserError: It was written from other data.
     """
     found = list_checkpoints(folder)
     if not found:
@@ -256,15 +273,21 @@ def open_newest(folder: Path, data_fingerprint: str) -> CheckpointReader | None:
     return reader
 
 
+def load_newest_weights(folder: Path, data_fingerprint: str, module: torch.nn.Module) -> None:
+    """Put the weights of the newest complete checkpoint into the trainable parameters of a whole module.
+
+    Args:
+        folder: Of the checkpoints; it holds one at least.
+        data_fingerprint: Of the data that the run was trained on.
+        module: The module.
+    """
+    reader = open_newest(folder, data_fingerprint)
+    assert reader is not None
+    load_weights(reader, module)
+    reader.close()
+
+
 def remove_partial(folder: Path) -> None:
-    """Delete what a killed process left half-written."""
+    """Delete checkpoints that a killed process left half-written."""
     for path in folder.glob(".step_*.partial"):
         shutil.rmtree(path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The options of training: names, types, units, invariants. Values stand in `configs/`. Imports no torch."""
+"""The options of training: names, types, units, ranges, and rules that relate them. `configs/` holds the values."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import Precision, TemplateChoice
+from reasonir.core.fields import Precision, TemplateChoice, at_least, positive, within
 
 
-class Engine(StrEnum):
-    """What runs the ranks: one process, replicas, DeepSpeed's ZeRO stages, torch's fully sharded data parallel."""
+class EngineName(StrEnum):
+    """What runs the ranks: one process, replicas, the ZeRO stages of DeepSpeed, torch's fully sharded data parallel."""
 
     single = "single"
     ddp = "ddp"
@@ -42,37 +42,31 @@ class ModelConfig:
     """The encoder to start from."""
 
     path: str | None = MISSING
-    """Hub id or folder: any decoder or encoder that transformers loads. null builds a new Llama of the sizes below,
-    its tokenizer learned from the training files."""
+    """Hub id or folder of any decoder or encoder that transformers loads. null builds a new Llama of the sizes below;
+    its tokenizer is learned from the training files."""
     licence: str | None = MISSING
     """Licence of the trained model for its card, as the hub calls it (apache-2.0); null declares none."""
     template: TemplateChoice = MISSING
-    """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
-    decoders and plain for encoders."""
-    dropout: float | None = MISSING
-    """Probability for all of the model's dropouts, 0 to 1; null keeps the checkpoint's own."""
-    vocabulary_size: int = MISSING
+    """A preset of text form, attention and pooling. auto takes the preset of the folder or of a known hub id, else
+    reasonir for decoders and plain for encoders."""
+    dropout: float | None = within(0, 1, "[)")
+    """Probability of every dropout in the model; null keeps the checkpoint's own."""
+    vocabulary_size: int = at_least(260)
     """Entries of the new tokenizer (path=null only)."""
-    hidden_size: int = MISSING
+    hidden_size: int = positive()
     """Embedding dimension of the new model (path=null only)."""
-    intermediate_size: int = MISSING
+    intermediate_size: int = positive()
     """Width of the new model's feed-forward layers (path=null only)."""
-    layers: int = MISSING
+    layers: int = positive()
     """Transformer layers of the new model (path=null only)."""
-    heads: int = MISSING
+    heads: int = positive()
     """Attention heads of the new model; must divide hidden_size (path=null only)."""
-    key_value_heads: int = MISSING
+    key_value_heads: int = positive()
     """Key-value heads of the new model; must divide heads (path=null only)."""
 
     def validate(self) -> None:
         """Refuse sizes that do not fit together."""
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout={self.dropout} must lie in [0, 1)")
         if self.path is None:
-            for name in ("hidden_size", "intermediate_size", "layers", "heads", "key_value_heads"):
-                require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be positive")
-            if self.vocabulary_size < 260:
-                raise UserError(f"model.vocabulary_size={self.vocabulary_size} must be at least 260 (bytes and tags)")
             even = self.hidden_size % (2 * self.heads) == 0
             require(even, "model.heads", self.heads, "must divide model.hidden_size into even parts")
             shared = self.heads % self.key_value_heads == 0
@@ -81,13 +75,13 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """One training data set. Unlike elsewhere the defaults stand here: a source writes down only what it needs."""
+    """One training data set. Its defaults are here, not in a YAML file: a source writes down only what it needs."""
 
     path: str = ""
     """File (.jsonl, .jsonl.gz, .parquet) or hub:owner/name:config:split; a downloaded hub folder is
     hub:FOLDER:config:split."""
     instruction: str = ""
-    """Given to queries that bring none of their own; "" is none."""
+    """Instruction of queries that have none of their own; "" is none."""
     documents: list[str] | None = None
     """Corpora in which this source's document ids are looked up; null is data.documents, [] takes its rows as texts."""
     rows: int | None = None
@@ -119,8 +113,8 @@ class DataConfig:
     sources: dict[str, SourceConfig] = MISSING
     """Named sources, each with its own instruction, documents and published size. A new one on the command line:
     '+data.sources={NAME: {path: FILE}}'; ~data.sources.NAME drops one."""
-    published_rows: int | None = MISSING
-    """Published rows of all named sources together, where they are known only as a sum; a different sum is reported."""
+    published_rows: int | None = positive()
+    """Published rows of all named sources together, if only their sum is known; a different sum is reported."""
     documents: list[str] | None = MISSING
     """Corpora in which document ids of the rows are looked up (BRIGHT or BEIR folders, JSONL of id and content,
     folders of .txt and .md files, hub:owner/name). An id with two texts is refused where a row uses it."""
@@ -135,8 +129,6 @@ class DataConfig:
             raise UserError("data.files is empty; name at least one training file: data.files=[rows.jsonl]")
         for name, source in self.sources.items():
             source.validate_as(name)
-        published = self.published_rows
-        require(published is None or published > 0, "data.published_rows", published, "must be positive, or null")
         self.validate_weights()
 
     def validate_weights(self) -> None:
@@ -160,43 +152,35 @@ class DataConfig:
 class ParallelConfig:
     """How ranks share the work; all engines compute the same gradient."""
 
-    engine: Engine = MISSING
-    """single is one process; ddp, zero1, zero2, zero3, fsdp2 take any number, launched by torchrun or accelerate."""
+    engine: EngineName = MISSING
+    """single is one process. ddp, zero1, zero2, zero3, fsdp2 take any number, launched by torchrun or accelerate."""
     gather_precision: GatherPrecision = MISSING
-    """Format of embeddings and their gradients on the wire; bf16 halves the bytes and rounds them."""
-    collective_timeout_seconds: float = MISSING
+    """Format of embeddings and their gradients between ranks; bf16 halves the bytes and rounds them."""
+    collective_timeout_seconds: float = positive()
     """A rank that waits longer than this in one phase of a step ends the run, naming rank, step and phase."""
     deepspeed: dict[str, Any] = MISSING
     """DeepSpeed's own JSON (zero1, zero2, zero3): zero_optimization with offload and bucket sizes, bf16, ..."""
-
-    def validate(self) -> None:
-        """Refuse a time-out that is not positive."""
-        seconds = self.collective_timeout_seconds
-        require(0 < seconds < float("inf"), "parallel.collective_timeout_seconds", seconds, "must be positive")
 
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
     """Low-rank adapters through PEFT. arXiv 2106.09685; DoRA: arXiv 2402.09353."""
 
-    rank: int = MISSING
+    rank: int = at_least(0)
     """Rank of the adapters; 0 trains all weights."""
-    alpha: float = MISSING
+    alpha: float = positive()
     """Adapters are scaled by alpha / rank."""
-    dropout: float = MISSING
+    dropout: float = within(0, 1, "[)")
     """Dropout before the adapters, 0 to 1."""
     targets: list[str] = MISSING
-    """Names of the linear layers to adapt; [all-linear] takes every one of the trunk."""
+    """Names of the linear layers to adapt; [all-linear] takes every linear layer of the trunk."""
     dora: bool = MISSING
     """Learn the magnitude of each weight column beside its low-rank direction."""
     merge: bool = MISSING
-    """Add the adapters into the weights of the exported model; the adapters alone are written beside it in any case."""
+    """Add the adapters into the weights of the exported model. The adapters alone are always written beside it."""
 
     def validate(self) -> None:
-        """Refuse sizes outside their range."""
-        require(self.rank >= 0, "lora.rank", self.rank, "must be 0 (train all weights) or positive")
-        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must lie in [0, 1)")
-        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
+        """Refuse adapters of no layer."""
         if self.rank and not self.targets:
             raise UserError("lora.targets is empty; name layers, or take all: lora.targets=[all-linear]")
 
@@ -208,57 +192,57 @@ class TrainConfig:
     output_dir: str = MISSING
     """Folder of the run: config.yaml, metrics.jsonl, checkpoints/, model/, manifest.json."""
     resume: bool = MISSING
-    """Continue from the newest complete checkpoint of output_dir; starts afresh where there is none."""
-    seed: int = MISSING
+    """Continue from the newest complete checkpoint of output_dir; without one, start afresh."""
+    seed: int = at_least(0)
     """Seed of a new model's weights, the data order and dropout."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
     dry_run: bool = MISSING
     """Print what the run would do (data, steps, memory, bytes between ranks) and stop before any weight is loaded."""
-    planned_ranks: int | None = MISSING
-    """Ranks that dry_run plans for; null is those launched."""
+    planned_ranks: int | None = positive()
+    """Ranks that dry_run plans for; null is the number launched."""
     model: ModelConfig = MISSING
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING
     parallel: ParallelConfig = MISSING
-    query_max_tokens: int = MISSING
+    query_max_tokens: int = positive()
     """Tokens of a query's input, instruction and tags included; its end is cut. Paper: 2,048."""
-    document_max_tokens: int = MISSING
+    document_max_tokens: int = positive()
     """Tokens of a document's input. Paper: 2,048."""
-    global_batch_queries: int = MISSING
-    """Queries of an optimizer step over all ranks; every one is scored against all their documents. Paper: 2,048."""
-    negatives_per_query: int = MISSING
+    global_batch_queries: int = positive()
+    """Queries of an optimizer step over all ranks; each is scored against the documents of all. Paper: 2,048."""
+    negatives_per_query: int = at_least(0)
     """Hard negatives drawn from each row's list (fewer where the row has fewer). Paper: 1."""
-    chunk_tokens: int = MISSING
+    chunk_tokens: int = positive()
     """Tokens of one forward pass; bounds activation memory, changes no result."""
-    graph_memory_gib: float | None = MISSING
-    """Memory that chunks may fill with kept graphs, GiB; what fits is not computed twice. null: 80 % (GPU), half (CPU)
-    of what is free after a step on the largest texts. 0 keeps none; zero3 and fsdp2 keep none in any case."""
+    graph_memory_gib: float | None = at_least(0)
+    """Memory for kept graphs, GiB; a chunk whose graph is kept is not computed twice. null: 80 % (GPU) or half (CPU) of
+    the memory that is free after a step on the largest texts. 0 keeps none; zero3 and fsdp2 never keep any."""
     gradient_checkpointing: bool = MISSING
     """Keep only the layers' inputs of a chunk and compute each layer again in the backward pass: less memory a token,
-    one more forward pass. Buys nothing as long as a chunk's activations fit."""
-    max_steps: int | None = MISSING
+    one more forward pass. Useless as long as a chunk's activations fit."""
+    max_steps: int | None = positive()
     """Optimizer steps; null runs `epochs`. Paper: 1,000."""
-    epochs: float = MISSING
+    epochs: float = positive()
     """Passes over all rows when max_steps is null."""
-    learning_rate: float = MISSING
+    learning_rate: float = positive()
     """Peak of AdamW's rate; constant after the warm-up. Paper: 2e-5."""
-    embedding_learning_rate: float | None = MISSING
+    embedding_learning_rate: float | None = positive()
     """Peak rate of the token embeddings; null is learning_rate. A new model learns far faster with a higher one."""
-    warmup_steps: int = MISSING
+    warmup_steps: int = at_least(0)
     """Steps of linear warm-up. Paper: 60."""
-    weight_decay: float = MISSING
+    weight_decay: float = at_least(0)
     """AdamW's decoupled decay of matrices. Paper: 0."""
-    max_gradient_norm: float = MISSING
+    max_gradient_norm: float = at_least(0)
     """Gradients of a larger global 2-norm are scaled down to it; 0 never clips."""
-    temperature: float = MISSING
+    temperature: float = positive()
     """Divides cosines before the softmax. Paper: 0.02."""
     precision: Precision = MISSING
     """auto: bf16 autocast on CUDA and on CPUs where a probe finds it fast, else fp32."""
-    save_every_steps: int = MISSING
+    save_every_steps: int = at_least(0)
     """Steps between checkpoints; 0 saves only on an interrupt and at the end."""
-    keep_checkpoints: int = MISSING
-    """Newest checkpoints that stay."""
+    keep_checkpoints: int = positive()
+    """Number of newest checkpoints to keep."""
     tracking: Tracking = MISSING
     """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
     tracking_group: str | None = MISSING
@@ -267,26 +251,7 @@ class TrainConfig:
     """owner/name: upload the finished model there, private where it is new; token from HF_TOKEN or `hf auth login`."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, by name."""
-        positive = ("query_max_tokens", "document_max_tokens", "global_batch_queries", "chunk_tokens", "temperature",
-                    "learning_rate", "epochs", "keep_checkpoints")  # fmt: skip
-        for name in positive:
-            require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "must be positive and finite")
-        at_least_zero = ("negatives_per_query", "warmup_steps", "weight_decay",
-                         "max_gradient_norm", "save_every_steps", "seed")  # fmt: skip
-        for name in at_least_zero:
-            value = getattr(self, name)
-            require(0 <= value < float("inf"), name, value, "must be finite and not negative")
-        if self.graph_memory_gib is not None:
-            fits = 0 <= self.graph_memory_gib < float("inf")
-            require(fits, "graph_memory_gib", self.graph_memory_gib, "must be finite and not negative, or null")
-        if self.embedding_learning_rate is not None:
-            rate = self.embedding_learning_rate
-            require(0 < rate < float("inf"), "embedding_learning_rate", rate, "must be positive and finite")
-        if self.max_steps is not None:
-            require(self.max_steps > 0, "max_steps", self.max_steps, "must be positive, or null to run `epochs`")
-        if self.planned_ranks is not None:
-            require(self.planned_ranks > 0, "planned_ranks", self.planned_ranks, "must be positive, or null")
+        """Refuse a name that is none on the hub, packages that are missing, and a launch that cannot be split."""
         if self.push_to_hub is not None:
             named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub) is not None
             require(named, "push_to_hub", self.push_to_hub, "must be owner/name")
@@ -311,5 +276,5 @@ class TrainConfig:
         ranks = (self.planned_ranks or world_size()) if self.dry_run else world_size()
         if self.global_batch_queries % ranks:
             raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
-        if ranks > 1 and self.parallel.engine is Engine.single:
+        if ranks > 1 and self.parallel.engine is EngineName.single:
             raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process, or choose parallel=ddp")

@@ -1,31 +1,41 @@
-"""GradCache: the gradient of a loss over a whole batch, holding the activations of one chunk at a time.
+"""GradCache: the exact gradient of a loss over a whole batch, with the activations of one chunk in memory.
 
-The loss couples all texts only through their embeddings. So: embed every chunk without a graph, take the loss's
-gradient with respect to the embeddings, then embed each chunk again with a graph and push its embeddings' gradient
-through it. Exact, for any chunking. Gao et al., arXiv 2101.06983.
+Gao et al., arXiv 2101.06983. The loss couples the texts of a batch only through their embeddings. Three steps follow:
 
-Invariants: dropout draws the same numbers in both passes; the chunks' backward passes run in the same order whether
-a graph was kept or replayed, so that keeping graphs changes no bit of the result.
+1. `embed_chunks` embeds every chunk without a graph. A chunk whose graph fits the memory budget keeps it.
+2. The caller computes the loss of all embeddings, and its gradient with respect to them.
+3. `replay` embeds each chunk once more, with a graph, and sends the gradient of its embeddings through the graph.
+   A chunk that kept its graph skips the second forward pass: 3 instead of 4 forward-equivalents of work.
 
-A chunk whose graph fits the memory budget keeps it from the first pass and is not replayed: 3 instead of 4
-forward-equivalents of work.
+Invariants: dropout draws the same numbers in both passes of a chunk. The backward passes run in the order of the
+chunks, whether a graph was kept or replayed, so keeping graphs changes no bit of the result.
+
+Letters: B texts of a chunk, C texts of all chunks, D embedding dimension.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-EmbedChunk = Callable[[int], torch.Tensor]
-"""Embeds chunk i: float32 (texts of the chunk, D)."""
+
+class Chunk(Protocol):
+    """Texts of one forward pass; `model.packing.PackedTexts` is one."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that a graph of this chunk holds, for the memory budget."""
+        ...
 
 
 @dataclass(slots=True)
 class GraphBudget:
-    """How much memory kept graphs may take, and what a token's graph was measured to take.
+    """How much memory kept graphs may fill, and how much one token's graph was measured to fill.
 
-    limit_bytes: 0 keeps no graph. bytes_per_token: largest seen, None before the first measurement.
+    limit_bytes: 0 keeps no graph. bytes_per_token: the largest measurement, None before the first one.
+    used_bytes: filled in the current step.
     """
 
     limit_bytes: int
@@ -33,27 +43,123 @@ class GraphBudget:
     used_bytes: float = 0.0
 
     def admits(self, tokens: int) -> bool:
-        """Return whether another chunk's graph fits; the first one is kept in any case, to be measured."""
+        """Return whether another chunk's graph fits. The first graph is always kept, to be measured."""
         if self.limit_bytes <= 0:
             return False
         return self.bytes_per_token is None or self.used_bytes + self.bytes_per_token * tokens <= self.limit_bytes
 
     def charge(self, tokens: int, measured: int | None) -> None:
-        """Count a kept graph, by measurement where there is one."""
+        """Count a kept graph, by its measured bytes if there are any."""
         if measured is not None:
             self.bytes_per_token = max(self.bytes_per_token or 0.0, measured / tokens)
         self.used_bytes += (self.bytes_per_token or 0.0) * tokens
 
 
-class _SavedBytes:
-    """Counts the bytes that autograd saves inside a `with` block, each storage once, parameters left out."""
+@dataclass(slots=True)
+class CacheReport:
+    """What a step did: chunks whose graph was kept, chunks that were replayed."""
+
+    kept_chunks: int
+    replayed_chunks: int
+
+
+@dataclass(slots=True)
+class Graphs:
+    """What `embed_chunks` leaves for `replay`.
+
+    kept: a chunk's embeddings with their graph; None if the chunk must be replayed. text_counts: texts of each chunk.
+    states: of the random number generators before each chunk and after the last one.
+    """
+
+    kept: list[torch.Tensor | None]
+    text_counts: list[int]
+    states: "_RandomStates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradCache:
+    """Steps 1 and 3 for one model.
+
+    embed: embeds a chunk, float32 (B, D). budget: decides which graphs are kept. parameters: weights of the model;
+    a graph refers to them without filling memory, so they are not measured. device: where dropout draws its numbers.
+    backward: runs the backward pass of a scalar; an engine that owns the gradients gives its own.
+    """
+
+    embed: Callable[[Any], torch.Tensor]
+    budget: GraphBudget
+    parameters: Sequence[torch.Tensor]
+    device: torch.device
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
+
+    def embed_chunks(self, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, Graphs]:
+        """Embed all chunks, and keep the graphs that fit the budget (step 1).
+
+        Returns:
+            Embeddings in the order of the chunks, float32 (C, D), a leaf that requires a gradient; and what `replay`
+            needs.
+        """
+        self.budget.used_bytes = 0.0
+        embeddings = _GrowingRows()
+        graphs = Graphs([], embeddings.counts, _RandomStates(self.device, len(chunks)))
+        for i, chunk in enumerate(chunks):
+            # Before either kind of pass: `replay` draws the same dropout again.
+            graphs.states.save(i)
+            if self.budget.admits(chunk.computed_tokens):
+                embedding_BD = self._embed_and_charge(chunk)
+                graphs.kept.append(embedding_BD)
+            else:
+                with torch.no_grad():
+                    embedding_BD = self.embed(chunk)
+                graphs.kept.append(None)
+            embeddings.add(embedding_BD.detach())
+        graphs.states.save(len(chunks))
+        return embeddings.together().requires_grad_(), graphs
+
+    def replay(self, chunks: Sequence[Chunk], graphs: Graphs, gradient_CD: torch.Tensor) -> CacheReport:
+        """Send the gradient of the embeddings through every chunk's graph (step 3).
+
+        The backward pass starts from the sum of embedding times gradient. Its derivative with respect to the weights
+        is the derivative of the loss. The sum is float32, whatever autocast does. Gradients add up in the parameters.
+
+        Args:
+            chunks: The chunks that `embed_chunks` was given.
+            graphs: The second result of `embed_chunks`; its graphs are freed one by one.
+            gradient_CD: Gradient of the loss with respect to the first result of `embed_chunks`.
+        """
+        replayed = sum(embedding is None for embedding in graphs.kept)
+        for i, part_BD in enumerate(gradient_CD.split(graphs.text_counts)):
+            embedding_BD = graphs.kept[i]
+            if embedding_BD is None:
+                graphs.states.restore(i)
+                embedding_BD = self.embed(chunks[i])
+            # Else the graph would live until the last chunk is done.
+            graphs.kept[i] = None
+            self.backward((embedding_BD * part_BD).sum())
+        # Later draws must not depend on how many chunks were replayed.
+        graphs.states.restore(len(chunks))
+        return CacheReport(len(chunks) - replayed, replayed)
+
+    def _embed_and_charge(self, chunk: Chunk) -> torch.Tensor:
+        """Embed a chunk with its graph; measure the graph unless the budget holds a measurement."""
+        saved = SavedBytes(self.parameters) if self.budget.bytes_per_token is None else None
+        context: AbstractContextManager = saved.hooks if saved is not None else nullcontext()
+        with context:
+            embedding_BD = self.embed(chunk)
+        self.budget.charge(chunk.computed_tokens, saved.total if saved is not None else None)
+        return embedding_BD
+
+
+class SavedBytes:
+    """Counts the bytes that autograd saves inside `with counter.hooks`: each storage once, parameters left out."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Start at 0 bytes."""
         self._seen = {parameter.untyped_storage().data_ptr() for parameter in parameters}
         self.total = 0
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        # Views share a storage, which stays whole as long as one of them lives.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -61,120 +167,50 @@ class _SavedBytes:
         return tensor
 
 
-class _Rows:
-    """Embeddings of the chunks so far, in one place that doubles when it is full.
+class _GrowingRows:
+    """Embeddings of the chunks so far, in one tensor that doubles when it is full.
 
-    One small tensor a chunk, kept between the chunks' large ones, would leave the heap in pieces.
+    A small tensor for each chunk, kept between the large ones of the passes, would fragment the heap: memory would
+    grow from step to step.
     """
 
     def __init__(self) -> None:
         self.counts: list[int] = []
-        self._rows_ND: torch.Tensor | None = None
+        self._rows_CD: torch.Tensor | None = None
 
     def add(self, rows_BD: torch.Tensor) -> None:
         begin = sum(self.counts)
         stop = begin + len(rows_BD)
-        if self._rows_ND is None or stop > len(self._rows_ND):
-            larger_ND = rows_BD.new_empty(2 * stop, rows_BD.shape[1])
-            if self._rows_ND is not None:
-                larger_ND[:begin] = self._rows_ND[:begin]
-            self._rows_ND = larger_ND
-        self._rows_ND[begin:stop] = rows_BD
+        if self._rows_CD is None or stop > len(self._rows_CD):
+            larger_CD = rows_BD.new_empty(2 * stop, rows_BD.shape[1])
+            if self._rows_CD is not None:
+                larger_CD[:begin] = self._rows_CD[:begin]
+            self._rows_CD = larger_CD
+        self._rows_CD[begin:stop] = rows_BD
         self.counts.append(len(rows_BD))
 
     def together(self) -> torch.Tensor:
-        """All rows, in the order in which they came: (N, D)."""
-        assert self._rows_ND is not None, "no chunk was embedded"
-        return self._rows_ND[: sum(self.counts)]
+        """Return all rows in the order in which they came: (C, D)."""
+        assert self._rows_CD is not None, "no chunk was embedded"
+        return self._rows_CD[: sum(self.counts)]
 
 
 class _RandomStates:
-    """The random numbers' states before every chunk and after the last, in one place as embeddings are."""
+    """States of the random number generators before each chunk and after the last one, in one tensor a device."""
 
     def __init__(self, device: torch.device, chunks: int) -> None:
         self._device = device
-        self._here = torch.get_rng_state().repeat(chunks + 1, 1)
+        self._cpu = torch.get_rng_state().repeat(chunks + 1, 1)
         on_cuda = device.type == "cuda"
-        self._there = torch.cuda.get_rng_state(device).repeat(chunks + 1, 1) if on_cuda else None
+        self._cuda = torch.cuda.get_rng_state(device).repeat(chunks + 1, 1) if on_cuda else None
 
     def save(self, i: int) -> None:
-        self._here[i] = torch.get_rng_state()
-        if self._there is not None:
-            self._there[i] = torch.cuda.get_rng_state(self._device)
+        self._cpu[i] = torch.get_rng_state()
+        if self._cuda is not None:
+            self._cuda[i] = torch.cuda.get_rng_state(self._device)
 
     def restore(self, i: int) -> None:
-        torch.set_rng_state(self._here[i].clone())  # a view would set the first row
-        if self._there is not None:
-            torch.cuda.set_rng_state(self._there[i].clone(), self._device)
-
-
-@dataclass(slots=True)
-class CacheReport:
-    """What a pass did: chunks whose graph was kept, chunks that were replayed."""
-
-    kept_chunks: int
-    replayed_chunks: int
-
-
-def backward_through_chunks(
-    embed_chunk: EmbedChunk,
-    chunk_tokens: Sequence[int],
-    loss: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    budget: GraphBudget,
-    parameters: Sequence[torch.Tensor],
-    device: torch.device,
-    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
-) -> tuple[torch.Tensor, CacheReport]:
-    """Accumulate d loss / d parameters over chunks of texts.
-
-    Args:
-        embed_chunk: called once or twice per chunk, in order.
-        chunk_tokens: tokens of each chunk, for the memory budget.
-        loss: maps the embeddings of all chunks, concatenated, to a scalar.
-        parameters: excluded from the measured memory of a graph.
-        backward: runs a scalar's backward pass; the engine's own where an engine owns the gradients.
-    Returns:
-        The detached loss, and what was kept. Gradients are added to the parameters.
-    Precision: the surrogate (embedding times its gradient, summed) is float32, whatever autocast does.
-    """
-    budget.used_bytes = 0.0
-    embeddings, states = _Rows(), _RandomStates(device, len(chunk_tokens))
-    kept: list[torch.Tensor | None] = []
-    for i, tokens in enumerate(chunk_tokens):
-        states.save(i)
-        keep = budget.admits(tokens)
-        embedding = _embed_kept(embed_chunk, i, tokens, budget, parameters) if keep else _embed_bare(embed_chunk, i)
-        kept.append(embedding if keep else None)
-        embeddings.add(embedding.detach())
-    states.save(len(chunk_tokens))
-    cached = embeddings.together().requires_grad_()
-    value = loss(cached)
-    (gradient,) = torch.autograd.grad(value, cached)
-    parts = gradient.split(embeddings.counts)
-    replayed = sum(embedding is None for embedding in kept)
-    for i, part in enumerate(parts):
-        graph = kept[i]
-        if graph is None:
-            states.restore(i)
-            graph = embed_chunk(i)
-        kept[i] = None
-        backward((graph * part).sum())
-    states.restore(len(chunk_tokens))
-    return value.detach(), CacheReport(len(parts) - replayed, replayed)
-
-
-def _embed_bare(embed_chunk: EmbedChunk, i: int) -> torch.Tensor:
-    with torch.no_grad():
-        return embed_chunk(i)
-
-
-def _embed_kept(
-    embed_chunk: EmbedChunk, i: int, tokens: int, budget: GraphBudget, parameters: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    saved = _SavedBytes(parameters) if budget.bytes_per_token is None else None
-    context: AbstractContextManager = saved.hooks if saved is not None else nullcontext()
-    with context:
-        embedding = embed_chunk(i)
-    budget.charge(tokens, saved.total if saved is not None else None)
-    return embedding
+        # set_rng_state ignores the offset of a view and would read the first row: hence the copies.
+        torch.set_rng_state(self._cpu[i].clone())
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda[i].clone(), self._device)

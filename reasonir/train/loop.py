@@ -1,7 +1,7 @@
 """Training, top to bottom: `train` is the main path of the stage.
 
-Invariant: the weights after step n are a pure function of configuration, data, number of ranks and machine, however
-often the run was interrupted before n.
+Invariant: the weights after step n depend on configuration, data, number of ranks and machine alone, however often the
+run was interrupted before n.
 """
 
 import math
@@ -9,208 +9,247 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.errors import RunStopped
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import peak_memory_gib
 from reasonir.core.tracking import MetricsLog
-from reasonir.model.adapters import merge_adapters, save_adapters
-from reasonir.model.encoder import Encoder
-from reasonir.model.folders import save_encoder
-from reasonir.train import checkpoint
-from reasonir.train.card import read_measurements, restore_measurements, write_card
+from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import GatherPrecision, TrainConfig
-from reasonir.train.data.batches import BatchPlan
-from reasonir.train.data.sources import describe_format, describe_sources, input_paths, published_total, report_rows
-from reasonir.train.memory.graph_budget import device_memory_gib, graph_allowance, keep_freed_memory
-from reasonir.train.memory.plan import plan_run
+from reasonir.train.data.batches import GlobalBatch
+from reasonir.train.data.sources import describe_format, describe_sources, list_sources, published_total
+from reasonir.train.export import export
+from reasonir.train.memory.estimate import explain_out_of_memory
+from reasonir.train.memory.graph_budget import (
+    device_memory_gib,
+    graph_allowance,
+    keep_freed_memory,
+    refuse_out_of_memory,
+)
+from reasonir.train.memory.plan import plan_figures, render_plan
+from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw, set_learning_rate
 from reasonir.train.parallel.engine import Engine, open_engine
 from reasonir.train.parallel.ranks import Ranks, open_ranks
-from reasonir.train.prepare import Work, adapt, load_or_build_encoder, longest_input, prepare
-from reasonir.train.push import push
-from reasonir.train.step import StepResult, TrainingStep, largest_texts
+from reasonir.train.parallel.stop_requests import stop_requests
+from reasonir.train.prepare import Work, prepare
+from reasonir.train.step import StepResult, TrainingStep, largest_batch
 
-SECONDS_OF_ONE_REQUEST = 2.0
-BATCHES_AHEAD = 2
+# Batches made ahead in a thread: one is ready while the next is made.
+PREFETCHED_BATCHES = 2
 
 
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
     if config.dry_run:
-        ranks_planned = config.planned_ranks or world_size()
-        print(plan_run(config, ranks_planned, published_total(config.data), describe_sources(config.data)))
+        sources, published = list_sources(config.data), config.data.published_rows
+        rows, lines = published_total(sources, published), describe_sources(sources, published)
+        print(render_plan(plan_figures(config, config.planned_ranks or world_size(), rows, lines)))
         return
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        config.resume = True  # torchrun starts the ranks again after a failure
+    # Ranks that torchrun starts again after a failure continue their run.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    config = replace(config, resume=config.resume or restarted)
     with open_ranks(config.parallel.collective_timeout_seconds) as ranks:
         with ranks.leader_first("preparing data and model"):
             work = prepare(config, ranks)
-        engine, compute = start_engine(config, ranks, work)
+        # `precision=auto` is a measurement, which ranks may disagree on: rank 0's counts.
+        work = replace(work, state=ranks.gather(work.state)[0])
+        engine, step = _start_engine(config, ranks, work)
         state = work.state
         if state.step < work.total_steps:
-            state = run_steps(config, ranks, work, engine, compute)
-        with ranks.leader_first("writing the model"):  # the others stay: one that ends early could take it along
+            folder = Path(config.output_dir)
+            metrics = None
             if ranks.leads:
-                finish(config, work, engine, state)
+                metrics = MetricsLog(folder, config, first_step=state.step, tracking=config.tracking.value)
+            state = _run_steps(
+                ranks,
+                work,
+                engine,
+                step,
+                CheckpointWriter(folder / "checkpoints", ranks, config.keep_checkpoints),
+                StepLog(metrics, work),
+                seed=config.seed,
+                warmup_steps=config.warmup_steps,
+                save_every_steps=config.save_every_steps,
+            )
+        # The other ranks wait: one that ends early could make the launcher end rank 0 before the model is written.
+        with ranks.leader_first("writing the model"):
+            if ranks.leads:
+                export(config, work, engine, state)
         ranks.barrier()
 
 
-def start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:
-    """Hand the model to the engine, try the largest texts, and take up the optimizer of the checkpoint."""
+def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:
+    """Hand the model to the engine, try the largest texts, and load the optimizer of the checkpoint."""
     ranks.phase("starting the engine")
+    # 1 say what will run
     if ranks.device.type == "cpu":
         keep_freed_memory()
-    work.state = ranks.gather(work.state)[0]  # `auto` precision is a measurement: rank 0's counts
-    embedding_rate = config.embedding_learning_rate or config.learning_rate
-
-    def build(encoder: Encoder) -> torch.optim.Optimizer:
-        return build_adamw(encoder, config.learning_rate, embedding_rate, config.weight_decay)
-
     if ranks.leads:
-        print_plan(config, ranks, work)
-    precision = work.state.precision
+        device_gib = device_memory_gib(ranks.device)
+        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, _describe_data(work), device_gib)))
+        _print_start(ranks, work, config.parallel.engine.value)
+    # 2 engine and step
+    rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
     engine = open_engine(
         config.parallel.engine.value,
         work.encoder,
-        build,
+        lambda encoder: build_adamw(encoder, *rates, config.weight_decay),
         ranks,
         max_gradient_norm=config.max_gradient_norm,
-        precision=precision,
+        precision=work.state.precision,
         deepspeed=config.parallel.deepspeed,
     )
-    compute = TrainingStep(
+    half = config.parallel.gather_precision is GatherPrecision.bf16
+    step = TrainingStep(
         engine,
         ranks,
+        partial(info_nce, temperature=config.temperature),
         chunk_tokens=config.chunk_tokens,
-        temperature=config.temperature,
         graph_memory_gib=config.graph_memory_gib,
-        precision=precision,
-        wire=torch.bfloat16 if config.parallel.gather_precision is GatherPrecision.bf16 else torch.float32,
+        precision=work.state.precision,
+        communication_dtype=torch.bfloat16 if half else torch.float32,
         attention_share=work.attention_share,
     )
+    # 3 buffers, then the checkpoint's moments: the try has moved the optimizer's state
     if work.state.step < work.total_steps:
-        try_largest_texts(config, ranks, engine, compute)
+        limits = (config.query_max_tokens, config.document_max_tokens)
+        tried = (config.chunk_tokens, max(limits), config.graph_memory_gib, config.gradient_checkpointing)
+        with refuse_out_of_memory(explain_out_of_memory(*tried)):
+            _try_largest_texts(ranks, engine, step, largest_batch(*limits, config.chunk_tokens, ranks.world))
         if config.graph_memory_gib is None and not engine.lockstep:
-            allow_graphs(ranks, compute)
+            _fill_free_memory(ranks, step)
         if work.resumed_from is not None:
-            checkpoint.load_optimizer(work.resumed_from, engine)
+            load_optimizer(work.resumed_from, engine)
     if work.resumed_from is not None:
         work.resumed_from.close()
-    return engine, compute
+    return engine, step
 
 
-def print_plan(config: TrainConfig, ranks: Ranks, work: Work) -> None:
-    """Say what is about to run: data, steps, bytes between ranks, memory of a rank."""
-    batches, state = work.batches, work.state
+def _describe_data(work: Work) -> list[str]:
+    """Return a line for each tokenised source, and one for each difference from what was published."""
     sources = [
         f"source {store.path}: {store.rows:,} rows, {store.tokens / 1e6:.2f} M tokens, "
         f"{store.truncated_queries} queries and {store.truncated_documents} documents cut{describe_format(store)}"
-        for store in batches.stores
+        for store in work.batches.stores
     ]
-    sources += report_rows(config.data, batches.stores)
-    print(plan_run(config, ranks.world, batches.rows, sources, device_memory_gib(ranks.device)))
-    print(
-        f"{ranks.world} x {ranks.device.type}, engine {config.parallel.engine}, "
-        f"precision {state.precision} ({work.precision_reason})"
-    )
-    if state.step:
-        print(f"continuing after step {state.step}")
+    return sources + work.differences_from_published
 
 
-def try_largest_texts(config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep) -> None:
-    """Run one step on the largest texts, with a gradient of zero and a rate of zero: it changes nothing.
+def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
+    """Say what computes, in which arithmetic, and where the run continues."""
+    arithmetic = f"precision {work.state.precision} ({work.precision_reason})"
+    print(f"{ranks.world} x {ranks.device.type}, engine {engine}, {arithmetic}")
+    if work.state.step:
+        print(f"continuing after step {work.state.step}")
 
-    Every buffer of a step is allocated here, so memory that does not suffice fails before the first real step.
 
-    Raises:
-        UserError: out of memory; names what to lower.
+def _try_largest_texts(ranks: Ranks, engine: Engine, step: TrainingStep, batch: GlobalBatch) -> None:
+    """Run one step on the largest texts, with a gradient of zero and a rate of zero: it changes no weight.
+
+    It allocates every buffer that a step needs, so memory that does not suffice fails before the first real step.
     """
-    plan = largest_texts(config.query_max_tokens, config.document_max_tokens, config.chunk_tokens, ranks.world)
     for group in engine.param_groups:
         group["lr"] = 0.0
-    try:
-        engine.begin()
-        compute(plan, scale=0.0)
-        ranks.phase("trying the optimizer")
-        engine.update()
-    except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise UserError(out_of_memory(config)) from error
+    engine.begin()
+    step(batch, scale=0.0)
+    ranks.phase("trying the optimizer")
+    engine.update()
     for state in engine.states.values():
-        state["step"].zero_()
+        state["step"].zero_()  # AdamW's bias correction counts real steps only
     if ranks.leads:
+        tokens = sum(len(ids) for ids in (*batch.query_ids, *batch.document_ids)) // ranks.world
         peak = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else peak_memory_gib()
-        print(f"largest texts fit: a chunk of {plan_tokens(plan, ranks.world)} tokens, peak memory {peak:.2f} GiB")
+        print(f"largest texts fit: a chunk of {tokens} tokens, peak memory {peak:.2f} GiB")
 
 
-def allow_graphs(ranks: Ranks, compute: TrainingStep) -> None:
-    """Let kept graphs fill what is free now; bytes a token were measured on the largest texts."""
-    compute.budget.limit_bytes = graph_allowance(ranks.device)
+def _fill_free_memory(ranks: Ranks, step: TrainingStep) -> None:
+    """Let kept graphs fill what is free now; the largest texts have measured the bytes of a token."""
+    step.budget.limit_bytes = graph_allowance(ranks.device)
     if ranks.leads:
-        kib = (compute.budget.bytes_per_token or 0.0) / 1024
-        print(f"kept graphs may fill {compute.budget.limit_bytes / 2**30:.2f} GiB, {kib:,.1f} KiB a token measured")
+        kib = (step.budget.bytes_per_token or 0.0) / 1024
+        print(f"kept graphs may fill {step.budget.limit_bytes / 2**30:.2f} GiB, {kib:,.1f} KiB a token measured")
 
 
-def plan_tokens(plan: BatchPlan, world: int) -> int:
-    """Return the tokens a rank has of a batch."""
-    return sum(len(ids) for ids in (*plan.query_ids, *plan.document_ids)) // world
+class StepLog:
+    """Metrics and progress of the steps, on the rank that has a metrics file; nothing on the others."""
+
+    def __init__(self, metrics: MetricsLog | None, work: Work) -> None:
+        """Show progress from where the run stands."""
+        self._metrics, self._work = metrics, work
+        if metrics is not None:
+            self._progress = Progress("train", work.total_steps, "steps", done=work.state.step)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a step's row."""
+        if self._metrics is not None:
+            self._metrics.append(row)
+            rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
+            self._progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
+
+    def summarise(self) -> None:
+        """Track what the finished run used of every source."""
+        if self._metrics is not None:
+            self._metrics.summarise(self._work.batches.epoch_report(self._work.total_steps))
+
+    def close(self) -> None:
+        """End the metrics file and the progress line."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._progress.close()
 
 
-def out_of_memory(config: TrainConfig) -> str:
-    """Say which number to lower."""
-    remedies = []
-    longest = longest_input(config)
-    if config.chunk_tokens > longest:
-        remedies.append(f"lower chunk_tokens (now {config.chunk_tokens}; a single text needs {longest})")
-    if config.graph_memory_gib:
-        remedies.append(f"lower graph_memory_gib (now {config.graph_memory_gib:g})")
-    if config.graph_memory_gib is None:
-        remedies.append("set graph_memory_gib=0")
-    if not config.gradient_checkpointing:
-        remedies.append("set gradient_checkpointing=true (one more forward pass)")
-    remedies.append("shard with parallel=zero3 or fsdp2, or train adapters with lora=lora")
-    return f"out of memory on the largest texts of a step: {'; '.join(remedies)}"
+def _run_steps(
+    ranks: Ranks,
+    work: Work,
+    engine: Engine,
+    step: TrainingStep,
+    writer: CheckpointWriter,
+    log: StepLog,
+    *,
+    seed: int,
+    warmup_steps: int,
+    save_every_steps: int,
+) -> TrainingState:
+    """Run optimizer steps until the last; save on schedule, at the end, and when any rank is asked to stop.
 
-
-def run_steps(
-    config: TrainConfig, ranks: Ranks, work: Work, engine: Engine, compute: TrainingStep
-) -> checkpoint.TrainingState:
-    """Run optimizer steps until the last; save on schedule, at the end and when any rank is asked to stop."""
+    Raises:
+        SystemExit: The run was asked to stop; 128 + the signal's number, after a checkpoint.
+    """
     state, total = work.state, work.total_steps
-    log = StepLog(config, ranks, state, total)
-    writer = checkpoint.CheckpointWriter(Path(config.output_dir) / "checkpoints", ranks, config.keep_checkpoints)
-    plans = prefetch(work.batches.batch, range(state.step, total), BATCHES_AHEAD)
-    with stop_requests() as asked, closing(log), closing(plans):
-        for plan in plans:
+    batches = prefetch(work.batches.batch, range(state.step, total), PREFETCHED_BATCHES)
+    with stop_requests() as asked, closing(log), closing(batches):
+        for batch in batches:
             try:
-                row, stopping = optimizer_step(config, ranks, engine, compute, plan, asked)
-            except RunStopped:  # on every rank alike: the checkpoint before is written to its end, then all leave
+                row, stopping = optimizer_step(ranks, engine, step, batch, asked, seed=seed, warmup_steps=warmup_steps)
+            except RunStopped:
+                # All ranks are here. The checkpoint under way is written to its end before any of them leaves.
                 writer.wait()
                 ranks.barrier()
                 raise
-            state = replace(state, step=plan.step + 1, tokens=state.tokens + row["train/tokens"])
+            state = replace(state, step=batch.step + 1, tokens=state.tokens + row["train/tokens"])
             log.append(row)
+            # A checkpoint that failed in the thread ends the run at the next step, not at the next checkpoint.
             writer.check()
-            due = config.save_every_steps and state.step % config.save_every_steps == 0
+            due = save_every_steps and state.step % save_every_steps == 0
             if due or stopping or state.step == total:
                 ranks.phase(f"step {state.step}: saving")
                 writer.save(engine, state)
             if stopping and state.step < total:
                 break
         if state.step == total:
-            log.summarise(work)
+            log.summarise()
+        # Without a limit: a slow disk is no hung rank.
         ranks.phase("finishing the checkpoint", limited=False)
         writer.wait()
         ranks.barrier()
@@ -221,66 +260,57 @@ def run_steps(
     return state
 
 
-class StepLog:
-    """Metrics and progress, on rank 0; nothing elsewhere."""
-
-    def __init__(self, config: TrainConfig, ranks: Ranks, state: checkpoint.TrainingState, total: int) -> None:
-        """Open both where rank 0 is."""
-        self._open = ranks.leads
-        if self._open:
-            folder = Path(config.output_dir)
-            self._metrics = MetricsLog(folder, config, first_step=state.step, tracking=config.tracking.value)
-            self._progress = Progress("train", total, "steps", done=state.step)
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Write a step's row."""
-        if self._open:
-            self._metrics.append(row)
-            rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
-            self._progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
-
-    def summarise(self, work: Work) -> None:
-        """Track what the finished run used of every source."""
-        if self._open:
-            self._metrics.summarise(work.batches.epoch_report(work.total_steps))
-
-    def close(self) -> None:
-        """Close both."""
-        if self._open:
-            self._metrics.close()
-            self._progress.close()
-
-
 def optimizer_step(
-    config: TrainConfig, ranks: Ranks, engine: Engine, compute: TrainingStep, plan: BatchPlan, asked: list[int]
+    ranks: Ranks,
+    engine: Engine,
+    step: TrainingStep,
+    batch: GlobalBatch,
+    asked: list[int],
+    *,
+    seed: int,
+    warmup_steps: int,
 ) -> tuple[dict[str, Any], bool]:
-    """Compute the gradient of one global batch and apply it; return the metrics row, and whether any rank must stop.
+    """Compute the gradient of one global batch and apply it.
 
+    Collective.
+
+    Args:
+        ranks: All ranks of the run.
+        engine: Applies the gradient.
+        step: Computes the gradient.
+        batch: The same on all ranks.
+        asked: Signals that asked this rank to stop.
+        seed: Seed of dropout.
+        warmup_steps: Steps of linear warm-up.
+    Returns:
+        The row of metrics.jsonl, and whether any rank must stop.
     Raises:
-        RunStopped: on every rank, before the optimizer touches the weights, when loss or gradient is not finite.
+        RunStopped: On every rank, before the optimizer touches the weights, if loss or gradient is not finite.
     """
     begun = time.perf_counter()
-    seeds = np.random.SeedSequence((config.seed, plan.step, ranks.rank))
+    # Randomness depends on (seed, step, rank) alone: a resumed run draws what the unbroken one draws.
+    seeds = np.random.SeedSequence((seed, batch.step, ranks.rank))
     torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
     engine.begin()
-    rate = set_learning_rate(engine.param_groups, plan.step, config.warmup_steps)
-    result = compute(plan)
-    ranks.phase(f"step {plan.step + 1}: reducing the gradient")
+    rate = set_learning_rate(engine.param_groups, batch.step, warmup_steps)
+    result = step(batch)
+    ranks.phase(f"step {batch.step + 1}: reducing the gradient")
     loss, tokens, stopping = ranks.sum([result.loss_nats, result.tokens, len(asked)])
+    # All ranks see the same sum, so all of them skip the update or none does.
     norm = engine.update() if math.isfinite(loss) else math.nan
     if not math.isfinite(norm):
-        raise RunStopped(describe_failure(plan, loss, norm, ranks.gather(result)))
+        raise RunStopped(_describe_failure(batch, loss, norm, ranks.gather(result)))
     seconds = time.perf_counter() - begun
     row = {
-        "step": plan.step + 1,
+        "step": batch.step + 1,
         "train/loss_nats": loss,
         "train/grad_norm": norm,
         "train/learning_rate": rate,
         "train/tokens": int(tokens),
         "train/step_seconds": round(seconds, 4),
         "train/tokens_per_second": round(tokens / seconds, 1),
-        "train/real_token_fraction": 1.0,  # no text is padded; what linear.py fills up is not counted
-        "train/source": plan.source,
+        "train/real_token_fraction": 1.0,  # packed texts have no padding
+        "train/source": batch.source,
         "train/load_spread": round(result.load_spread, 5),
         "train/kept_chunks": result.cache.kept_chunks,
         "train/replayed_chunks": result.cache.replayed_chunks,
@@ -288,78 +318,14 @@ def optimizer_step(
     return row, stopping > 0
 
 
-def describe_failure(plan: BatchPlan, loss: float, norm: float, results: list[StepResult]) -> str:
+def _describe_failure(batch: GlobalBatch, loss: float, norm: float, results: list[StepResult]) -> str:
     """Name the step, the ranks and the rows behind a loss or gradient that is not finite."""
-    guilty = [r for r, result in enumerate(results) if result.bad_rows]
-    rows = [i for result in results for i in result.bad_rows] or list(range(len(plan.row_names)))
-    names = ", ".join(plan.row_names[i] for i in rows[:4])
+    ill = [r for r, result in enumerate(results) if result.bad_rows]
+    rows = [i for result in results for i in result.bad_rows] or list(range(len(batch.row_names)))
+    names = ", ".join(batch.row_names[i] for i in rows[:4])
     more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
-    on = f" on rank {', '.join(map(str, guilty))}" if guilty and len(results) > 1 else ""
+    on = f" on rank {', '.join(map(str, ill))}" if ill and len(results) > 1 else ""
     return (
-        f"step {plan.step + 1}: loss {loss}{on}, gradient norm {norm}; the weights were not touched. "
+        f"step {batch.step + 1}: loss {loss}{on}, gradient norm {norm}; the weights were not touched. "
         f"Rows: {names}{more}. Lower learning_rate or look at these rows; resume=true goes on from the last checkpoint"
     )
-
-
-def finish(config: TrainConfig, work: Work, engine: Engine, state: checkpoint.TrainingState) -> None:
-    """Write the finished model with its card, then the manifest; push the model where asked.
-
-    Sharded weights are read back from the checkpoint, on the CPU.
-    """
-    assert work.run is not None
-    folder = Path(config.output_dir)
-    encoder = work.encoder
-    if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
-        encoder = load_or_build_encoder(config, {}, built=folder / "initial_model", reuse=True, device="cpu")
-        adapt(config, encoder)
-        reader = checkpoint.open_newest(folder / "checkpoints", state.data_fingerprint)
-        assert reader is not None
-        checkpoint.load_weights(reader, encoder)
-        reader.close()
-    parameters = sum(p.numel() for p in encoder.parameters())
-    instruction = work.batches.common_query_instruction
-    if config.lora.rank:
-        save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
-        if config.lora.merge:
-            merge_adapters(encoder)
-    measured = read_measurements(folder / "model")
-    save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest_input(config))
-    write_card(folder / "model", config, work, state, encoder)
-    restore_measurements(folder / "model", measured)
-    work.run.finish(
-        inputs=input_paths(config.data),
-        counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
-        differences_from_published=report_rows(config.data, work.batches.stores),
-        precision=state.precision,
-        model_parameters=parameters,
-        ranks=world_size(),
-        engine=str(config.parallel.engine),
-    )
-    print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {folder / 'model'}")
-    if config.push_to_hub is not None:
-        push(folder / "model", config.push_to_hub)
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C into a list instead of dying; a second Ctrl-C interrupts at once.
-
-    Two within two seconds are one: at a terminal, ranks get Ctrl-C both directly and from torchrun.
-    """
-    asked: list[int] = []
-    first = [0.0]
-
-    def note(number: int, frame: Any) -> None:
-        if asked and number == signal.SIGINT and time.monotonic() - first[0] > SECONDS_OF_ONE_REQUEST:
-            raise KeyboardInterrupt
-        if not asked:
-            first[0] = time.monotonic()
-            asked.append(number)
-            print("stopping after this step; once more to stop at once", file=sys.stderr)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

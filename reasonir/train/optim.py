@@ -1,7 +1,4 @@
-"""AdamW, its schedule, and the gradient norm.
-
-Invariant: the learning rate is a pure function of the step.
-"""
+"""AdamW and its schedule. Invariant: the learning rate is a pure function of the step."""
 
 from typing import Any
 
@@ -9,11 +6,16 @@ import torch
 
 
 def build_adamw(encoder: Any, learning_rate: float, embedding_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; vectors (norms, biases) are not decayed.
+    """Return AdamW over the trainable parameters. Each group keeps its peak rate under `peak`.
 
-    Each group keeps its peak rate under `peak`; token embeddings have one of their own.
+    Args:
+        encoder: The model, with adapters if there are any.
+        learning_rate: Peak rate.
+        embedding_rate: Peak rate of the token embeddings.
+        weight_decay: Decoupled decay of matrices; vectors (norms, biases) do not decay.
     """
     trainable = [p for p in encoder.parameters() if p.requires_grad]
+    # By identity: the table has another name in each model family.
     table = encoder.trunk.get_input_embeddings().weight
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2 and p is not table], "peak": learning_rate},
@@ -25,12 +27,24 @@ def build_adamw(encoder: Any, learning_rate: float, embedding_rate: float, weigh
 
 
 def set_learning_rate(groups: list[dict[str, Any]], step: int, warmup_steps: int) -> float:
-    """Set every group's rate for step 0, 1, ...: linear to its peak, then constant; return the first group's."""
+    """Set the rate of every group for a step, and return the first group's.
+
+    Args:
+        groups: Of the optimizer; `peak` is a group's highest rate.
+        step: Counted from 0.
+        warmup_steps: Steps of linear warm-up.
+    """
     for group in groups:
         group["lr"] = learning_rate_at(step, group["peak"], warmup_steps)
     return float(groups[0]["lr"])
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int) -> float:
-    """Return the rate of step 0, 1, ...: linear to `peak` over `warmup_steps`, then constant."""
+    """Return the rate of a step: linear to `peak` over the warm-up, then constant.
+
+    Args:
+        step: Counted from 0; the first step has a rate above 0.
+        peak: Highest rate.
+        warmup_steps: Steps of the warm-up; 0 starts at the peak.
+    """
     return peak * min(1.0, (step + 1) / max(warmup_steps, 1))

@@ -1,6 +1,6 @@
-"""Everything a run has before its first step: data, model, position.
+"""What a run has before its first step: data, model, position.
 
-Invariant: nothing here depends on which rank runs it; only rank 0 writes. Leaves engines and steps to `loop.py`.
+Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 """
 
 import math
@@ -17,33 +17,50 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk.precision import choose_precision
-from reasonir.train import checkpoint
+from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
 from reasonir.train.config import TrainConfig
 from reasonir.train.data.batches import MixedBatches
-from reasonir.train.data.sources import Documents, mixing_weights, open_sources, read_all_documents, training_texts
+from reasonir.train.data.sources import (
+    Documents,
+    Source,
+    list_sources,
+    mixing_weights,
+    open_sources,
+    read_all_documents,
+    report_rows,
+    training_texts,
+)
 from reasonir.train.parallel.cross_device import attention_share_of
 from reasonir.train.parallel.ranks import Ranks
 
+# Options that change no weight, or only how far the run goes.
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
     "tracking_group", "push_to_hub", "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir",
     "dry_run", "planned_ranks", "lora.merge", "model.licence",
 )  # fmt: skip
+# A checkpoint belongs to no engine and no number of ranks.
 GROUPS_THAT_MAY_CHANGE = ("parallel.",)
-"""Checkpoints belong to no engine and no number of ranks."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a rank brings to the engine. run: rank 0's output folder, else None. total_steps: of the whole run."""
+    """What a rank brings to the engine.
+
+    run: rank 0's output folder, else None. total_steps: of the whole run. state: where the run stands.
+    resumed_from: the checkpoint that holds the optimizer's state; None at step 0. differences_from_published: a line
+    for each difference between the rows found and the rows published.
+    """
 
     run: RunFolder | None
     encoder: Encoder
+    sources: list[Source]
     batches: MixedBatches
+    differences_from_published: list[str]
     total_steps: int
-    state: checkpoint.TrainingState
+    state: TrainingState
     precision_reason: str
-    resumed_from: checkpoint.CheckpointReader | None
+    resumed_from: CheckpointReader | None
     attention_share: float
 
 
@@ -54,38 +71,91 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     if ranks.leads:
         run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
                         ignored_groups=GROUPS_THAT_MAY_CHANGE)  # fmt: skip
-    documents = read_all_documents(config.data)
-    encoder = load_or_build_encoder(config, documents, built=folder / "initial_model", reuse=not ranks.leads)
-    batches = open_batches(config, encoder, documents)
-    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
-    reader = checkpoint.open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    state, reason = begin(config, encoder, batches.fingerprint) if reader is None else (reader.state, "as it began")
+    # 1 data and model: a new tokenizer is learned from the texts, then all texts are tokenised
+    sources = list_sources(config.data)
+    documents = read_all_documents(sources)
+    initial = folder / "initial_model"
+    reuse = initial.is_dir() and (config.resume or not ranks.leads)
+    encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None)
+    limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
+    _require_positions(encoder, limits)
+    stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir, **limits)
+    mixture = (mixing_weights(sources), config.global_batch_queries, config.negatives_per_query, config.seed)
+    batches = MixedBatches(stores, *mixture)
+    # 2 position
+    reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
+    if reader is None:
+        precision, reason = choose_precision(config.precision.value, encoder.device)
+        state = TrainingState(0, precision, 0, batches.fingerprint)
+    else:
+        state, reason = reader.state, "as it began"
+    # 3 files, after everything that may be refused
     if run is not None:
         run.start()
-        checkpoint.remove_partial(folder / "checkpoints")
-        if config.model.path is None and not (folder / "initial_model").exists():
-            save_encoder(encoder, str(folder / "initial_model"), max_tokens=longest_input(config))
+        remove_partial(folder / "checkpoints")
+        if config.model.path is None and not initial.exists():
+            save_encoder(encoder, str(initial), max_tokens=max(limits.values()))
+    # 4 what trains
     adapt(config, encoder)
     if reader is not None:
-        checkpoint.load_weights(reader, encoder)
-    share = attention_share_of(*trunk_sizes(encoder))
-    return Work(run, encoder.train(), batches, total_steps, state, reason, reader, share)
+        load_weights(reader, encoder)
+    return Work(
+        run=run,
+        encoder=encoder.train(),
+        sources=sources,
+        batches=batches,
+        differences_from_published=report_rows(sources, stores, config.data.published_rows),
+        total_steps=config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch)),
+        state=state,
+        precision_reason=reason,
+        resumed_from=reader,
+        attention_share=attention_share_of(*_trunk_sizes(encoder)),
+    )
 
 
-def begin(config: TrainConfig, encoder: Encoder, data_fingerprint: str) -> tuple[checkpoint.TrainingState, str]:
-    """Return the state of a run at step 0, and why its precision was chosen."""
-    precision, reason = choose_precision(config.precision.value, encoder.device)
-    return checkpoint.TrainingState(0, precision, 0, data_fingerprint), reason
+def load_or_build_encoder(
+    config: TrainConfig, sources: list[Source], documents: Documents, *, built: Path | None, device: str | None = None
+) -> Encoder:
+    """Load `model.path`, or build a new model whose tokenizer is learned from the training files.
+
+    Args:
+        config: Its `model` and `seed` are used.
+        sources: Texts for the tokenizer of a new model.
+        documents: The sources' documents by id.
+        built: Folder of a new model that rank 0 has built; None builds it.
+        device: Default "cuda" if there is a GPU.
+    """
+    # Ranks beside rank 0, and a resumed run, must not learn the tokenizer again.
+    model = config.model
+    path = model.path if model.path is not None or built is None else str(built)
+    if path is not None:
+        return Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
+    encoder = build_tiny(
+        training_texts(sources, documents),
+        vocabulary_size=model.vocabulary_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        layers=model.layers,
+        heads=model.heads,
+        key_value_heads=model.key_value_heads,
+        seed=config.seed,
+    )
+    return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def longest_input(config: TrainConfig) -> int:
-    """Return the tokens of the longest input that the model is trained on."""
-    return max(config.query_max_tokens, config.document_max_tokens)
+def _require_positions(encoder: Encoder, limits: dict[str, int]) -> None:
+    """Refuse token limits, by the options' names, that are beyond the model's learned positions."""
+    positions = encoder.max_positions or math.inf
+    if long := {name: limit for name, limit in limits.items() if limit > positions}:
+        asked = " and ".join(f"{name}={limit}" for name, limit in long.items())
+        remedy = " ".join(f"{name}={positions}" for name in long)
+        raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
 
 
 def adapt(config: TrainConfig, encoder: Encoder) -> None:
-    """Put in dropout, adapters and gradient checkpointing as configured."""
-    if config.model.dropout is not None:  # before the adapters, which have their own
+    """Set dropout, add adapters and switch gradient checkpointing on, as configured."""
+    if config.model.dropout is not None:
+        # Before the adapters are there: they have a dropout of their own.
         set_dropout(encoder.trunk, config.model.dropout)
     if config.lora.rank:
         lora = config.lora
@@ -93,47 +163,6 @@ def adapt(config: TrainConfig, encoder: Encoder) -> None:
                      dora=lora.dora, seed=config.seed)  # fmt: skip
     if config.gradient_checkpointing:
         checkpoint_layers(encoder)
-
-
-def trunk_sizes(encoder: Encoder) -> tuple[int, int, int]:
-    """Return (parameters of the layers, number of layers, hidden size)."""
-    table = encoder.trunk.get_input_embeddings().weight
-    parameters = sum(p.numel() for p in encoder.parameters() if p.ndim >= 2 and p is not table)
-    return parameters, int(getattr(encoder.trunk.config, "num_hidden_layers", 1)), encoder.dimension
-
-
-def load_or_build_encoder(
-    config: TrainConfig, documents: Documents, *, built: Path, reuse: bool, device: str | None = None
-) -> Encoder:
-    """Load `model.path`, or build a new model whose tokenizer is learned from the training files.
-
-    Args:
-        built: where rank 0 keeps a new model as it was built.
-        reuse: load it from there; also done when the run continues.
-        device: default "cuda" where there is one.
-    """
-    model = config.model
-    if model.path is not None or (built.is_dir() and (reuse or config.resume)):
-        path = model.path if model.path is not None else str(built)
-        encoder = Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
-    else:
-        encoder = build_tiny(
-            training_texts(config.data, documents),
-            vocabulary_size=model.vocabulary_size,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            layers=model.layers,
-            heads=model.heads,
-            key_value_heads=model.key_value_heads,
-            seed=config.seed,
-        ).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    positions = encoder.max_positions or math.inf
-    long = [name for name in ("query_max_tokens", "document_max_tokens") if getattr(config, name) > positions]
-    if long:
-        asked = " and ".join(f"{name}={getattr(config, name)}" for name in long)
-        remedy = " ".join(f"{name}={positions}" for name in long)
-        raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
-    return encoder
 
 
 def set_dropout(trunk: Any, probability: float) -> None:
@@ -145,9 +174,8 @@ def set_dropout(trunk: Any, probability: float) -> None:
             module.attention_dropout = probability
 
 
-def open_batches(config: TrainConfig, encoder: Encoder, documents: Documents) -> MixedBatches:
-    """Tokenise the sources, or reuse them from the cache, and mix them."""
-    limits = (config.query_max_tokens, config.document_max_tokens)
-    stores = open_sources(config.data, documents, encoder.template, *limits)
-    weights = mixing_weights(config.data)
-    return MixedBatches(stores, weights, config.global_batch_queries, config.negatives_per_query, config.seed)
+def _trunk_sizes(encoder: Encoder) -> tuple[int, int, int]:
+    """Return (parameters of the layers, number of layers, hidden size)."""
+    table = encoder.trunk.get_input_embeddings().weight
+    parameters = sum(p.numel() for p in encoder.parameters() if p.ndim >= 2 and p is not table)
+    return parameters, int(getattr(encoder.trunk.config, "num_hidden_layers", 1)), encoder.dimension

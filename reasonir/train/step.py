@@ -1,7 +1,11 @@
-"""One training step on one rank: a global batch in, this rank's share of its gradient out.
+"""One training step on one rank: a global batch in, this rank's share of loss and gradient out.
 
-Invariant: loss and gradient do not depend on how the batch's texts were dealt to ranks, cut into chunks, kept or
-replayed. Leaves reduction over ranks and the update to `engine.py`, logging and saving to `loop.py`.
+`TrainingStep.__call__` reads as a paper would print it; `gradcache.py` holds the mechanism of steps 1 and 3.
+Invariant: loss and gradient do not depend on how the batch's texts are assigned to ranks, cut into chunks, kept or
+replayed. Reduction over ranks and the update are the engine's.
+
+Letters: B queries and N documents of the global batch, Q queries and M documents of this rank, C texts of this rank's
+chunks (its queries, its documents, and repeated texts in idle chunks), D embedding dimension.
 """
 
 from dataclasses import dataclass
@@ -10,22 +14,66 @@ import numpy as np
 import torch
 
 from reasonir.model.packing import PackedTexts, token_budget_chunks
-from reasonir.model.trunk.linear import rows_to_fill
-from reasonir.train.data.batches import BatchPlan
-from reasonir.train.gradcache import CacheReport, GraphBudget, backward_through_chunks
-from reasonir.train.objectives.infonce import info_nce
-from reasonir.train.parallel.cross_device import Deal, deal_texts, gather_documents, text_cost
+from reasonir.train.data.batches import GlobalBatch
+from reasonir.train.gradcache import CacheReport, GradCache, GraphBudget
+from reasonir.train.objectives import Objective
+from reasonir.train.parallel.cross_device import Assignment, assign_texts, gather_documents, text_cost
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.parallel.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one rank does of a global batch.
+
+    label: "step 3", for the watchdog. queries: indices of this rank's queries in the batch, ascending. token_ids,
+    prefix_tokens: of this rank's queries and documents together, longest text first. original_order: places of the
+    queries, then of the documents, in that order. chunk_count: chunks that the engine asks for; None leaves it open.
+    positive_index_Q, ignore_QN, weight_Q: of this rank's queries. total_weight: of the whole batch.
+    """
+
+    label: str
+    assignment: Assignment
+    queries: np.ndarray
+    token_ids: list[np.ndarray]
+    prefix_tokens: np.ndarray
+    original_order: torch.Tensor
+    chunk_count: int | None
+    positive_index_Q: torch.Tensor
+    ignore_QN: torch.Tensor
+    weight_Q: torch.Tensor
+    total_weight: float
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text."""
+        return np.array([len(ids) for ids in self.token_ids])
+
+    def mean_loss(self, loss_Q: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of the weighted mean over the batch; the parts of all ranks add up to the mean."""
+        return (loss_Q * self.weight_Q).sum() / self.total_weight
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The texts of one forward pass. label: what the watchdog calls the pass, such as "step 3: chunk 1 of 7"."""
+
+    texts: PackedTexts
+    label: str
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the pass computes."""
+        return self.texts.computed_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one rank did.
 
-    loss_nats: this rank's share of the mean loss (all ranks' shares add up to it). tokens: of this rank.
-    load_spread: how much more than the average rank the busiest one had to do. bad_rows: indices of the batch's rows
-    whose loss is not finite, of this rank's queries.
+    loss_nats: this rank's share of the mean loss; the shares of all ranks add up to it. tokens: of this rank.
+    load_spread: how much more work the busiest rank had than the average one. bad_rows: indices of the batch's rows
+    whose loss is not finite, among this rank's queries.
     """
 
     loss_nats: float
@@ -42,108 +90,146 @@ class TrainingStep:
         self,
         engine: Engine,
         ranks: Ranks,
+        objective: Objective,
         *,
         chunk_tokens: int,
-        temperature: float,
         graph_memory_gib: float | None,
         precision: str,
-        wire: torch.dtype = torch.float32,
+        communication_dtype: torch.dtype = torch.float32,
         attention_share: float = 0.0,
     ) -> None:
         """Set up for one engine.
 
         Args:
-            chunk_tokens: of one forward pass.
-            graph_memory_gib: None keeps a single graph, to measure it, until `budget.limit_bytes` is set.
+            engine: Embeds chunks and owns the gradients.
+            ranks: All ranks of the run.
+            objective: Loss of each query (see `reasonir.train.objectives`).
+            chunk_tokens: Tokens of one forward pass.
+            graph_memory_gib: Memory for kept graphs, GiB. None keeps a single graph, to measure it, until
+                `budget.limit_bytes` is set.
             precision: "fp32" or "bf16" (autocast).
-            wire: format of embeddings and their gradients between ranks.
-            attention_share: weight of the quadratic part of a text's cost, for balance (`attention_share_of`).
+            communication_dtype: Format of embeddings and their gradients between ranks.
+            attention_share: Weight of the quadratic part of a text's cost, for balance (`attention_share_of`).
         """
-        self.engine, self.ranks = engine, ranks
+        self.engine, self.ranks, self.objective = engine, ranks, objective
         self.chunk_tokens = chunk_tokens
-        self.temperature = temperature
         self.precision = precision
-        self.wire = wire
+        self.communication_dtype = communication_dtype
         self.attention_share = attention_share
-        # A kept graph is one forward pass less, which sharded engines would have to agree on.
+        # A kept graph saves a forward pass, and the ranks of a sharded engine must all run the same number of them.
         allowed = 1 if graph_memory_gib is None else int(graph_memory_gib * 2**30)
         self.budget = GraphBudget(0 if engine.lockstep else allowed)
-
-    def deal(self, plan: BatchPlan) -> Deal:
-        """Deal the batch's texts to ranks, evenly by cost."""
-        costs = [
-            text_cost(np.array([len(row) for row in ids]), self.attention_share)
-            for ids in (plan.query_ids, plan.document_ids)
-        ]
-        return deal_texts(costs[0], costs[1], self.ranks.world)
-
-    def __call__(self, plan: BatchPlan, scale: float = 1.0) -> StepResult:
-        """Add the gradient of this rank's share of the batch's mean loss, times `scale`.
-
-        Queries and documents go through the encoder together, sorted by length: the loss puts them back in order.
-        Collective.
-        """
-        where, device = f"step {plan.step + 1}", self.ranks.device
-        deal = self.deal(plan)
-        queries, documents = deal.queries[self.ranks.rank], deal.documents[self.ranks.rank]
-        ids = [*(plan.query_ids[i] for i in queries), *(plan.document_ids[i] for i in documents)]
-        prefixes = np.concatenate([plan.query_prefixes[queries], plan.document_prefixes[documents]])
-        lengths = np.array([len(row) for row in ids])
-        chunks = self._chunks(plan, deal, lengths)
-        packed = [PackedTexts.of([ids[i] for i in chunk], prefixes[chunk], device) for chunk in chunks]
-        # Idle chunks repeat a text at the end; the loss does not look at them.
-        original_order = torch.from_numpy(np.argsort(np.concatenate(chunks)[: len(ids)])).to(device)
-        positive_index_B = torch.from_numpy(plan.positive_index_B[queries]).to(device)
-        ignore_BN = torch.from_numpy(plan.ignore_BN[queries]).to(device)
-        weight_B = torch.from_numpy(plan.weights[queries]).to(device)
-        total_weight = float(plan.weights.sum())
-        losses: list[torch.Tensor] = []
-
-        def embed_chunk(i: int) -> torch.Tensor:
-            self.ranks.phase(f"{where}: chunk {i + 1} of {len(packed)}")
-            low = self.precision == "bf16"
-            # Without its cache: a pass that keeps no graph would hold a bfloat16 copy of all weights to its end.
-            with torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False):
-                return self.engine.embed(packed[i])
-
-        def loss(embeddings: torch.Tensor) -> torch.Tensor:
-            self.ranks.phase(f"{where}: gathering documents")
-            ordered = embeddings[original_order]
-            document_ND = gather_documents(ordered[len(queries) :], deal, self.wire)
-            query_BD = ordered[: len(queries)]
-            per_query = info_nce(query_BD, document_ND, positive_index_B, ignore_BN, self.temperature)
-            losses.append(per_query.detach())
-            return (per_query * weight_B).sum() * scale / total_weight
-
-        tokens = [int(lengths[chunk].sum()) for chunk in chunks]
-        value, report = backward_through_chunks(
-            embed_chunk,
-            # A graph holds what its stream is filled up with too (in bfloat16 none is: a little too much is counted).
-            [count + rows_to_fill(count, torch.float32, device) for count in tokens],
-            loss,
+        self.cache = GradCache(
+            embed=self.embed,
             budget=self.budget,
-            parameters=list(self.engine.named.values()),
-            device=device,
-            backward=self.engine.backward,
+            parameters=list(engine.named.values()),
+            device=ranks.device,
+            backward=engine.backward,
         )
-        bad = torch.nonzero(~torch.isfinite(losses[0])).flatten().tolist()
-        return StepResult(float(value), int(lengths.sum()), deal.spread, report, [int(queries[i]) for i in bad])
 
-    def _chunks(self, plan: BatchPlan, deal: Deal, own_lengths: np.ndarray) -> list[np.ndarray]:
-        """Cut this rank's texts into chunks; as many as on every other rank where the engine asks for that."""
-        chunks = token_budget_chunks(own_lengths, self.chunk_tokens)
-        if not self.engine.lockstep:
-            return chunks
-        counts = []
-        for queries, documents in zip(deal.queries, deal.documents, strict=True):
-            lengths = [len(plan.query_ids[i]) for i in queries] + [len(plan.document_ids[i]) for i in documents]
-            counts.append(len(token_budget_chunks(lengths, self.chunk_tokens)))
-        return stretch_chunks(chunks, own_lengths, max(counts))
+    def __call__(self, batch: GlobalBatch, scale: float = 1.0) -> StepResult:
+        """Add the gradient of this rank's share of the batch's mean loss to the weights' gradients.
+
+        Collective.
+
+        Args:
+            batch: The same on all ranks.
+            scale: Multiplies the gradient.
+        """
+        share = self.share_of(batch)  # this rank's texts
+        chunks = self.pack(share)  # by token budget, longest first
+        embeddings_CD, graphs = self.cache.embed_chunks(chunks)  # 1 without graphs, kept where memory allows
+        loss_Q, gradient_CD = self.loss_and_gradient(embeddings_CD, share, scale)  # 2 gather, objective
+        report = self.cache.replay(chunks, graphs, gradient_CD)  # 3 with graphs, backward
+        # Only now: reading numbers waits for the device.
+        bad_rows = share.queries[~torch.isfinite(loss_Q).cpu().numpy()].tolist()
+        tokens, spread = int(share.lengths.sum()), share.assignment.spread
+        return StepResult(float(share.mean_loss(loss_Q)), tokens, spread, report, bad_rows)
+
+    def share_of(self, batch: GlobalBatch) -> Share:
+        """Return this rank's texts of a batch, longest first, and the labels of its queries."""
+        lengths = [np.array([len(ids) for ids in texts]) for texts in (batch.query_ids, batch.document_ids)]
+        costs = [text_cost(tokens, self.attention_share) for tokens in lengths]
+        assignment = assign_texts(costs[0], costs[1], self.ranks.world)
+        queries, documents = assignment.queries[self.ranks.rank], assignment.documents[self.ranks.rank]
+        token_ids = [*(batch.query_ids[i] for i in queries), *(batch.document_ids[i] for i in documents)]
+        prefix_tokens = np.concatenate([batch.query_prefixes[queries], batch.document_prefixes[documents]])
+        # The order of `token_budget_chunks`: chunks of this list are its consecutive runs.
+        order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
+        device = self.ranks.device
+        return Share(
+            label=f"step {batch.step + 1}",
+            assignment=assignment,
+            queries=queries,
+            token_ids=[token_ids[i] for i in order],
+            prefix_tokens=prefix_tokens[order],
+            original_order=torch.from_numpy(np.argsort(order)).to(device),
+            chunk_count=self._chunks_of_every_rank(assignment, *lengths) if self.engine.lockstep else None,
+            positive_index_Q=torch.from_numpy(batch.positive_index_B[queries]).to(device),
+            ignore_QN=torch.from_numpy(batch.ignore_BN[queries]).to(device),
+            weight_Q=torch.from_numpy(batch.weights[queries]).to(device),
+            total_weight=float(batch.weights.sum()),
+        )
+
+    def _chunks_of_every_rank(self, assignment: Assignment, queries: np.ndarray, documents: np.ndarray) -> int:
+        """Return the chunks of the rank that has most; every rank computes it from the lengths, without a message."""
+        pairs = zip(assignment.queries, assignment.documents, strict=True)
+        own = [np.concatenate([queries[q], documents[d]]) for q, d in pairs]
+        return max(len(token_budget_chunks(lengths, self.chunk_tokens)) for lengths in own)
+
+    def pack(self, share: Share) -> list[Chunk]:
+        """Cut this rank's texts into chunks, as many as on every other rank if the engine asks for that."""
+        lengths = share.lengths
+        indices = token_budget_chunks(lengths, self.chunk_tokens)
+        if share.chunk_count is not None:
+            indices = stretch_chunks(indices, lengths, share.chunk_count)
+        return [
+            Chunk(
+                PackedTexts.of([share.token_ids[i] for i in chosen], share.prefix_tokens[chosen], self.ranks.device),
+                f"{share.label}: chunk {number} of {len(indices)}",
+            )
+            for number, chosen in enumerate(indices, start=1)
+        ]
+
+    def embed(self, chunk: Chunk) -> torch.Tensor:
+        """Embed one chunk: float32 (texts, D)."""
+        self.ranks.phase(chunk.label)
+        low = self.precision == "bf16"
+        # Autocast's cache is off: a pass without a graph would hold a bfloat16 copy of all weights to its end.
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+            return self.engine.embed(chunk.texts)
+
+    def loss_and_gradient(
+        self, embeddings_CD: torch.Tensor, share: Share, scale: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather the documents of all ranks and score this rank's queries against them (step 2 of GradCache).
+
+        Collective.
+
+        Args:
+            embeddings_CD: Of the share's texts in its order, then of idle chunks.
+            share: This rank's labels and weights.
+            scale: Multiplies the gradient.
+        Returns:
+            The loss of each query, nats, (Q,), and the gradient of this rank's share of the mean loss, (C, D).
+        """
+        self.ranks.phase(f"{share.label}: gathering documents")
+        # Rows of idle chunks stand behind the others. Nothing picks them, so their gradient is 0.
+        ordered_CD = embeddings_CD[share.original_order]
+        query_QD, document_MD = ordered_CD[: len(share.queries)], ordered_CD[len(share.queries) :]
+        document_ND = gather_documents(document_MD, share.assignment, self.communication_dtype)
+        loss_Q = self.objective(query_QD, document_ND, share.positive_index_Q, share.ignore_QN)
+        (gradient_CD,) = torch.autograd.grad(share.mean_loss(loss_Q) * scale, embeddings_CD)
+        return loss_Q.detach(), gradient_CD
 
 
 def stretch_chunks(chunks: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.ndarray]:
-    """Cut chunks further, the largest first, until there are `count`; idle ones repeat the shortest text.
+    """Cut chunks further, the largest first, until there are `count`. Idle chunks repeat the shortest text.
 
+    Args:
+        chunks: Indices of texts.
+        lengths: Tokens of each text.
+        count: At least as many as there are chunks.
     Returns:
         `count` chunks: the texts in the order they had, then idle chunks of one text each.
     """
@@ -159,15 +245,22 @@ def stretch_chunks(chunks: list[np.ndarray], lengths: np.ndarray, count: int) ->
     return chunks + [idle] * (count - len(chunks))
 
 
-def largest_texts(query_max_tokens: int, document_max_tokens: int, chunk_tokens: int, ranks: int) -> BatchPlan:
-    """Return a batch that gives every rank the largest chunk there can be: a query and documents of full length."""
+def largest_batch(query_max_tokens: int, document_max_tokens: int, chunk_tokens: int, ranks: int) -> GlobalBatch:
+    """Return a batch that gives every rank the largest chunk there can be: a query and documents of full length.
+
+    Args:
+        query_max_tokens: Tokens of each query; one query a rank.
+        document_max_tokens: Tokens of each document; as many documents as fill the chunk, at least one.
+        chunk_tokens: Tokens of one forward pass.
+        ranks: Ranks of the run.
+    """
     documents = max(1, (chunk_tokens - query_max_tokens) // document_max_tokens)
-    ids = [np.full(query_max_tokens, 7, dtype=np.int32)] * ranks
+    # Any token id does: 7 stands in every vocabulary.
     document_ids = [np.full(document_max_tokens, 7, dtype=np.int32)] * (ranks * documents)
-    return BatchPlan(
+    return GlobalBatch(
         step=-1,
         source="largest texts",
-        query_ids=ids,
+        query_ids=[np.full(query_max_tokens, 7, dtype=np.int32)] * ranks,
         query_prefixes=np.zeros(ranks, dtype=np.int32),
         document_ids=document_ids,
         document_prefixes=np.zeros(len(document_ids), dtype=np.int32),

@@ -20,7 +20,7 @@ from reasonir.train.step import TrainingStep
 
 kind, rank, step, marker = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 plain = loop.optimizer_step
-flush = checkpoint._flush_to_disk
+flush = checkpoint.flush_to_disk
 
 
 def wait_for_checkpoint() -> None:
@@ -30,11 +30,11 @@ def wait_for_checkpoint() -> None:
         time.sleep(0.05)
 
 
-def strike(engine: Any, compute: TrainingStep, plan: Any) -> None:
+def strike(engine: Any, compute: TrainingStep, batch: Any) -> None:
     """Do what KIND says, in the middle of a step."""
     if kind == "kill":
         engine.begin()
-        compute(plan)
+        compute(batch)
         wait_for_checkpoint()
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "raise":
@@ -59,15 +59,15 @@ def flush_slowly(path: Path) -> None:
     flush(path)
 
 
-def faulty(config: Any, ranks: Any, engine: Any, compute: TrainingStep, plan: Any, asked: list[int]) -> Any:
-    if plan.step + 1 == step and ranks.rank == rank and not marker.exists():
+def faulty(ranks: Any, engine: Any, compute: TrainingStep, batch: Any, asked: list[int], **options: Any) -> Any:
+    if batch.step + 1 == step and ranks.rank == rank and not marker.exists():
         marker.touch()
-        strike(engine, compute, plan)
-    return plain(config, ranks, engine, compute, plan, asked)
+        strike(engine, compute, batch)
+    return plain(ranks, engine, compute, batch, asked, **options)
 
 
 if kind == "nan":
-    checkpoint._flush_to_disk = flush_slowly
+    checkpoint.flush_to_disk = flush_slowly
 if kind != "none":
     loop.optimizer_step = faulty
 main(sys.argv[5:])

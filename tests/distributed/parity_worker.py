@@ -6,6 +6,7 @@ Run by torchrun from test_parity.py, or alone as the reference: python -m tests.
 import sys
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from reasonir.model.tiny import build_tiny
-from reasonir.train.data.batches import BatchPlan
+from reasonir.train.data.batches import GlobalBatch
+from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw
 from reasonir.train.parallel import engine as engines
 from reasonir.train.parallel.engine import open_engine
@@ -26,12 +28,13 @@ QUERIES, DOCUMENTS = 8, 13
 CASES = {"plain": 10_000, "chunks": 60, "unequal": 60}
 """Chunk budget in tokens by case; `unequal` gives one query as many tokens as all others together."""
 CLIP = 0.05
+OBJECTIVE = partial(info_nce, temperature=0.1)
 DRAW = 2
 """Of the batches. AdamW divides a gradient by its own size: an entry whose gradient nearly vanishes has no answer in
 float32. With other draws one process alone is up to 6e-7 away from float64; a test asks that this one is not."""
 
 
-def make_plan(step: int, case: str) -> BatchPlan:
+def make_plan(step: int, case: str) -> GlobalBatch:
     """Return a batch of random tokens: shared documents, weights, ignored documents."""
     draw = np.random.default_rng((DRAW, step, len(case)))
     longest = 24 if case != "unequal" else 12
@@ -45,7 +48,7 @@ def make_plan(step: int, case: str) -> BatchPlan:
     ignore[np.arange(QUERIES), positive] = False
     weights = draw.uniform(0.5, 2.0, size=QUERIES).astype(np.float32)
     names = [f"rows:{i}" for i in range(QUERIES)]
-    return BatchPlan(step, "rows", ids[:QUERIES], prefixes[:QUERIES], ids[QUERIES:], prefixes[QUERIES:],
+    return GlobalBatch(step, "rows", ids[:QUERIES], prefixes[:QUERIES], ids[QUERIES:], prefixes[QUERIES:],
                      positive, ignore, weights, names)  # fmt: skip
 
 
@@ -84,9 +87,7 @@ def run_case(
 
     limit = 0.0 if optimizer == "sgd" else CLIP
     engine = open_engine(name, encoder, build, ranks, max_gradient_norm=limit, deepspeed=deepspeed_json(name))
-    compute = TrainingStep(
-        engine, ranks, chunk_tokens=CASES[case], temperature=0.1, graph_memory_gib=0.0, precision="fp32"
-    )
+    compute = TrainingStep(engine, ranks, OBJECTIVE, chunk_tokens=CASES[case], graph_memory_gib=0.0, precision="fp32")
     curve = []
     for step in range(1 if optimizer == "sgd" else 5):
         engine.begin()
@@ -138,7 +139,7 @@ def count_step(name: str, ranks: Ranks, counts: Counter) -> dict[str, Any]:
     engine = open_engine(name, encoder, lambda e: build_adamw(e, 1e-4, 1e-4, 0.0), ranks, max_gradient_norm=CLIP,
                          deepspeed=deepspeed_json(name))  # fmt: skip
     compute = TrainingStep(
-        engine, ranks, chunk_tokens=CASES["chunks"], temperature=0.1, graph_memory_gib=0.0, precision="fp32"
+        engine, ranks, OBJECTIVE, chunk_tokens=CASES["chunks"], graph_memory_gib=0.0, precision="fp32"
     )
     for step in range(2):
         counts.clear()

@@ -226,7 +226,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 def test_the_folder_is_pushed_whole_with_the_environments_token(model, options, hub, tmp_path):
     hub_at = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
     program = (
-        "import sys, pathlib; from reasonir.train.push import push; push(pathlib.Path(sys.argv[1]), 'someone/tiny')"
+        "import sys, pathlib; from reasonir.train.card import push; push(pathlib.Path(sys.argv[1]), 'someone/tiny')"
     )
     refused = launch(1, ["-c", program, str(model)], cold=True, HF_TOKEN="", **hub_at)
     said = refused.stdout.strip().splitlines()[-1]

@@ -20,20 +20,20 @@ import reasonir.train.loop as loop
 import reasonir.train.checkpoint as checkpoint
 
 kill_in_step, kill_in_save = int(sys.argv[1]), int(sys.argv[2])
-plain_step, plain_flush = loop.optimizer_step, checkpoint._flush_to_disk
+plain_step, plain_flush = loop.optimizer_step, checkpoint.flush_to_disk
 
-def step(config, ranks, engine, compute, plan, asked):
-    if plan.step + 1 == kill_in_step:
-        compute(plan)
+def step(ranks, engine, compute, batch, asked, **options):
+    if batch.step + 1 == kill_in_step:
+        compute(batch)
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain_step(config, ranks, engine, compute, plan, asked)
+    return plain_step(ranks, engine, compute, batch, asked, **options)
 
 def flush(path):
     if kill_in_save and f"step_{kill_in_save}.partial" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
     plain_flush(path)
 
-loop.optimizer_step, checkpoint._flush_to_disk = step, flush
+loop.optimizer_step, checkpoint.flush_to_disk = step, flush
 from reasonir.train.cli import main
 main(sys.argv[3:])
 """

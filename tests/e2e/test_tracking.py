@@ -32,11 +32,11 @@ import reasonir.train.loop as loop
 fault, at = sys.argv[1], int(sys.argv[2])
 plain = loop.optimizer_step
 
-def step(config, ranks, engine, compute, plan, asked):
-    done = plain(config, ranks, engine, compute, plan, asked)
-    if plan.step + 1 == at and fault == "killed":
+def step(ranks, engine, compute, batch, asked, **options):
+    done = plain(ranks, engine, compute, batch, asked, **options)
+    if batch.step + 1 == at and fault == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if plan.step + 1 == at and fault == "without wandb's process":
+    if batch.step + 1 == at and fault == "without wandb's process":
         core = [child for child in psutil.Process().children() if "wandb" in child.name()]
         assert core
         for child in core:

@@ -12,7 +12,7 @@ from reasonir.model.packing import PackedTexts
 from reasonir.model.trunk import fused
 from reasonir.model.trunk.attention import Segments, packed_attention
 from reasonir.retrieval.top_k import exact_top_k
-from reasonir.train.gradcache import GraphBudget, backward_through_chunks
+from reasonir.train.gradcache import GradCache, GraphBudget
 from tests.kit.texts import INSTRUCTION, SENTENCES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -115,9 +115,10 @@ def _step(encoder: Encoder, budget: GraphBudget) -> dict[str, torch.Tensor]:
         PackedTexts.of([t.ids for t in part], [t.prefix_tokens for t in part], encoder.device)
         for part in (texts[:3], texts[3:4], texts[4:])
     ]
-    backward_through_chunks(
-        lambda i: encoder(chunks[i]), [len(chunk.token_ids) for chunk in chunks],
-        lambda rows: (rows * torch.linspace(-1, 1, rows.numel(), device=rows.device).view_as(rows)).sum(),
-        budget=budget, parameters=list(encoder.parameters()), device=encoder.device,
-    )  # fmt: skip
+    parameters = list(encoder.parameters())
+    cache = GradCache(embed=encoder, budget=budget, parameters=parameters, device=encoder.device)
+    rows, graphs = cache.embed_chunks(chunks)
+    weights = torch.linspace(-1, 1, rows.numel(), device=rows.device).view_as(rows)
+    (gradient,) = torch.autograd.grad((rows * weights).sum(), rows)
+    cache.replay(chunks, graphs, gradient)
     return {name: p.grad.detach().clone().cpu() for name, p in encoder.named_parameters() if p.grad is not None}

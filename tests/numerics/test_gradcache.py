@@ -8,7 +8,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.packing import PackedTexts
 from reasonir.model.pooling import pool
 from reasonir.model.trunk.attention import Segments
-from reasonir.train.gradcache import GraphBudget, backward_through_chunks
+from reasonir.train.gradcache import CacheReport, GradCache, GraphBudget
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.prepare import set_dropout
 
@@ -48,24 +48,28 @@ def plain_gradient(encoder: Encoder, batch: list[torch.Tensor], chunks: list[lis
     return value.item(), {name: p.grad.clone() for name, p in encoder.named_parameters()}
 
 
+def cached_step(encoder: Encoder, chunks: list[PackedTexts], budget: GraphBudget, loss) -> tuple[float, CacheReport]:
+    """The three steps of GradCache."""
+    parameters = list(encoder.parameters())
+    cache = GradCache(embed=encoder, budget=budget, parameters=parameters, device=torch.device("cpu"))
+    embeddings, graphs = cache.embed_chunks(chunks)
+    value = loss(embeddings)
+    (gradient,) = torch.autograd.grad(value, embeddings)
+    return value.item(), cache.replay(chunks, graphs, gradient)
+
+
 def cached_gradient(
     encoder: Encoder, batch: list[torch.Tensor], chunks: list[list[int]], gib: float
 ) -> tuple[float, dict]:
     encoder.zero_grad()
     torch.manual_seed(7)
     order = torch.from_numpy(np.argsort(np.concatenate(chunks)))
-    value, report = backward_through_chunks(
-        lambda i: encoder(packed(batch, chunks[i])),
-        [sum(len(batch[i]) for i in chunk) for chunk in chunks],
-        lambda embeddings: embeddings_loss(embeddings[order]),
-        budget=GraphBudget(int(gib * 2**30)),
-        parameters=list(encoder.parameters()),
-        device=torch.device("cpu"),
-    )
+    texts, budget = [packed(batch, chunk) for chunk in chunks], GraphBudget(int(gib * 2**30))
+    value, report = cached_step(encoder, texts, budget, lambda embeddings: embeddings_loss(embeddings[order]))
     expected = len(chunks) if gib else 0
     assert report.kept_chunks == expected
     assert report.replayed_chunks == len(chunks) - expected
-    return value.item(), {name: p.grad.clone() for name, p in encoder.named_parameters()}
+    return value, {name: p.grad.clone() for name, p in encoder.named_parameters()}
 
 
 def worst(a: dict, b: dict) -> float:
@@ -105,15 +109,7 @@ def test_keeping_graphs_changes_no_bit(tiny, batch):
 def test_a_small_budget_keeps_some_graphs_and_replays_the_rest(tiny, batch):
     chunks = CHUNKINGS["one text each"]
     budget = GraphBudget(1)
-    encoder = tiny
-    _, report = backward_through_chunks(
-        lambda i: encoder(packed(batch, chunks[i])),
-        [len(batch[i]) for i in range(len(LENGTHS))],
-        embeddings_loss,
-        budget=budget,
-        parameters=list(encoder.parameters()),
-        device=torch.device("cpu"),
-    )
+    _, report = cached_step(tiny, [packed(batch, chunk) for chunk in chunks], budget, embeddings_loss)
     assert (report.kept_chunks, report.replayed_chunks) == (1, len(LENGTHS) - 1)
     assert budget.bytes_per_token is not None
     assert budget.bytes_per_token > 4 * 64

@@ -35,7 +35,7 @@ MAX_FILES = 12
 HEAVY = {
     "pytrec_eval": {"eval/scores/metrics.py"},
     "wandb": {"core/tracking.py"},
-    "huggingface_hub": {"train/push.py", "train/memory/sizes.py"},
+    "huggingface_hub": {"train/card.py", "train/memory/sizes.py"},
     "deepspeed": {"train/parallel/engine.py"},
     "accelerate": {"train/parallel/engine.py"},
     "peft": {"model/adapters.py"},

@@ -1,7 +1,7 @@
 """Which rows a step trains on: mixing sources, shuffling, and the batch with its known answers.
 
-Invariant: the batch of a step is a pure function of (sources, weights, batch size, seed, step): no state, so the
-order is the same for any number of workers and any step can be jumped to.
+Invariant: the batch of a step is a pure function of (sources, weights, batch size, seed, step). There is no state, so
+prefetching does not change the order and a resumed run jumps to any step.
 
 Letters: B queries of a global batch, N distinct documents of it.
 """
@@ -15,17 +15,17 @@ import numpy as np
 from reasonir.core.errors import UserError
 from reasonir.train.data.token_store import TokenStore
 
-# Streams of random numbers, so that no two uses of one seed share their draws.
+# Numbers of random streams: two uses of one seed must not share their draws.
 SHUFFLE, SCHEDULE, CHOICE = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class BatchPlan:
-    """A global batch of one source. Documents are distinct texts; several queries may share one.
+class GlobalBatch:
+    """A global batch of one source. Documents are distinct texts; several queries may share a document.
 
-    query_ids, document_ids: token ids, int32 arrays; *_prefixes: leading tokens that are not pooled.
-    positive_index_B: column of each query's positive. ignore_BN: True where a document must not count as negative.
-    weights: float32 (B). row_names: "file:line" of each row, for messages.
+    query_ids, document_ids: token ids, int32 arrays. *_prefixes: leading tokens that are not pooled.
+    positive_index_B: column of each query's positive. ignore_BN: True at documents that must not count as negatives of
+    the query. weights: float32 (B). row_names: "file:line" of each row, for messages.
     """
 
     step: int
@@ -41,12 +41,12 @@ class BatchPlan:
 
 
 class MixedBatches:
-    """Global batches over several sources, each batch from one of them.
+    """Global batches over several sources, each batch from one source.
 
-    Batch j of a source covers rows [jG, (j+1)G) of its endless sequence of per-epoch shuffles, so what an epoch leaves
-    over opens the next batch. Sources take turns by time stamps: the j-th batch of a source with share p is due at
-    (j + u) / p, u uniform in [0, 1) drawn from (seed, source, j); steps follow the order of the stamps. Every prefix
-    thus holds each source's share to within a batch or two, in shuffled order.
+    A source's rows form an endless sequence of shuffles, one an epoch. Its batch j covers rows [jB, (j+1)B) of the
+    sequence, so the rows that an epoch leaves over open the next batch. Sources take turns by due times: batch j of a
+    source with share p is due at (j + u) / p, with u uniform in [0, 1) drawn from (seed, source, j). Steps follow the
+    order of due times. After any number of steps each source therefore has its share to within a batch or two.
     """
 
     def __init__(
@@ -57,7 +57,15 @@ class MixedBatches:
         negatives_per_query: int,
         seed: int,
     ) -> None:
-        """Mix `stores`; `weights` are shares of batches, by default in proportion to rows."""
+        """Mix sources.
+
+        Args:
+            stores: Tokens of the sources.
+            weights: Share of the batches of each source, any scale; None is in proportion to rows.
+            global_batch_queries: B.
+            negatives_per_query: Hard negatives drawn for each query, if its row has as many.
+            seed: Of the order.
+        """
         if weights is not None and (len(weights) != len(stores) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
             raise UserError(f"data.weights={weights} must be {len(stores)} finite numbers, not negative, not all zero")
         if global_batch_queries < 1:
@@ -83,7 +91,7 @@ class MixedBatches:
 
     @property
     def fingerprint(self) -> str:
-        """Name of the sequence of batches, by content."""
+        """Hash of everything that the sequence of batches depends on."""
         parts = [*(store.key for store in self.stores), self.shares.tolist(), self.batch_queries]
         return hashlib.sha256(repr([*parts, self.negatives_per_query, self.seed]).encode()).hexdigest()
 
@@ -94,14 +102,15 @@ class MixedBatches:
         return found.pop() or "" if len(found) == 1 else ""
 
     def source_of(self, step: int) -> tuple[int, int]:
-        """Return (source, how many batches it gave before) of a step counted from 0."""
+        """Return the source of a step counted from 0, and how many batches the source gave before."""
         if step >= len(self._schedule):
             self._schedule = self._plan_schedule(max(1_024, 2 * (step + 1)))
         source, batch = self._schedule[step]
         return int(source), int(batch)
 
     def _plan_schedule(self, steps: int) -> np.ndarray:
-        """Order all batches due before a time by which at least `steps` are due."""
+        """Return (source, batch) of at least `steps` steps in the order of due times."""
+        # Shares sum to 1, so about `horizon` batches are due by then; each source may lag by less than one.
         horizon = steps + len(self.stores)
         stamps, events = [], []
         for source, share in enumerate(self.shares):
@@ -111,6 +120,7 @@ class MixedBatches:
             stamps.append(due)
             events.append(np.stack([np.full(count, source), np.arange(count)], axis=1))
         times, pairs = np.concatenate(stamps), np.concatenate(events)
+        # Equal times go to the source that comes first. Batches due after the horizon may still be overtaken.
         order = np.lexsort((pairs[:, 0], times))
         return pairs[order][: np.searchsorted(times[order], horizon)]
 
@@ -121,6 +131,7 @@ class MixedBatches:
         """Return (source, row indices (B,), the epoch each row is in (B,)) of a step."""
         source, batch = self.source_of(step)
         size = self.stores[source].rows
+        # Rows of the source's endless sequence; a batch may reach over the end of an epoch.
         positions = np.arange(batch * self.batch_queries, (batch + 1) * self.batch_queries)
         epochs = positions // size
         rows = np.empty(len(positions), dtype=np.int64)
@@ -132,16 +143,18 @@ class MixedBatches:
     def _permutation(self, source: int, epoch: int) -> np.ndarray:
         key = (source, epoch)
         if key not in self._permutations:
+            # A batch may touch two epochs of a source, and jumps back are rare.
             if len(self._permutations) > 2 * len(self.stores) + 2:
                 self._permutations.pop(next(iter(self._permutations)), None)
             shuffled = self._generator(SHUFFLE, source, epoch).permutation(self.stores[source].rows)
             self._permutations[key] = shuffled
         return self._permutations[key]
 
-    def batch(self, step: int) -> BatchPlan:
+    def batch(self, step: int) -> GlobalBatch:
         """Return the global batch of a step counted from 0."""
         source, rows, epochs = self.rows_of(step)
         store = self.stores[source]
+        # 1 one positive and some hard negatives of each row
         positives = np.array(
             [self._rotated(source, store.listed("positive", r), r, e, 1)[0] for r, e in zip(rows, epochs, strict=True)]
         )
@@ -149,11 +162,13 @@ class MixedBatches:
             self._rotated(source, store.listed("negative", r), r, e, self.negatives_per_query)
             for r, e in zip(rows, epochs, strict=True)
         ]
+        # 2 a document of several rows is embedded once: as two columns it would be its own negative
         documents, columns = np.unique(np.concatenate([positives, *negatives]), return_inverse=True)
+        # 3 tokens and labels
         queries = store.arrays["row_query"][rows]
         prefixes, lines = store.arrays["prefix_tokens"], store.arrays["lines"]
         positive_index = columns[: len(rows)].astype(np.int64)
-        return BatchPlan(
+        return GlobalBatch(
             step=step,
             source=store.path,
             query_ids=[store.text_ids(text) for text in queries],
@@ -161,22 +176,24 @@ class MixedBatches:
             document_ids=[store.text_ids(text) for text in documents],
             document_prefixes=prefixes[documents],
             positive_index_B=positive_index,
-            ignore_BN=known_answers(store, rows, queries, documents, positive_index),
+            ignore_BN=_known_answers(store, rows, queries, documents, positive_index),
             weights=store.arrays["weights"][rows],
             row_names=[f"{store.path}:{line}" for line in lines[rows]],
         )
 
     def _rotated(self, source: int, listed: np.ndarray, row: int, epoch: int, count: int) -> np.ndarray:
-        """Return `count` entries of a list (all, where it has fewer), others in each epoch until all were used."""
+        """Return `count` entries of a list, or all if it has fewer; each epoch takes the next ones, all in turn."""
         if len(listed) <= count:
             return listed
+        # A start of its own for each row, else all rows would begin with the first of their lists.
         mixed = np.random.SeedSequence((self.seed, CHOICE, source, int(row))).generate_state(1)[0]
         start = int(mixed) + int(epoch) * count
         return listed[(start + np.arange(count)) % len(listed)]
 
     def epoch_report(self, steps_done: int) -> list[dict[str, Any]]:
-        """Return per source what `steps_done` steps used of it: nothing is dropped unseen."""
+        """Return what `steps_done` steps used of every source, and what they left out."""
         report = []
+        # Counted from the schedule: nothing has to be stored in checkpoints.
         used = np.array([self.source_of(step)[0] for step in range(steps_done)], dtype=np.int64)
         for source, store in enumerate(self.stores):
             batches = int((used == source).sum())
@@ -198,17 +215,24 @@ class MixedBatches:
         return report
 
 
-def known_answers(
+def _known_answers(
     store: TokenStore, rows: np.ndarray, queries: np.ndarray, documents: np.ndarray, positive_index: np.ndarray
 ) -> np.ndarray:
     """Mark the documents of a batch that answer a query, other than its chosen positive.
 
-    A document answers a query when its bare text equals a positive listed by the row, or by any row of the batch that
-    asks the same text.
+    A document answers a query if its text equals a positive of the query's row, or of any other row of the batch with
+    the same query text. Instructions do not count.
 
+    Args:
+        store: The batch's source.
+        rows: Row of each query, (B,).
+        queries: Text index of each query, (B,).
+        documents: Text index of each document, (N,).
+        positive_index: Column of each query's positive, (B,).
     Returns:
         bool (B, N), False at each query's positive.
     """
+    # By text, not by text index: a text with another instruction has another index and the same answer.
     hashes = store.arrays["text_hashes"]
     columns: dict[int, list[int]] = {}
     for column, text_hash in enumerate(hashes[documents].tolist()):

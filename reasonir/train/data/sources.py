@@ -1,8 +1,7 @@
 """The data sets of a run: what they are called, where they lie, what they should hold, how they are opened.
 
-Invariant: a corpus is read once, however many sources look their ids up in it, and rows that are left out or that
-differ in number from what was published are said. Leaves reading rows to `schema.py`, tokens to `token_cache.py` and
-mixing to `data.py`.
+Invariants: a corpus is read once, however many sources look their ids up in it. Rows that are left out, and counts
+that differ from what was published, are reported.
 """
 
 from collections.abc import Iterator
@@ -18,15 +17,15 @@ from reasonir.train.config import DataConfig
 from reasonir.train.data.token_store import TextTemplate, TokenStore, open_token_store
 
 Documents = dict[tuple[str, ...], Lookup | None]
-"""What ids mean, by the corpora they are looked up in; () means that rows hold texts."""
+"""Texts by document id, for each combination of corpora; None under (), for rows that hold texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A training data set; a global batch holds rows of one of them.
+    """A training data set; a global batch holds rows of one source.
 
-    name: its key in data.sources, or the path of a plain file. documents: corpora its ids are looked up in, () for
-    none. published_rows: None where nothing was published. weight: its share of batches, None in proportion to rows.
+    name: its key in data.sources, or the path of a plain file. documents: corpora in which its ids are looked up, ()
+    for none. published_rows: None if nothing was published. weight: its share of batches, None in proportion to rows.
     licence: as given, for the model's card.
     """
 
@@ -38,6 +37,11 @@ class Source:
     min_positive_words: int
     weight: float | None
     licence: str | None = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it stands in data.sources; else it is a plain file."""
+        return self.name != self.path
 
 
 def list_sources(data: DataConfig) -> list[Source]:
@@ -55,20 +59,19 @@ def list_sources(data: DataConfig) -> list[Source]:
     return [replace(source, weight=weight) for source, weight in zip(sources, data.weights, strict=True)]
 
 
-def mixing_weights(data: DataConfig) -> list[float] | None:
+def mixing_weights(sources: list[Source]) -> list[float] | None:
     """Return each source's share of batches; None in proportion to rows."""
-    weights = [source.weight for source in list_sources(data) if source.weight is not None]
+    weights = [source.weight for source in sources if source.weight is not None]
     return weights or None
 
 
-def read_all_documents(data: DataConfig) -> Documents:
+def read_all_documents(sources: list[Source]) -> Documents:
     """Read the corpora in which the sources look up document ids, each once.
 
     Raises:
-        UserError: a source's file is missing (said before anything is read), or a corpus cannot be read.
+        UserError: A source's file is missing (found before anything is read), or a corpus cannot be read.
     """
-    sources = list_sources(data)
-    require_files(sources)
+    _require_files(sources)
     corpora: dict[str, Lookup] = {}
     documents: Documents = {(): None}
     for source in sources:
@@ -78,36 +81,54 @@ def read_all_documents(data: DataConfig) -> Documents:
     return documents
 
 
-def require_files(sources: list[Source]) -> None:
-    """Refuse local files that are not there, all by name, before a large model or corpus is read for nothing."""
+def _require_files(sources: list[Source]) -> None:
+    """Refuse local files that are missing, all by name, before a large model or corpus is read for nothing."""
+    # The hub answers for its own data sets later.
     missing = [source for source in sources if not _is_hub(source.path) and not Path(source.path).is_file()]
     if not missing:
         return
     first = missing[0]
     more = f" (nor are those of {', '.join(source.name for source in missing[1:])})" if missing[1:] else ""
-    named = first.name != first.path
-    remedy = f"; give data.sources.{first.name}.path=FILE, or ~data.sources.{first.name} to go without" if named else ""
+    option = f"data.sources.{first.name}"
+    remedy = f"; give {option}.path=FILE, or ~{option} to go without" if first.is_named else ""
     raise UserError(f"{first.path}: no such file{more}{remedy}")
 
 
-def training_texts(data: DataConfig, documents: Documents) -> Iterator[str]:
+def training_texts(sources: list[Source], documents: Documents) -> Iterator[str]:
     """Yield the distinct texts of the sources, in order, for learning a tokenizer."""
     seen: set[int] = set()
-    for source in list_sources(data):
+    for source in sources:
         words = source.min_positive_words  # rows left out are counted where they are tokenised
         for example in read_training_examples(source.path, documents[source.documents], source.instruction, words):
             for piece in (example.query, *example.positives, *example.negatives):
+                # Hashes in place of texts: a corpus of many gigabytes would not fit twice.
                 if hash(piece.text) not in seen:
                     seen.add(hash(piece.text))
                     yield f"{piece.instruction}\n<|embed|>\n{piece.text}"
 
 
 def open_sources(
-    data: DataConfig, documents: Documents, template: TextTemplate, query_max_tokens: int, document_max_tokens: int
+    sources: list[Source],
+    documents: Documents,
+    template: TextTemplate,
+    *,
+    query_max_tokens: int,
+    document_max_tokens: int,
+    cache_dir: str,
 ) -> list[TokenStore]:
-    """Tokenise the sources, or reuse them from the cache, in the order of `list_sources`."""
+    """Tokenise the sources, or reuse them from the cache, in their order.
+
+    Args:
+        sources: The sources of the run.
+        documents: Their corpora, from `read_all_documents`.
+        template: Turns an instruction and a text into tokens.
+        query_max_tokens: Tokens of a query's input.
+        document_max_tokens: Tokens of a document's input.
+        cache_dir: Folder of tokenised sources.
+    """
     stores = []
-    for source in list_sources(data):
+    for source in sources:
+        # The number of rows is unknown before they are read: the bar counts up.
         progress = Progress(f"tokenise {source.name}", 0, "rows")
         stores.append(
             open_token_store(
@@ -116,7 +137,7 @@ def open_sources(
                 template,
                 query_max_tokens,
                 document_max_tokens,
-                Path(data.cache_dir).expanduser(),
+                Path(cache_dir).expanduser(),
                 progress.update,
                 instruction=source.instruction,
                 min_positive_words=source.min_positive_words,
@@ -127,11 +148,12 @@ def open_sources(
 
 
 def compare_rows(source: Source, found: int, left_out: int) -> str | None:
-    """Say how the rows of a source differ from what was published, and how many were left out; None where neither.
+    """Say how the rows of a source differ from what was published, and how many were left out; None if neither holds.
 
     Args:
-        found: rows that are trained on.
-        left_out: rows besides them that the filter of short positives holds back.
+        source: The source.
+        found: Rows that are trained on.
+        left_out: Further rows, which the filter of short positives holds back.
     """
     total, published = found + left_out, source.published_rows
     parts = []
@@ -143,35 +165,51 @@ def compare_rows(source: Source, found: int, left_out: int) -> str | None:
     return f"{source.name}: {'; '.join(parts)}" if parts else None
 
 
-def report_rows(data: DataConfig, stores: list[TokenStore]) -> list[str]:
-    """Return a line for every difference between the opened sources and what was published of them."""
-    pairs = list(zip(list_sources(data), stores, strict=True))
+def report_rows(sources: list[Source], stores: list[TokenStore], published_rows: int | None) -> list[str]:
+    """Return a line for every difference between the opened sources and what was published of them.
+
+    Args:
+        sources: The sources of the run.
+        stores: Their tokens, in the same order.
+        published_rows: Published rows of all named sources together; None if unknown.
+    """
+    pairs = list(zip(sources, stores, strict=True))
     lines = [compare_rows(source, store.rows, store.left_out) for source, store in pairs]
-    named = pairs[len(data.files) :]
-    if data.published_rows is not None and named:
-        together = Source("all named sources", "", "", (), data.published_rows, 0, None)
-        lines.append(compare_rows(together, sum(store.rows + store.left_out for _, store in named), 0))
+    named = [store for source, store in pairs if source.is_named]
+    if published_rows is not None and named:
+        together = Source("all named sources", "", "", (), published_rows, 0, None)
+        lines.append(compare_rows(together, sum(store.rows + store.left_out for store in named), 0))
     return [line for line in lines if line is not None]
 
 
 def describe_format(store: TokenStore) -> str:
-    """Say in which tool's format a source is written, and what of it cannot be trained on; "" for our own."""
+    """Say in which tool's format a source is written, and which of its rows are unusable; "" for our own format."""
     unusable = f", {store.unusable:,} pairs with a label under 0.5 left out" if store.unusable else ""
     return f"; read as rows of {store.format}{unusable}" if store.format else ""
 
 
-def published_total(data: DataConfig) -> int | None:
-    """Return the published rows of all sources together; None where that of one is unknown."""
-    if data.published_rows is not None and not data.files:
-        return data.published_rows
-    counts = [source.published_rows for source in list_sources(data)]
+def published_total(sources: list[Source], published_rows: int | None) -> int | None:
+    """Return the published rows of all sources together; None if the rows of one are unknown.
+
+    Args:
+        sources: The sources of the run.
+        published_rows: Published rows of all named sources together; None if unknown.
+    """
+    if published_rows is not None and all(source.is_named for source in sources):
+        return published_rows
+    counts = [source.published_rows for source in sources]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def describe_sources(data: DataConfig) -> list[str]:
-    """Return lines that say of each source where it would be read and what is expected of it; reads nothing."""
+def describe_sources(sources: list[Source], published_rows: int | None) -> list[str]:
+    """Return a line for each source: where it would be read, and what is expected of it. Reads nothing.
+
+    Args:
+        sources: The sources of the run.
+        published_rows: Published rows of all named sources together; None if unknown.
+    """
     lines = []
-    for source in list_sources(data):
+    for source in sources:
         parts = [_describe_place(source.path)]
         if source.published_rows is not None:
             parts.append(f"{source.published_rows:,} rows published")
@@ -182,16 +220,16 @@ def describe_sources(data: DataConfig) -> list[str]:
             parts.append(f"ids looked up in {' and '.join(_describe_place(path) for path in source.documents)}")
         if source.weight is not None:
             parts.append(f"weight {source.weight:g}")
-        label = "" if source.name == source.path else f" {source.name}"
+        label = f" {source.name}" if source.is_named else ""
         lines.append(f"source{label}: {'; '.join(parts)}")
-    if data.published_rows is not None:
-        lines.append(f"named sources together: {data.published_rows:,} rows published")
+    if published_rows is not None:
+        lines.append(f"named sources together: {published_rows:,} rows published")
     return lines
 
 
-def input_paths(data: DataConfig) -> list[str]:
-    """Return what the sources read of the local disk, files and corpora, each once."""
-    named = [path for source in list_sources(data) for path in (source.path, *source.documents)]
+def input_paths(sources: list[Source]) -> list[str]:
+    """Return the files and corpora that the sources read from the local disk, each once."""
+    named = [path for source in sources for path in (source.path, *source.documents)]
     places = [_hub_name(path) if _is_hub(path) else path for path in named]
     return [path for path in dict.fromkeys(places) if Path(path).exists()]
 
@@ -205,7 +243,7 @@ def _hub_name(path: str) -> str:
 
 
 def _describe_place(path: str) -> str:
-    """Return a path and what stands there: a file's size, a folder, a hub name, nothing."""
+    """Return a path and what it is: a file with its size, a folder, a hub name, missing."""
     if _is_hub(path):
         return f"{path} ({'local folder' if Path(_hub_name(path)).is_dir() else 'from the hub'})"
     place = Path(path)

@@ -1,14 +1,12 @@
 """A training file tokenised once: flat arrays on disk, mapped into memory, found again by content and settings.
 
-Invariant: a store under its final name is complete, and its name depends on the file's bytes, the looked-up
-documents, the instruction given to bare queries, the filter of short positives, the template and the token limits.
-Within a store each distinct text (instruction, text, side) stands once.
+Invariants: a store under its final name is complete. Its name depends on the file's bytes, the documents looked up, the
+instruction of bare queries, the filter of short positives, the template and the token limits. A store holds each
+distinct text (instruction, text, side) once.
 """
 
 import hashlib
 import json
-import os
-import shutil
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,10 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import file_sha256, whole_folder
+from reasonir.core.stamp import digest_of, read_stamp, unchanged
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
 
+# Rows tokenised in one call: enough for the tokenizer's threads, little enough memory.
 ROWS_PER_BATCH = 1_000
+META_FILE = "meta.json"
+# Part of every store's key; a change of the arrays below raises it, so that older stores are not read.
 FORMAT = 4
 ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
@@ -31,7 +34,7 @@ ARRAYS = (
 
 
 class TextTemplate(Protocol):
-    """What tokenising needs: `reasonir.model.templates.Template` has it."""
+    """Turns texts into tokens; `reasonir.model.templates.Template` is one."""
 
     fingerprint: str
 
@@ -44,9 +47,9 @@ class TextTemplate(Protocol):
 class TokenStore:
     """A tokenised source.
 
-    Text i has token ids tokens[offsets[i]:offsets[i+1]], of which the first prefix_tokens[i] are not pooled;
-    text_hashes[i] identifies its bare text, without instruction. Row r asks query text row_query[r] and lists texts
-    positives[positive_offsets[r]:positive_offsets[r+1]], negatives likewise; it stands in line lines[r] of the file.
+    Text i has token ids tokens_flat[offsets[i]:offsets[i+1]]; the first prefix_tokens[i] of them are not pooled.
+    text_hashes[i] identifies its text without the instruction. Row r asks query text row_query[r] and lists texts
+    positives[positive_offsets[r]:positive_offsets[r+1]], negatives likewise. It is line lines[r] of the file.
     """
 
     path: str
@@ -82,7 +85,7 @@ class TokenStore:
 
     @property
     def unusable(self) -> int:
-        """Rows of the file without a positive, in a format of another tool that has such rows."""
+        """Rows of the file that hold no positive; some formats of other tools have such rows."""
         return int(self.meta["unusable"])
 
     @property
@@ -116,64 +119,56 @@ def open_token_store(
     """Return the tokenised form of a training file, from the cache or made now.
 
     Args:
-        documents: where ids of the rows are looked up; None where rows hold texts.
-        on_progress: called with the number of rows done.
-        instruction: for queries that bring none.
-        min_positive_words: rows whose every positive has fewer words are left out and counted.
+        path: Training file, or a data set of the hub.
+        documents: Texts by id for rows that hold ids; None if rows hold texts.
+        template: Turns an instruction and a text into tokens.
+        query_max_tokens: Tokens of a query's input.
+        document_max_tokens: Tokens of a document's input.
+        cache_dir: Folder of tokenised sources.
+        on_progress: Called with the number of rows done.
+        instruction: Instruction of queries that have none.
+        min_positive_words: Rows whose every positive has fewer words are left out and counted.
     Raises:
-        UserError: from reading the rows, from an instruction longer than the token limit, or where no row is left.
+        UserError: Rows cannot be read, an instruction is longer than the token limit, or no row is left.
     """
+    # The cache key: whatever changes a token changes it.
     settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, instruction, min_positive_words]
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
     folder = cache_dir / "tokens" / key
-    if not _is_whole(folder):
+    meta = read_stamp(folder / META_FILE)
+    if meta is None or not unchanged(folder, meta["bytes"]):
         growing = _Growing()
         examples = read_training_examples(
             path, documents, instruction, min_positive_words, growing.leave_out, growing.report
         )
         limits = {"query": query_max_tokens, "document": document_max_tokens}
-        _build(path, growing, examples, template, limits, folder, on_progress)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = _build(path, growing, examples, template, limits, folder, on_progress)
+    # Mapped, not read: many ranks share the pages, and a corpus may be larger than memory. An empty file has no map.
     flat = folder / "tokens.bin"
     tokens = np.memmap(flat, dtype=np.int32, mode="r") if flat.stat().st_size else np.empty(0, np.int32)
     return TokenStore(path, key, tokens, {name: np.load(folder / f"{name}.npy") for name in ARRAYS}, meta)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Say whether a store lies there with all its bytes (a copy or a full disk may have cut it)."""
-    try:
-        sizes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["bytes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
 def _content_hash(path: str) -> str:
-    if path.startswith("hub:"):  # a name says nothing about the revision behind it
-        digest = hashlib.sha256()
-        for _, row in read_rows(path):
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        return digest.hexdigest()
+    if path.startswith("hub:"):  # the name says nothing about the revision, so the rows are hashed
+        return digest_of(json.dumps(row, sort_keys=True, default=str) for _, row in read_rows(path))
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _documents_hash(documents: Lookup | None) -> str | None:
     if documents is None:
         return None
-    digest = hashlib.sha256()
-    for identifier, entry in documents.items():
-        text = entry if isinstance(entry, str) else "\0ambiguous"  # whatever its texts, no row may use it
-        digest.update(f"{len(identifier)}:{len(text)}:{identifier}{text}".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    # No row may use an ambiguous id, so its texts change no token.
+    texts = ((i, entry if isinstance(entry, str) else "\0ambiguous") for i, entry in documents.items())
+    return digest_of(f"{len(i)}:{len(text)}:{i}{text}" for i, text in texts)
 
 
 @dataclass(slots=True)
 class _Growing:
-    """The arrays of a store while they are built, 8 bytes an entry; `known` takes some 150 bytes a distinct text."""
+    """The arrays of a store while it is built, 8 bytes an entry. `known` takes some 150 bytes a distinct text."""
 
     offsets: array = field(default_factory=lambda: array("q", [0]))
     prefix_tokens: array = field(default_factory=lambda: array("q"))
@@ -204,11 +199,9 @@ def _build(
     limits: dict[str, int],
     folder: Path,
     on_progress: Callable[[int], None] | None,
-) -> None:
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+) -> dict[str, Any]:
+    """Write the files of a store and return its facts."""
+    with whole_folder(folder, per_process=True) as scratch:
         with (scratch / "tokens.bin").open("wb") as stream:
             while batch := list(islice(examples, ROWS_PER_BATCH)):
                 for ids in _append(growing, batch, template, limits, path):
@@ -219,21 +212,18 @@ def _build(
             if growing.report.unusable and not growing.left_out:
                 raise UserError(f"{path}: none of the {growing.report.unusable} pairs has a label of 0.5 or more")
             raise UserError(f"{path}: min_positive_words leaves out all {growing.left_out} rows; lower it")
-        _write_arrays(growing, scratch)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        return _write_arrays(growing, scratch)
 
 
 def _append(
     growing: _Growing, batch: list[TrainingExample], template: TextTemplate, limits: dict[str, int], path: str
 ) -> Iterator[np.ndarray]:
-    """Add a batch of rows; yield the token ids of texts not seen before."""
+    """Add a batch of rows; yield the token ids of texts that no earlier row had."""
     new: dict[str, list[InstructedText]] = {"query": [], "document": []}
     waiting: list[tuple[str, int]] = []
 
     def index_of(piece: InstructedText, side: str) -> int:
+        # 16 bytes in place of the text; two of 2^32 texts collide with a probability of 2^-65.
         identity = f"{side}\0{piece.instruction}\0{piece.text}".encode("utf-8", "surrogatepass")
         key = hashlib.blake2b(identity, digest_size=16).digest()
         if key not in growing.known:
@@ -253,6 +243,7 @@ def _append(
         growing.negative_offsets.append(len(growing.negatives))
         growing.weights.append(example.weight)
         growing.lines.append(example.line)
+    # All new texts of a side go through the tokenizer in one call.
     encoded = {}
     for side, pieces in new.items():
         pairs = [(piece.instruction, piece.text) for piece in pieces]
@@ -261,6 +252,7 @@ def _append(
         except UserError:
             _name_line(batch, side, template, limits[side], path)
             raise
+    # Tokens are written in the order in which the texts got their indices.
     for side, position in waiting:
         text = encoded[side][position]
         growing.offsets.append(growing.offsets[-1] + len(text.ids))
@@ -270,7 +262,7 @@ def _append(
 
 
 def _name_line(batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str) -> None:
-    """Raise what the template refuses, with the line of the first row that holds it."""
+    """Raise the template's refusal with the line of the first row that causes it."""
     for example in batch:
         pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]
         try:
@@ -279,7 +271,8 @@ def _name_line(batch: list[TrainingExample], side: str, template: TextTemplate, 
             raise UserError(f"{path}:{example.line}: {error}") from error
 
 
-def _write_arrays(growing: _Growing, folder: Path) -> None:
+def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:
+    # meta.json is written last: it holds the sizes of all other files.
     kinds = {"prefix_tokens": np.int32, "text_hashes": np.uint64, "weights": np.float32}
     for name in ARRAYS:
         np.save(folder / f"{name}.npy", np.array(getattr(growing, name), dtype=kinds.get(name, np.int64)))
@@ -295,4 +288,5 @@ def _write_arrays(growing: _Growing, folder: Path) -> None:
         "query_instruction": instructions[0] if len(instructions) == 1 else None,
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     }
-    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+    (folder / META_FILE).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+    return meta

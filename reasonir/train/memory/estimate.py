@@ -1,21 +1,24 @@
-"""Memory of one rank, before any weight is loaded, and what to change where it does not fit.
+"""Memory of one rank before any weight is loaded, and which options to change if it does not fit.
 
-Invariant: pure functions on plain numbers, no torch. Leaves measuring a real graph to `gradcache.py`.
+Invariant: pure functions on plain numbers, no torch. `gradcache.py` measures a real graph.
 """
 
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reasonir.train.config import Engine
+from reasonir.train.config import EngineName
 from reasonir.train.memory.sizes import BatchFigures, ModelShape
 
 GIB = 2**30
+# Share of the free memory, after a step without kept graphs, that kept graphs may fill. A CPU's memory has other
+# users too.
 GRAPH_SHARE = {"cuda": 0.8, "cpu": 0.5}
-"""Of the memory that a step without kept graphs leaves free, what kept graphs may fill; on a CPU others use it too."""
-SHARDED = (Engine.zero3, Engine.fsdp2)
+SHARDED = (EngineName.zero3, EngineName.fsdp2)
+# Two float32 moments a trained parameter.
 ADAM_BYTES = 8
-"""Two float32 moments a trained parameter."""
+# Bytes that autograd keeps of a layer for one token with the modules of transformers 5.23; a test measures them
+# again. On a CPU in float32, `model/trunk/fused.py` keeps 8 bytes a hidden channel and 4 a feed-forward channel less.
 ACTIVATION_BYTES = {
     # Gated (Llama), or classic (BERT); arithmetic: bytes per hidden channel, per channel of queries and keys (outputs
     # and values double them), per channel of the feed-forward layer; then, once a stack, per hidden channel.
@@ -26,17 +29,18 @@ ACTIVATION_BYTES = {
     (False, "autocast"): (16, 4, 4, 4),
     (False, "bf16"): (8, 4, 4, 2),
 }
-"""What autograd keeps of a layer for one token with transformers 5.23's modules (a test measures again). On a CPU in
-float32, `model/fused.py` keeps 8 bytes a hidden channel and 4 a channel of the feed-forward layer less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySetting:
-    """What memory depends on. arithmetic: fp32; autocast (float32 weights, bfloat16 products); bf16 (weights too)."""
+    """The quantities that memory depends on.
+
+    arithmetic: "fp32", "autocast" (float32 weights, bfloat16 products) or "bf16" (bfloat16 weights too).
+    """
 
     shape: ModelShape
     batch: BatchFigures
-    engine: Engine
+    engine: EngineName
     arithmetic: str
     chunk_tokens: int
     graph_memory_gib: float
@@ -51,16 +55,16 @@ class MemorySetting:
 
     @property
     def graph_bytes(self) -> tuple[float, float]:
-        """Bytes of a chunk's graph, and of a pass that keeps none: one layer's share.
+        """Bytes of a chunk's graph, and of a pass without a graph, which holds one layer at a time.
 
-        Autocast casts every float32 matrix to bfloat16 where it is used; a graph holds on to the copies, a pass that
-        keeps none to one layer's (autocast's own cache of copies is off in training).
+        Autocast casts every float32 matrix to bfloat16 for its product. A graph keeps all the copies, a pass without a
+        graph those of one layer, because autocast's own cache of copies is off in training.
         """
         shape, tokens = self.shape, max(self.chunk_tokens, self.batch.longest_text)
         per_hidden, per_head, per_inner, per_end = ACTIVATION_BYTES[shape.gated, self.arithmetic]
         channels = (shape.heads + shape.key_value_heads) * shape.head_size
         layer = per_hidden * shape.hidden_size + per_head * channels + per_inner * shape.intermediate_size
-        layer += 4 * shape.heads + (8 if shape.gated else 16)  # the softmax's normaliser, the norms' statistics
+        layer += 4 * shape.heads + (8 if shape.gated else 16)  # normaliser of the softmax, statistics of the norms
         copy = 2 * shape.layer_matrix_parameters if self.arithmetic == "autocast" else 0
         copies = shape.layers * copy
         if not self.gradient_checkpointing:
@@ -70,9 +74,9 @@ class MemorySetting:
 
     @property
     def kept_chunks(self) -> int:
-        """Chunks whose graph fits graph_memory_gib; the first is kept in any case, unless that is 0.
+        """Chunks whose graph fits graph_memory_gib. The first graph is always kept, unless the limit is 0.
 
-        Sharded engines keep none: a kept graph is a forward pass less, on which ranks would have to agree.
+        Sharded engines keep none: a kept graph saves a forward pass, and their ranks must all run the same number.
         """
         if self.graph_memory_gib <= 0 or self.engine in SHARDED:
             return 0
@@ -89,30 +93,33 @@ class MemoryFigures:
 
     @property
     def device_gib(self) -> float:
-        """All of it on the device, GiB; without what the CUDA context and fragments take (1 to 3 GiB)."""
+        """Sum on the device, GiB; the CUDA context and fragmentation take 1 to 3 GiB more."""
         return sum(self.device.values()) / GIB
 
 
 def plan_memory(setting: MemorySetting) -> MemoryFigures:
-    """Count the memory of one rank.
+    """Count the memory of one rank. P parameters, T of them trained, W ranks, w bytes a weight (4, or 2 in bfloat16).
 
-    w = 4 bytes a weight (2 with bfloat16 weights), T w of gradients, 8 T of AdamW's moments and 4 T of float32
-    weights beside them where the weights are bfloat16 and always under zero1, zero2 (DeepSpeed keeps its own).
-    Shards: zero1 the optimizer / W; zero2 that and T w / W of reduced gradients, beside the whole gradient, which
-    GradCache accumulates before the one reduction of a step; zero3, fsdp2 everything / W, plus the largest layer
-    whole, with its gradient. Activations: `MemorySetting.graph_bytes` of the kept chunks, whose backward passes come
-    first, or of the one that is replayed; beside them the pass without a graph, or the layer that is recomputed.
+    Weights P w, gradients T w, AdamW's moments 8 T. With bfloat16 weights, and always under zero1 and zero2, DeepSpeed
+    keeps float32 weights of its own: 4 T. Shards: zero1 divides the optimizer by W. zero2 does too and adds T w / W of
+    reduced gradients; the whole gradient stays, because GradCache accumulates it before the one reduction of a step.
+    zero3 and fsdp2 divide everything by W and gather the largest layer whole, with its gradient. Activations:
+    `MemorySetting.graph_bytes` of the kept chunks, or of the chunk that is replayed; beside them one pass without a
+    graph, or the layer that is computed again.
     """
     shape, batch, engine, ranks = setting.shape, setting.batch, setting.engine, setting.batch.ranks
     trained, sharded = shape.trained_parameters, engine in SHARDED
-    own_copy = setting.arithmetic == "bf16" or engine in (Engine.zero1, Engine.zero2)
-    gradients = trained * setting.weight_bytes * {Engine.zero2: 1 + 1 / ranks}.get(engine, 1 / ranks if sharded else 1)
+    own_copy = setting.arithmetic == "bf16" or engine in (EngineName.zero1, EngineName.zero2)
+    gradients = (
+        trained * setting.weight_bytes * {EngineName.zero2: 1 + 1 / ranks}.get(engine, 1 / ranks if sharded else 1)
+    )
+    # Kept chunks are first in the backward order and free their graphs, so a replayed chunk's graph is not added.
     graph, bare = setting.graph_bytes
     kept = setting.kept_chunks
     beside = setting.gradient_checkpointing or 0 < kept < batch.rank_chunks
     rows, documents = batch.rank_queries + batch.rank_documents, batch.documents if ranks > 1 else 0
     weights = shape.parameters * setting.weight_bytes / (ranks if sharded else 1)
-    optimizer = trained * (ADAM_BYTES + 4 * own_copy) / (1 if engine in (Engine.single, Engine.ddp) else ranks)
+    optimizer = trained * (ADAM_BYTES + 4 * own_copy) / (1 if engine in (EngineName.single, EngineName.ddp) else ranks)
     figures = {
         "weights": weights,
         "gradients": gradients,
@@ -122,15 +129,16 @@ def plan_memory(setting: MemorySetting) -> MemoryFigures:
         "pass without a graph": bare if beside else 0.0,
         "embeddings and scores": 8 * shape.hidden_size * (rows + documents) + 12 * batch.rank_queries * batch.documents,
     }
+    # Offloaded by DeepSpeed's JSON.
     moved = {"optimizer state": setting.offload_optimizer, "weights": setting.offload_weights}
     host = {name: figures.pop(name) for name, there in moved.items() if there}
     return MemoryFigures(figures, host)
 
 
 def suggest_savings(setting: MemorySetting, device_memory_gib: float) -> list[str]:
-    """Return what to change, gentlest first, until the run fits the device; [] where it does.
+    """Return which options to change, gentlest first, until the run fits the device; [] if it fits already.
 
-    Each line counts on those before it. Chunks, graphs and recomputing cost time only; no result changes.
+    Each line assumes the changes of the lines before it. None of the changes alters a result.
     """
     batch = setting.batch
     lines: list[str] = []
@@ -145,9 +153,10 @@ def suggest_savings(setting: MemorySetting, device_memory_gib: float) -> list[st
         (f"chunk_tokens={batch.longest_text}", {"chunk_tokens": batch.longest_text}),
         ("graph_memory_gib=0", {"graph_memory_gib": 0.0}),
         ("gradient_checkpointing=true", {"gradient_checkpointing": True}),
-        ("parallel=zero3", {"engine": Engine.zero3}),
+        ("parallel=zero3", {"engine": EngineName.zero3}),
         (f"{2 * batch.ranks} ranks (with parallel=zero3 or fsdp2)", {"batch": doubled}),
     ]
+    # A change that saves less than 0.05 GiB is no help worth its time.
     while (before := plan_memory(setting).device_gib) > device_memory_gib:
         tried = [(text, replace(setting, **change)) for text, change in options]
         saving = [(text, new) for text, new in tried if before - plan_memory(new).device_gib >= 0.05]
@@ -157,3 +166,27 @@ def suggest_savings(setting: MemorySetting, device_memory_gib: float) -> list[st
         options = [option for option in options if option[0] != text]
         lines.append(f"{text}: {plan_memory(setting).device_gib:,.1f} GiB instead of {before:,.1f}")
     return lines
+
+
+def explain_out_of_memory(
+    chunk_tokens: int, longest_text: int, graph_memory_gib: float | None, gradient_checkpointing: bool
+) -> str:
+    """Say which options to lower after the largest texts of a step did not fit.
+
+    Args:
+        chunk_tokens: Tokens of one forward pass.
+        longest_text: Tokens of the longest text, which is the smallest possible chunk.
+        graph_memory_gib: Memory for kept graphs, GiB; None is measured by the run.
+        gradient_checkpointing: Whether layers are computed again in the backward pass.
+    """
+    remedies = []
+    if chunk_tokens > longest_text:
+        remedies.append(f"lower chunk_tokens (now {chunk_tokens}; a single text needs {longest_text})")
+    if graph_memory_gib:
+        remedies.append(f"lower graph_memory_gib (now {graph_memory_gib:g})")
+    if graph_memory_gib is None:
+        remedies.append("set graph_memory_gib=0")
+    if not gradient_checkpointing:
+        remedies.append("set gradient_checkpointing=true (one more forward pass)")
+    remedies.append("shard with parallel=zero3 or fsdp2, or train adapters with lora=lora")
+    return f"out of memory on the largest texts of a step: {'; '.join(remedies)}"

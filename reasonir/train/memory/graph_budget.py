@@ -1,15 +1,15 @@
-"""What a rank may fill: its device's memory, how much of it is free for kept graphs, and what becomes of freed memory.
-
-Leaves what a run needs to `memory.py`.
-"""
+"""Memory of this machine: what a rank may fill, what is free for kept graphs, and what becomes of freed pages."""
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.train.memory.estimate import GIB, GRAPH_SHARE
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -20,26 +20,38 @@ def device_memory_gib(device: torch.device) -> float:
     """Return what one rank may fill: its GPU's memory, or its share of this machine's."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / GIB
-    return min(psutil.virtual_memory().total, _cgroup_bytes()[0]) / GIB / ranks_here()
+    return min(psutil.virtual_memory().total, _cgroup_bytes()[0]) / GIB / _ranks_here()
 
 
 def graph_allowance(device: torch.device) -> int:
     """Return the bytes that kept graphs may fill beside a step that keeps none.
 
-    Call it after a step on the largest texts: on CUDA what that step needed at its peak is not free.
+    Call it after a step on the largest texts: on CUDA the peak of that step counts as used.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(GRAPH_SHARE["cuda"] * (free + torch.cuda.memory_reserved(device)
                                           - torch.cuda.max_memory_allocated(device)))  # fmt: skip
-    return int(GRAPH_SHARE["cpu"] * min(psutil.virtual_memory().available, _cgroup_bytes()[1]) / ranks_here())
+    return int(GRAPH_SHARE["cpu"] * min(psutil.virtual_memory().available, _cgroup_bytes()[1]) / _ranks_here())
+
+
+@contextmanager
+def refuse_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn torch's error of memory that did not suffice into a `UserError` with this advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch raises a plain RuntimeError on a CPU.
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
+            raise UserError(advice) from error
+        raise
 
 
 def keep_freed_memory() -> None:
     """Let this process keep the memory it frees (glibc; elsewhere nothing happens).
 
-    Activations are freed and asked for again in every step; handed back in between, their pages have to be cleared
-    and mapped anew, which costs more than the arithmetic on them (docs/log.md, 2026-11-25).
+    Every step frees its activations and allocates them again. If their pages go back to the system in between, they
+    are cleared and mapped anew, which costs more than the arithmetic on them (docs/log.md, 2026-11-25).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -49,13 +61,14 @@ def keep_freed_memory() -> None:
     mallopt(MALLOPT_MMAP_MAX, 0)
 
 
-def ranks_here() -> int:
+def _ranks_here() -> int:
     """Return how many ranks share this machine's memory, as torchrun says."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cgroup_bytes() -> tuple[float, float]:
-    """Return (limit, free) of this process's control groups, version 2; infinity where none limits it."""
+    """Return (limit, free) of this process's control groups, version 2; infinity without a limit."""
+    # Batch systems set the limit on a job and start steps in groups below it: the tightest group on the way up counts.
     limit = free = float("inf")
     try:
         lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
@@ -72,5 +85,6 @@ def _cgroup_bytes() -> tuple[float, float]:
             continue
         if most.isdigit():
             limit = min(limit, int(most))
+            # Cached files that nobody uses count as used, but the kernel gives them up for us.
             free = min(free, int(most) - used + int(stat.get("inactive_file", 0)))
     return limit, max(free, 0.0)

@@ -1,8 +1,7 @@
-"""What a run will do and need, before any weight is loaded: steps, tokens, bytes between ranks, memory of a rank.
+"""The plan of a run, before any weight is loaded: steps, tokens, bytes between ranks, memory of a rank; and its page.
 
 Invariant: pure functions on plain numbers, no torch, no network; the same figures on a laptop as on the cluster.
-Owns bytes between ranks and the printed page; sizes stand in `sizes.py`, memory in `memory.py`. Leaves counting rows
-to the caller.
+`sizes.py` counts parameters and texts, `estimate.py` memory.
 
 Letters: B queries and N documents of a global batch, W ranks, D embedding dimension, P parameters, T trained ones.
 """
@@ -10,7 +9,7 @@ Letters: B queries and N documents of a global batch, W ranks, D embedding dimen
 from dataclasses import dataclass, replace
 
 from reasonir.core.fields import Precision
-from reasonir.train.config import Engine, GatherPrecision, TrainConfig
+from reasonir.train.config import EngineName, GatherPrecision, TrainConfig
 from reasonir.train.memory.estimate import (
     GIB,
     GRAPH_SHARE,
@@ -20,65 +19,70 @@ from reasonir.train.memory.estimate import (
     plan_memory,
     suggest_savings,
 )
-from reasonir.train.memory.sizes import BatchFigures, ModelShape, plan_batch, read_shape
+from reasonir.train.memory.sizes import BatchFigures, ModelShape, plan_batch, read_shape, with_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficFigures:
-    """Of one rank and step: bytes received (as many are sent), entries of its score block, operations for them."""
+    """Of one rank and step: bytes received (as many are sent), entries of its block of scores."""
 
     documents_bytes: float
     document_gradients_bytes: float
     gradients_bytes: float
     weights_bytes: float
     scores: int
-    score_operations: int
 
 
 def plan_traffic(
     shape: ModelShape,
     batch: BatchFigures,
     *,
-    engine: Engine,
-    wire_bytes: int,
+    engine: EngineName,
+    entry_bytes: int,
     weight_bytes: int,
     gradient_bytes: int,
     forward_passes: int,
     backward_passes: int,
 ) -> TrafficFigures:
-    """Count bytes between ranks; with r = (W - 1) / W, the share of anything that lies with the others:
+    """Count the bytes between ranks. r = (W - 1) / W is the share of anything that the other ranks hold.
 
-    documents: N D r wire_bytes, and as much for their gradients (reduce-scatter).
+    documents: N D r entries, and as many for their gradients (reduce-scatter).
     gradients: ddp, zero1, zero2 one ring all-reduce a step, 2 r T (DeepSpeed's default,
     use_multi_rank_bucket_allreduce); zero3, fsdp2 one reduce-scatter a backward pass, r T.
-    weights: zero1, zero2 all-gather what was updated, r T; zero3, fsdp2 gather all of them in every pass of a chunk,
-    (forward + backward passes) r P. Layers that are computed again in the backward pass lie there already.
-    scores: B/W x N, 2 D operations each.
+    weights: zero1, zero2 all-gather the updated weights, r T; zero3, fsdp2 gather all weights in every pass of a chunk,
+    (forward + backward passes) r P. A layer that is computed again in the backward pass is gathered already.
+    scores: B/W x N.
 
     Args:
-        wire_bytes: of an embedding's entry. weight_bytes: of a weight as it travels. gradient_bytes: of its gradient.
-        forward_passes, backward_passes: of this rank's chunks in one step.
+        shape: Sizes of the model.
+        batch: Texts of a step.
+        engine: Which rank holds what.
+        entry_bytes: Of a number in an embedding.
+        weight_bytes: Of a weight as it travels.
+        gradient_bytes: Of a weight's gradient.
+        forward_passes: Of this rank's chunks in one step.
+        backward_passes: Of this rank's chunks in one step.
     """
+    # A ring: every rank receives all shards but its own.
     share = (batch.ranks - 1) / batch.ranks
     trained, everything = shape.trained_parameters, shape.parameters
-    documents = batch.documents * shape.hidden_size * share * wire_bytes
+    documents = batch.documents * shape.hidden_size * share * entry_bytes
     gradients = weights = 0.0
     if engine in SHARDED:
         gradients = backward_passes * trained * share * gradient_bytes
         weights = (forward_passes + backward_passes) * everything * share * weight_bytes
-    elif engine is not Engine.single:
+    elif engine is not EngineName.single:
         gradients = 2 * trained * share * gradient_bytes
-        weights = 0.0 if engine is Engine.ddp else trained * share * weight_bytes
-    scores = batch.rank_queries * batch.documents
+        weights = 0.0 if engine is EngineName.ddp else trained * share * weight_bytes
     return TrafficFigures(
         documents_bytes=documents, document_gradients_bytes=documents, gradients_bytes=gradients,
-        weights_bytes=weights, scores=scores, score_operations=2 * shape.hidden_size * scores,
+        weights_bytes=weights, scores=batch.rank_queries * batch.documents,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """All that is printed. sources: a line on each data source."""
+    """All figures of the page. sources: a line on each data source."""
 
     setting: MemorySetting
     traffic: TrafficFigures
@@ -92,8 +96,23 @@ class RunFigures:
 def plan_figures(
     config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device_memory_gib: float = 80.0
 ) -> RunFigures:
-    """Derive every figure of a run from its options; see `plan_run`."""
-    shape = read_shape(config.model, config.lora)
+    """Derive every figure of a run from its options.
+
+    Args:
+        config: The run's options.
+        ranks: Processes, one a device.
+        rows: Rows of all sources, as published; None if the rows of one are unknown.
+        sources: A line on each, for the page.
+        device_memory_gib: Memory of one device, for the advice; 80 is an H100's.
+    """
+    model, lora = config.model, config.lora
+    shape = read_shape(
+        model.path, vocabulary_size=model.vocabulary_size, hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size, layers=model.layers, heads=model.heads,
+        key_value_heads=model.key_value_heads,
+    )  # fmt: skip
+    if lora.rank:
+        shape = with_adapters(shape, rank=lora.rank, targets=lora.targets, dora=lora.dora)
     batch = plan_batch(
         queries=config.global_batch_queries, negatives_per_query=config.negatives_per_query,
         query_max_tokens=config.query_max_tokens, document_max_tokens=config.document_max_tokens,
@@ -110,12 +129,14 @@ def plan_figures(
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
     )  # fmt: skip
-    if config.graph_memory_gib is None:  # the run itself measures; here the smaller share
+    # The run measures what is free; the plan takes the smaller of the two shares.
+    if config.graph_memory_gib is None:
         free = device_memory_gib - plan_memory(setting).device_gib
         setting = replace(setting, graph_memory_gib=max(0.0, GRAPH_SHARE["cpu"] * free))
-    lowered = engine is Engine.fsdp2 and config.precision is not Precision.fp32  # its policy gathers bfloat16
+    # The mixed-precision policy of fsdp2 gathers weights in bfloat16 (parallel/engine.py).
+    lowered = engine is EngineName.fsdp2 and config.precision is not Precision.fp32
     traffic = plan_traffic(
-        shape, batch, engine=engine, wire_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
+        shape, batch, engine=engine, entry_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
         weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes,
         forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
         backward_passes=batch.rank_chunks,
@@ -125,20 +146,6 @@ def plan_figures(
         gather_precision=config.parallel.gather_precision.value, device_memory_gib=device_memory_gib,
         suggestions=suggest_savings(setting, device_memory_gib),
     )  # fmt: skip
-
-
-def plan_run(
-    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device_memory_gib: float = 80.0
-) -> str:
-    """Say what a run will do and need.
-
-    Args:
-        ranks: processes, one a device.
-        rows: of all sources, as published; None where that of one is unknown.
-        sources: a line on each, for the page.
-        device_memory_gib: of one device, for the advice; 80 is an H100's.
-    """
-    return render_plan(plan_figures(config, ranks, rows, sources, device_memory_gib))
 
 
 def render_plan(plan: RunFigures) -> str:
@@ -181,6 +188,7 @@ def _batch_lines(plan: RunFigures) -> list[str]:
 def _compute_lines(plan: RunFigures) -> list[str]:
     setting, batch = plan.setting, plan.setting.batch
     kept, more = setting.kept_chunks, int(setting.gradient_checkpointing)
+    # Forward passes: a kept chunk 1 + 2 (backward), a replayed chunk 2 + 2; recomputed layers add one.
     passes = (kept * (3 + more) + (batch.rank_chunks - kept) * (4 + more)) / batch.rank_chunks
     work = 2 * setting.shape.layers * setting.shape.layer_matrix_parameters * batch.rank_tokens * passes
     return [
@@ -219,7 +227,7 @@ def _memory_lines(plan: RunFigures) -> list[str]:
     verdict = "fits" if fits else "does NOT fit"
     lines.append(_line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {plan.device_memory_gib:.0f} GiB"))
     lines += [_line(f"{name}, on the host", f"{value / GIB:,.2f} GiB") for name, value in memory.host.items()]
-    if setting.shape.dora:  # seen on Llamas of 128 and 512 channels
+    if setting.shape.dora:  # measured on Llamas of 128 and 512 channels
         lines.append("  DoRA's graphs keep more, not counted: another copy of the matrices, up to 2/3 more activations")
     if not fits:
         lines.append("to make it fit, in this order:" if plan.suggestions else "no option here makes it smaller")

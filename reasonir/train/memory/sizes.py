@@ -1,7 +1,6 @@
-"""Sizes of a model and of a batch by the options alone: parameters, how many of them train, texts, tokens, steps.
+"""Sizes of a model and of a batch from the options alone: parameters, how many of them train, texts, tokens, steps.
 
-Invariant: no weight, no torch, no network; tokens and chunks are upper limits (every text at its maximum).
-Leaves memory to `memory.py`, bytes between ranks and the printed page to `plan.py`.
+Invariant: no weight, no torch, no network. Tokens and chunks are upper limits: every text at its maximum.
 """
 
 import json
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.train.config import LoraConfig, ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Sizes of a trunk. gated: Llama's three feed-forward matrices and RMS norms, else BERT's two and biases.
+    """Sizes of a trunk.
 
-    matrices: name within a layer -> (inputs, outputs). prefix: of the layers' names. exact: the family is known.
-    dora: its adapters learn lengths too.
+    gated: three feed-forward matrices and RMS norms as in Llama, else two with biases as in BERT. matrices: name within
+    a layer -> (inputs, outputs). prefix: of the layers' names. exact: whether the family is known, so that the counts
+    are exact. dora: whether adapters learn magnitudes too.
     """
 
     hidden_size: int
@@ -40,7 +39,7 @@ class ModelShape:
 
     @property
     def layer_matrix_parameters(self) -> int:
-        """Entries of one layer's matrices: what its matrix products read."""
+        """Entries of one layer's matrices."""
         return sum(rows * columns for rows, columns in self.matrices.values())
 
     @property
@@ -49,23 +48,40 @@ class ModelShape:
         return max(self.layer_matrix_parameters, self.vocabulary_size * self.hidden_size)
 
 
-def read_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
-    """Return the sizes of `model.path`'s config.json (a folder, or already in the hub's cache), else of `model.*`."""
-    file = None if model.path is None else find_config_file(model.path)
+def read_shape(
+    model_path: str | None,
+    *,
+    vocabulary_size: int,
+    hidden_size: int,
+    intermediate_size: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+) -> ModelShape:
+    """Return the sizes in a model's config.json, else those of a new Llama.
+
+    Args:
+        model_path: A folder, or a hub id whose config.json is in the local cache; None, and a hub id that is not
+            cached, take the sizes below.
+        vocabulary_size: Entries of the tokenizer.
+        hidden_size: Embedding dimension.
+        intermediate_size: Width of the feed-forward layers.
+        layers: Transformer layers.
+        heads: Attention heads.
+        key_value_heads: Heads of keys and values.
+    """
+    file = None if model_path is None else _find_config_file(model_path)
     if file is not None:
-        shape = shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
-    else:
-        written = {"model_type": "llama", "rms_norm_eps": 1e-6, "vocab_size": model.vocabulary_size,
-                   "hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size,
-                   "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
-                   "num_key_value_heads": model.key_value_heads}  # fmt: skip
-        absent = "" if model.path is None else f" ({model.path} is not on this machine)"
-        shape = shape_of_json(written, f"the options model.*{absent}")
-    return with_adapters(shape, lora) if lora.rank else shape
+        return shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+    written = {"model_type": "llama", "rms_norm_eps": 1e-6, "vocab_size": vocabulary_size, "hidden_size": hidden_size,
+               "intermediate_size": intermediate_size, "num_hidden_layers": layers, "num_attention_heads": heads,
+               "num_key_value_heads": key_value_heads}  # fmt: skip
+    absent = "" if model_path is None else f" ({model_path} is not on this machine)"
+    return shape_of_json(written, f"the options model.*{absent}")
 
 
-def find_config_file(path: str) -> Path | None:
-    """Return a model folder's config.json, or a hub id's from the local cache; None where it is not cached."""
+def _find_config_file(path: str) -> Path | None:
+    """Return the config.json of a model folder, or of a hub id in the local cache; None if it is not cached."""
     folder = Path(path).expanduser()
     if (folder / "config.json").is_file():
         return folder / "config.json"
@@ -75,7 +91,7 @@ def find_config_file(path: str) -> Path | None:
 
     try:
         cached = try_to_load_from_cache(path.removeprefix("hub:"), "config.json")
-    except ValueError:  # not even the form of a hub id
+    except ValueError:  # it does not even look like a hub id
         return None
     return Path(cached) if isinstance(cached, str) else None
 
@@ -93,6 +109,7 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
         vocabulary, kind = content["vocab_size"], content.get("model_type", "")
     except KeyError as error:
         raise UserError(f"{source} gives no {error.args[0]}; the run cannot be planned from it") from error
+    # Keys that older configurations lack: as many key-value heads as heads, hidden / heads channels each.
     key_value_heads = content.get("num_key_value_heads") or heads
     head = content.get("head_dim") or hidden // heads
     wide, narrow = heads * head, key_value_heads * head
@@ -102,9 +119,11 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
                     "self_attn.v_proj": (hidden, narrow), "self_attn.o_proj": (wide, hidden),
                     "mlp.gate_proj": (hidden, inner), "mlp.up_proj": (hidden, inner),
                     "mlp.down_proj": (inner, hidden)}  # fmt: skip
+        # Qwen2 always has biases on queries, keys and values, without saying so in its configuration.
         bias = wide + 2 * narrow if kind == "qwen2" or content.get("attention_bias") else 0
         bias += hidden if kind != "qwen2" and content.get("attention_bias") else 0
         bias += 2 * inner + hidden if content.get("mlp_bias") else 0
+        # Two norms a layer; Qwen3 has two more over the channels of a head.
         small = bias + 2 * hidden + (2 * head if kind == "qwen3" else 0)
         outside, frozen = (vocabulary + 1) * hidden, 0
     else:
@@ -123,25 +142,36 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     )  # fmt: skip
 
 
-def with_adapters(shape: ModelShape, lora: LoraConfig) -> ModelShape:
-    """Return the shape with adapters as all that trains: rank (inputs + outputs) a layer, + outputs with DoRA."""
+def with_adapters(shape: ModelShape, *, rank: int, targets: list[str], dora: bool) -> ModelShape:
+    """Return the shape with low-rank adapters as all that trains.
+
+    An adapter adds rank (inputs + outputs) parameters to a matrix, DoRA its outputs besides.
+
+    Args:
+        shape: The model without adapters.
+        rank: Above 0.
+        targets: Names of the linear layers, whole or from a dot on; "all-linear" is every one.
+        dora: Whether the magnitude of each output is learned too.
+    Raises:
+        UserError: The model has no layer of such a name.
+    """
     added, used = 0, set()
     for name, (inputs, outputs) in shape.matrices.items():
         for layer in range(shape.layers):
             full = f"{shape.prefix}.{layer}.{name}"
-            meant = {t for t in lora.targets if t in ("all-linear", full) or full.endswith(f".{t}")}
+            meant = {target for target in targets if target in ("all-linear", full) or full.endswith(f".{target}")}
             used |= meant
-            added += (lora.rank * (inputs + outputs) + outputs * lora.dora) if meant else 0
-    unknown = [target for target in lora.targets if target not in used]
+            added += (rank * (inputs + outputs) + outputs * dora) if meant else 0
+    unknown = [target for target in targets if target not in used]
     if unknown and shape.exact:
         there = ", ".join(sorted({name.split(".")[-1] for name in shape.matrices}))
         raise UserError(f"lora.targets: the model has no linear layer {unknown[0]!r}; there are {there}, all-linear")
-    return replace(shape, parameters=shape.parameters + added, trained_parameters=added, dora=lora.dora)
+    return replace(shape, parameters=shape.parameters + added, trained_parameters=added, dora=dora)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFigures:
-    """A global batch over the ranks. rank_*: of one rank and step, at most. None: rows are not known."""
+    """A global batch over the ranks. rank_*: of one rank and step, at most. None: the number of rows is unknown."""
 
     queries: int
     documents: int
@@ -171,14 +201,23 @@ def plan_batch(
     max_steps: int | None,
     epochs: float,
 ) -> BatchFigures:
-    """Derive what a step and the run hold at most: each query brings 1 + negatives documents of full length.
+    """Count what a step and the run hold at most: each query brings 1 + negatives documents of full length.
 
-    Chunks: texts of full length, longest first, cut where the next would exceed `chunk_tokens`; shorter texts never
-    need more. Steps: max_steps, else epochs x rows / queries, rounded up.
+    Args:
+        queries: Of a global batch.
+        negatives_per_query: Hard negatives of each query.
+        query_max_tokens: Tokens of a query's input.
+        document_max_tokens: Tokens of a document's input.
+        chunk_tokens: Tokens of one forward pass.
+        ranks: Ranks of the run.
+        rows: Of all sources; None if unknown.
+        max_steps: Optimizer steps; None takes epochs x rows / queries, rounded up.
+        epochs: Passes over all rows.
     """
     documents = queries * (1 + negatives_per_query)
     local_queries, local_documents = math.ceil(queries / ranks), math.ceil(documents / ranks)
     lengths = [query_max_tokens] * local_queries + [document_max_tokens] * local_documents
+    # As `token_budget_chunks` cuts them, longest first. Shorter texts never need more chunks.
     chunks, filled = 0, math.inf
     for length in sorted(lengths, reverse=True):
         if filled + length > chunk_tokens:

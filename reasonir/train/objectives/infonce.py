@@ -1,7 +1,7 @@
-"""The contrastive loss: InfoNCE of each query over all documents of the batch, a block of documents at a time.
+"""The contrastive objective InfoNCE: the cross-entropy of each query with its positive, over all documents.
 
-Invariant: the loss of a query depends on its own scores only, so that ranks may compute their own rows.
-Leaves averaging over queries (weights, ranks) and chunking to `step.py` and `gradcache.py`.
+Invariant: the loss of a query depends on its own scores only, so each rank computes the rows of its own queries.
+The scores are computed in blocks of documents, so memory does not grow with their number.
 
 Letters: B queries, N documents of the whole batch (positives and hard negatives of all queries, each distinct text
 once), M documents of a block, D embedding dimension.
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+# Scores held at once: 16 MiB in float32. 1,024 queries of one rank against 4,096 documents are one block.
 BLOCK_SCORES = 2**22
-"""Scores held at once: 16 MiB in float32. 64 queries of one rank against 4,096 documents are one block."""
 
 
 def info_nce(
@@ -26,24 +26,25 @@ def info_nce(
 ) -> torch.Tensor:
     """Score each query against all documents and return its cross-entropy with its positive.
 
-    loss_i = -log( exp(s_ip / t) / sum over j not ignored of exp(s_ij / t) ), s the inner product, which is the cosine
-    of normalised rows. Documents known to answer the query (other positives, equal texts) are ignored: counted as
-    negatives they would push right answers away. arXiv 2504.20595 section 3, arXiv 1807.03748.
+    loss_i = -log( exp(s_ip / t) / sum over j not ignored of exp(s_ij / t) ). s is the inner product, which is the
+    cosine of normalised rows. arXiv 1807.03748; with these negatives arXiv 2504.20595, section 3.
 
-    Memory beyond the inputs and their gradients: `block_scores` numbers, twice, whatever N; the backward pass computes
-    the scores again (one more product, small beside the encoder).
+    Memory beyond the inputs and their gradients: twice `block_scores` numbers, for any N. The backward pass computes
+    the scores again, which is one more matrix product and small beside the encoder. Product and softmax are float32
+    (float64 for float64 input), whatever autocast does.
 
     Args:
-        query_BD, document_ND: float, L2-normalised.
-        positive_index_B: int64, column of each query's positive.
-        ignore_BN: bool, True where a document is no negative of the query; False at the positive.
-        temperature: > 0, dimensionless.
-        block_scores: largest number of scores held at once; no less than one column is computed.
+        query_BD: Float, rows of length 1.
+        document_ND: Float, rows of length 1.
+        positive_index_B: int64, the column of each query's positive.
+        ignore_BN: bool, True at documents that are no negatives of the query: other positives, equal texts. As
+            negatives they would push right answers away. False at the positive.
+        temperature: Above 0, dimensionless; divides the scores.
+        block_scores: Largest number of scores held at once; a block has at least one document.
     Returns:
-        Nats, (B,). Gradient reaches both inputs.
+        Nats, (B,). The gradient reaches both embeddings.
     Raises:
-        ValueError: temperature <= 0.
-    Precision: product and softmax in float32 (float64 for float64 input).
+        ValueError: The temperature is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -56,7 +57,7 @@ def info_nce(
 
 
 class _InfoNCE(torch.autograd.Function):
-    """Forward: a running log-sum-exp over blocks. Backward: softmax minus the positive, block by block."""
+    """Forward: a running log-sum-exp over blocks. Backward: softmax minus one at the positive, block by block."""
 
     @staticmethod
     def forward(
@@ -70,6 +71,7 @@ class _InfoNCE(torch.autograd.Function):
     ) -> torch.Tensor:
         total_B = query_BD.new_full((len(query_BD),), float("-inf"))
         positive_B = torch.empty_like(total_B)
+        # Scores over a temperature of 0.02 reach 50, where bfloat16 has steps of 0.25: autocast must not lower them.
         with torch.autocast(query_BD.device.type, enabled=False):
             for start, score_BM in _score_blocks(query_BD, document_ND, ignore_BN, temperature, width):
                 total_B = torch.logaddexp(total_B, score_BM.logsumexp(dim=1))
@@ -86,6 +88,7 @@ class _InfoNCE(torch.autograd.Function):
         query_gradient_BD, document_gradient_ND = torch.zeros_like(query_BD), torch.empty_like(document_ND)
         with torch.autocast(query_BD.device.type, enabled=False):
             for start, score_BM in _score_blocks(query_BD, document_ND, ignore_BN, ctx.temperature, ctx.width):
+                # d loss_i / d score_ij = softmax_ij - [j is the positive of i]
                 share_BM = score_BM.sub_(total_B[:, None]).exp_()
                 rows, columns = _positives_within(positive_index_B, start, share_BM.shape[1])
                 share_BM[rows, columns] -= 1.0
@@ -99,7 +102,7 @@ class _InfoNCE(torch.autograd.Function):
 def _score_blocks(
     query_BD: torch.Tensor, document_ND: torch.Tensor, ignore_BN: torch.Tensor, temperature: float, width: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield each block's first column and its scores over the temperature, -inf where ignored."""
+    """Yield the first column of each block and its scores over the temperature, -inf at ignored documents."""
     for start in range(0, len(document_ND), width):
         block = slice(start, start + width)
         score_BM = query_BD @ document_ND[block].T
@@ -107,6 +110,6 @@ def _score_blocks(
 
 
 def _positives_within(positive_index_B: torch.Tensor, start: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the queries whose positive lies in a block, and its column there."""
+    """Return the queries whose positive lies in a block, and the positive's column within the block."""
     inside_B = (positive_index_B >= start) & (positive_index_B < start + width)
     return inside_B.nonzero()[:, 0], positive_index_B[inside_B] - start

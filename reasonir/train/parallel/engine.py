@@ -1,8 +1,8 @@
-"""Engines: who holds weights, gradients and optimizer state, and how ranks turn their gradients into one step.
+"""Engines: which rank holds which weights, gradients and optimizer state, and how the ranks make one step of them.
 
-The seam between training and torch's or DeepSpeed's machinery; the only room that knows either. Invariant: after
-`update`, every engine has applied the gradient of the sum over ranks of what they passed to `backward` (each rank
-passes its share of the global mean loss), clipped by its true global norm: not 1/W of it, not W times.
+Only this file knows torch's and DeepSpeed's machinery. Invariant: every rank passes its share of the global mean loss
+to `backward`. After `update`, every engine has applied the gradient of the sum of all shares (not 1/W of it, not W
+times), clipped by its true global norm.
 
 Letters: W ranks.
 """
@@ -24,15 +24,17 @@ from reasonir.model.encoder import Encoder
 from reasonir.train.parallel.ranks import Ranks
 
 BuildOptimizer = Callable[[Encoder], torch.optim.Optimizer]
+# Keys of DeepSpeed's JSON that follow from the run's own options.
 FILLED_IN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
              "optimizer", "scheduler", "fp16")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of one weight's numbers that this rank holds: weight.flatten()[start : start + count].
+    """Consecutive numbers of one weight that this rank holds: weight.flatten()[start : start + count].
 
-    They stand in holder.flatten()[offset : offset + count], the tensor that the optimizer updates and keeps state of.
+    holder: the tensor that the optimizer updates and keeps state of. The numbers are
+    holder.flatten()[offset : offset + count].
     """
 
     name: str
@@ -43,9 +45,8 @@ class Piece:
 
 
 class Engine:
-    """One process, or replicas: every rank holds everything, one all-reduce of the gradient a step.
+    """One process, or replicas: every rank holds everything, and a step has one all-reduce of the gradient.
 
-    Gradients of all weights lie in one buffer, so that one collective reduces them and nothing is copied.
     lockstep: whether ranks must run the same number of forward passes. whole: whether a rank holds all weights.
     """
 
@@ -53,13 +54,21 @@ class Engine:
     whole = True
 
     def __init__(self, encoder: Encoder, optimizer: torch.optim.Optimizer, ranks: Ranks, limit: float) -> None:
-        """Take over the encoder's gradients; `limit` is the largest global gradient norm (0: any)."""
+        """Take over the encoder's gradients.
+
+        Args:
+            encoder: The model that trains.
+            optimizer: Over its trainable weights.
+            ranks: All ranks of the run.
+            limit: Largest global gradient norm; 0 allows any.
+        """
         self.embed: Callable[..., torch.Tensor] = encoder
         self.optimizer, self.ranks, self.limit = optimizer, ranks, limit
-        self.named: dict[str, Any] = trained_weights(encoder)
+        self.named: dict[str, Any] = _trained_weights(encoder)
         self._buffers = self._lay_out_gradients() if ranks.world > 1 else []
 
     def _lay_out_gradients(self) -> list[torch.Tensor]:
+        """Put the gradients of all weights into one buffer: one collective reduces them, and nothing is copied."""
         buffers = []
         for dtype in {p.dtype for p in self.named.values()}:
             weights = [p for p in self.named.values() if p.dtype == dtype]
@@ -75,7 +84,7 @@ class Engine:
         return self.optimizer.param_groups
 
     def begin(self) -> None:
-        """Forget the gradients of the step before."""
+        """Set the gradients of the previous step to zero."""
         for buffer in self._buffers:
             buffer.zero_()
         if not self._buffers:
@@ -86,7 +95,7 @@ class Engine:
         share.backward()
 
     def update(self) -> float:
-        """Reduce, clip and apply the gradient; return its global 2-norm. A norm that is not finite applies nothing.
+        """Reduce, clip and apply the gradient; return its global 2-norm. If the norm is not finite, apply nothing.
 
         Collective.
         """
@@ -104,14 +113,14 @@ class Engine:
 
     @property
     def states(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """The optimizer's state by holder (under ZeRO, by flat partition)."""
+        """The optimizer's state by the tensor it updates: a weight, or a flat partition under ZeRO."""
         return self.optimizer.state
 
     def pieces(self, *, share: bool) -> Iterator[Piece]:
-        """Yield what this rank holds of the trained weights.
+        """Yield the numbers of the trained weights that this rank holds.
 
         Args:
-            share: only this rank's share, so that all ranks together yield each number once; else all it holds.
+            share: Yield this rank's share only, so that all ranks together yield each number once.
         """
         rank, world = (self.ranks.rank, self.ranks.world) if share else (0, 1)
         for name, p in self.named.items():
@@ -139,11 +148,12 @@ class FullyShardedEngine(Engine):
         sharded: Any = fully_shard(encoder, mesh=mesh, mp_policy=policy)
         self.embed = sharded
         self.optimizer, self.ranks, self.limit = build(encoder), ranks, limit
-        self.named = trained_weights(encoder)
+        self.named = _trained_weights(encoder)
         self._buffers = []
 
     def backward(self, share: torch.Tensor) -> None:
-        """Add the gradient of one chunk's share; FSDP2 averages over ranks (gloo knows no other factor)."""
+        """Add the gradient of one chunk's share of the loss."""
+        # FSDP2 averages over ranks, and gloo knows no other factor: W shares of W / W give the sum.
         (share * self.ranks.world).backward()
 
     def _norm(self, parameters: Sequence[torch.Tensor]) -> float:
@@ -153,6 +163,7 @@ class FullyShardedEngine(Engine):
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's rows of every weight."""
         for name, p in self.named.items():
+            # FSDP2 gives each rank ceil(rows / W) rows; the last ranks may have fewer, or none.
             rows = -(-p.shape[0] // self.ranks.world)
             width = p[0].numel() if p.ndim > 1 else 1
             count = local(p).numel()
@@ -163,19 +174,20 @@ class FullyShardedEngine(Engine):
 class ZeroEngine(Engine):
     """DeepSpeed's ZeRO stages 1 to 3.
 
-    DeepSpeed averages over ranks, so each share is scaled by W first. Stages 1 and 2 keep the chunks' gradients local
-    and reduce them once at the end of the step (`coalesce_grad_reduction`): left alone they would keep the last
-    chunk's only. Stage 3 reduces every chunk's, for it has no room for whole gradients.
+    Stages 1 and 2 add up the chunks' gradients locally and reduce them once at the end of the step
+    (`coalesce_grad_reduction`). Without it they would keep the last chunk's gradient only. Stage 3 has no room for
+    whole gradients and reduces those of every chunk.
     """
 
     def __init__(
         self, encoder: Encoder, build: BuildOptimizer, ranks: Ranks, limit: float, json: dict[str, Any], precision: str
     ) -> None:
-        """Hand encoder and optimizer to DeepSpeed."""
+        """Hand encoder and optimizer to DeepSpeed, with the user's JSON completed by the run's own options."""
         self.ranks = ranks
         self.stage = int(json["zero_optimization"]["stage"])
         self.lockstep, self.whole = self.stage == 3, self.stage < 3
-        self.named = trained_weights(encoder)
+        self.named = _trained_weights(encoder)
+        # Later keys win: what follows from the run's options cannot be overridden.
         complete = {
             "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
             **json,
@@ -184,8 +196,9 @@ class ZeroEngine(Engine):
             "gradient_clipping": limit,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 2**40,
+            "steps_per_print": 2**40,  # never
         }
+        # bfloat16 weights need no autocast.
         if json.get("bf16", {}).get("enabled"):
             complete["torch_autocast"]["enabled"] = False
         deepspeed = _import_deepspeed(ranks.device)
@@ -198,24 +211,27 @@ class ZeroEngine(Engine):
         self._open = ExitStack()
 
     def begin(self) -> None:
-        """Forget the gradients of the step before; stages 1 and 2 hold reductions back from here on."""
+        """Set the gradients of the previous step to zero; stages 1 and 2 hold reductions back until `update`."""
         if self.stage < 3:
             self._open = ExitStack()
             self._open.enter_context(self.wrapped.coalesce_grad_reduction())
 
     def backward(self, share: torch.Tensor) -> None:
         """Add the gradient of one chunk's share of the loss."""
+        # DeepSpeed averages over ranks: W shares of W / W give the sum.
         self.wrapped.backward(share * self.ranks.world, scale_wrt_gas=False)
 
     def update(self) -> float:
         """Reduce, clip and apply the gradient; return its global 2-norm. DeepSpeed skips a norm that is not finite."""
         self._open.close()
         self.wrapped.step()
+        # A negative norm stands for one that is not finite; DeepSpeed has skipped the step.
         norm = float(self.wrapped.get_global_grad_norm())
         return norm if norm >= 0 else math.nan
 
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's part of the flat float32 partitions."""
+        # DeepSpeed knows parameters by identity only. Its flat partitions hold the exact float32 weights.
         names = {id(p): name for name, p in self.named.items()}
         if self.stage < 3:
             for group, flat in zip(self.zero.bit16_groups, self.zero.single_partition_of_fp32_groups, strict=True):
@@ -227,7 +243,7 @@ class ZeroEngine(Engine):
         for name, p in self.named.items():
             group_index, offset, count = self.zero.grad_position[self.zero.get_param_id(p)]
             start = count * self.ranks.rank
-            if p.ds_numel > start:  # the last ranks hold padding
+            if p.ds_numel > start:  # the last ranks hold padding only
                 flat = self.zero.fp32_partitioned_groups_flat[group_index]
                 yield Piece(name, start, min(count, p.ds_numel - start), flat, offset)
 
@@ -246,12 +262,14 @@ def open_engine(
 
     Args:
         name: single, ddp, zero1, zero2, zero3 or fsdp2.
-        build: makes the optimizer, once the weights are where the engine wants them.
-        max_gradient_norm: gradients of a larger global norm are scaled down to it; 0 never clips.
+        encoder: The model that trains.
+        build: Makes the optimizer, once the weights are where the engine wants them.
+        ranks: All ranks of the run.
+        max_gradient_norm: Gradients of a larger global norm are scaled down to it; 0 never clips.
         precision: "fp32" or "bf16" (autocast).
         deepspeed: DeepSpeed's JSON, for the ZeRO stages.
     Raises:
-        UserError: DeepSpeed JSON that contradicts the run.
+        UserError: The DeepSpeed JSON contradicts the run.
     """
     if name in ("single", "ddp"):
         return Engine(encoder, build(encoder), ranks, max_gradient_norm)
@@ -268,7 +286,7 @@ def open_engine(
 
 
 def _join_alone(ranks: Ranks) -> None:
-    """Open a process group of one where sharded engines run without a launcher."""
+    """Open a process group of one rank for a sharded engine that runs without a launcher."""
     if not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         backend = "nccl" if ranks.device.type == "cuda" else "gloo"
@@ -276,7 +294,7 @@ def _join_alone(ranks: Ranks) -> None:
 
 
 def _import_deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed without its chatter; on a CPU, without the kernel it would compile and never use here."""
+    """Import DeepSpeed without its messages; on a CPU, without a kernel that it would compile and never use here."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed 0.19 calls names that torch 2.13 has renamed, in every step.
@@ -292,7 +310,7 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 
 def _blocks(trunk: Any) -> list[torch.nn.Module]:
-    """Return the layers that are gathered one by one."""
+    """Return the layers that FSDP2 gathers one by one: those the model names, else its longest list of modules."""
     names = set(trunk._no_split_modules or ())
     blocks = [module for module in trunk.modules() if type(module).__name__ in names]
     if blocks:
@@ -301,7 +319,7 @@ def _blocks(trunk: Any) -> list[torch.nn.Module]:
     return max(stacks, key=len, default=[])
 
 
-def trained_weights(encoder: Encoder) -> dict[str, Any]:
+def _trained_weights(encoder: Encoder) -> dict[str, Any]:
     """Return the parameters that learn, by name."""
     return {name: p for name, p in encoder.named_parameters() if p.requires_grad}
 
@@ -318,6 +336,12 @@ def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def clip_gradients(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
-    """Scale all gradients by limit / norm where the norm exceeds the limit; 0 clips nothing."""
+    """Scale all gradients by limit / norm if the norm exceeds the limit.
+
+    Args:
+        parameters: Their gradients are scaled.
+        norm: 2-norm over all gradients.
+        limit: Largest norm; 0 clips nothing.
+    """
     if limit > 0:
         torch.nn.utils.clip_grads_with_norm_(list(parameters), limit, norm)

@@ -1,8 +1,7 @@
-"""The ranks of a run: who this process is, the few numbers ranks tell each other, and an end to endless waiting.
+"""The ranks of a run: who this process is, the few numbers ranks exchange, and a watchdog that ends endless waiting.
 
-Owns the process group and its watchdog. Invariant: a rank that fails, dies or hangs ends the run on all ranks with a
-non-zero exit, and the log names rank, step and phase. Leaves gradients to `engine.py` and embeddings to
-`cross_device.py`. In one process everything here is a no-op.
+Invariant: a rank that fails, dies or hangs ends the run on all ranks with a non-zero exit, and the log names rank, step
+and phase. In one process everything here does nothing.
 """
 
 import math
@@ -22,7 +21,9 @@ from reasonir.core.errors import RunStopped
 from reasonir.core.processes import rank, world_size
 
 EXIT_HUNG = 1
+# Time that a rank which lost another one gives that rank's own message, so that the cause stands first in the log.
 SECONDS_FOR_THE_CAUSE = 5.0
+# Words in messages of torch's back ends that say another rank is gone; they raise plain RuntimeErrors.
 LOST_CONTACT = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out waiting", "gloo",
                 "nccl", "connection was likely closed", "failed to connect")  # fmt: skip
 
@@ -42,10 +43,10 @@ class Ranks:
         self._watchdog: threading.Thread | None = None
         if self.world > 1:
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
-            # torchrun's store outlives a restart of the ranks; what they said before must not be heard.
+            # torchrun's store outlives a restart of the ranks; entries of the earlier attempt must not be read.
             self._store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
-            # The watchdog speaks first: it knows the phase.
+            # Longer than the watchdog waits: the watchdog must speak first, because it knows the phase.
             limit = timedelta(seconds=2 * timeout_seconds + 60)
             store = dist.PrefixStore("group", self._store)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=limit)
@@ -58,7 +59,7 @@ class Ranks:
         return self.rank == 0
 
     def phase(self, label: str, *, limited: bool = True) -> None:
-        """Say what this rank does from now on; the watchdog's clock starts again, unless it may take any time."""
+        """Say what this rank does from now on, and start the watchdog's clock; without a limit it may take any time."""
         self.label, self._since = label, time.monotonic() if limited else math.inf
 
     def barrier(self) -> None:
@@ -75,7 +76,7 @@ class Ranks:
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's object, by rank. Collective, slow: for failures and reports."""
+        """Return every rank's object, by rank. Collective and slow: for failures and reports."""
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
@@ -84,7 +85,7 @@ class Ranks:
 
     @contextmanager
     def leader_first(self, label: str) -> Iterator[None]:
-        """Let rank 0 through, then the others: what it writes to disk, they find there. No limit of time."""
+        """Let rank 0 through, then the others, so that they find its files on the disk. Without a limit of time."""
         key = f"done/{label}"
         self.phase(label, limited=False)
         while not self.leads and not self._store.check([key]):
@@ -94,13 +95,13 @@ class Ranks:
             self._store.set(key, "1")
 
     def close(self) -> None:
-        """Leave the group; the watchdog ends."""
+        """Leave the process group and end the watchdog."""
         self.stop_watching()
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def stop_watching(self) -> None:
-        """Wait for the watchdog's end: inside the store at the interpreter's end, it would abort the process."""
+        """Wait for the watchdog's end: a thread inside the store would abort the process at the interpreter's end."""
         self._closed.set()
         if self._watchdog is not None:
             self._watchdog.join(SECONDS_FOR_THE_CAUSE)
@@ -108,12 +109,13 @@ class Ranks:
     def _watch(self) -> None:
         """End this process when it stays in one phase for too long."""
         tick = min(5.0, self.timeout_seconds / 4)
+        # A connection of its own: the main thread may be blocked inside the other one.
         store = self._store.clone()
         while not self._closed.wait(tick):
             store.set(f"phase/{self.rank}", self.label)
             waited = time.monotonic() - self._since
             if waited > self.timeout_seconds:
-                self._closed.wait(tick)  # the other watchdogs say where their ranks are
+                self._closed.wait(tick)  # until the other watchdogs have written the phases of their ranks
                 if self._closed.is_set() or time.monotonic() - self._since < self.timeout_seconds:
                     continue
                 others = {r: _phase_of(store, r) for r in range(self.world) if r != self.rank}
@@ -125,6 +127,7 @@ class Ranks:
                     file=sys.stderr,
                     flush=True,
                 )
+                # The main thread hangs in a collective, so sys.exit would wait for it.
                 os._exit(EXIT_HUNG)
 
 
@@ -135,7 +138,7 @@ def _phase_of(store: Any, other: int) -> str:
 
 def _own_device() -> torch.device:
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns about what it finds by itself
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one, and warns
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cuda", torch.cuda.current_device())
@@ -143,7 +146,7 @@ def _own_device() -> torch.device:
 
 @contextmanager
 def open_ranks(timeout_seconds: float) -> Iterator[Ranks]:
-    """Join the ranks; on a failure of another rank, leave with one line after that rank had time to say why."""
+    """Join the ranks. If another rank is lost, leave with one line, after that rank had time to say why."""
     ranks = Ranks(timeout_seconds)
     try:
         yield ranks
@@ -152,7 +155,7 @@ def open_ranks(timeout_seconds: float) -> Iterator[Ranks]:
             time.sleep(SECONDS_FOR_THE_CAUSE)
             raise RunStopped(f"lost another rank in `{ranks.label}`; the first message above it says why") from error
         raise
-    except SystemExit:
+    except SystemExit:  # a polite stop: all ranks are here, none is lost
         ranks.close()
         raise
     finally:

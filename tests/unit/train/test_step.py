@@ -1,5 +1,6 @@
 """The training step against the plain computation, the optimizer's groups, the choice of precision."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from reasonir.model.packing import PackedTexts
 from reasonir.model.trunk import precision
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.token_store import open_token_store
+from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw, learning_rate_at, set_learning_rate
 from reasonir.train.parallel.engine import Engine, clip_gradients, gradient_norm
 from reasonir.train.parallel.ranks import Ranks
@@ -36,10 +38,10 @@ def gradient(encoder) -> torch.Tensor:
 
 def run_step(encoder, plan, **options):
     encoder.zero_grad()
-    settings = {"chunk_tokens": 4096, "temperature": 0.1, "graph_memory_gib": 1.0, "precision": "fp32"} | options
+    settings = {"chunk_tokens": 4096, "graph_memory_gib": 1.0, "precision": "fp32"} | options
     ranks = Ranks(60.0)
     engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
-    result = TrainingStep(engine, ranks, **settings)(plan)
+    result = TrainingStep(engine, ranks, partial(info_nce, temperature=0.1), **settings)(plan)
     return result, gradient(encoder)
 
 

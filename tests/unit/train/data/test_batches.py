@@ -13,7 +13,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.prefetch import prefetch
 from reasonir.data.rows import Ambiguous
-from reasonir.train.data.batches import BatchPlan, MixedBatches
+from reasonir.train.data.batches import GlobalBatch, MixedBatches
 from reasonir.train.data.sources import describe_format
 from reasonir.train.data.token_store import TokenStore, open_token_store
 
@@ -64,7 +64,7 @@ def stores(tmp_path: Path) -> list[TokenStore]:
     return [open_store(tmp_path, plain_rows(name, count), name) for name, count in (("a", 23), ("b", 10), ("c", 3))]
 
 
-def contents(plan: BatchPlan) -> tuple:
+def contents(plan: GlobalBatch) -> tuple:
     """Everything of a plan, comparable."""
     arrays = (
         plan.query_prefixes,
@@ -184,7 +184,7 @@ def test_an_empty_batch_is_refused(stores: list[TokenStore]) -> None:
         mix(stores, queries=0)
 
 
-def check_plan(plan: BatchPlan) -> None:
+def check_plan(plan: GlobalBatch) -> None:
     """What holds for every plan."""
     queries, documents = len(plan.query_ids), len(plan.document_ids)
     assert plan.ignore_BN.shape == (queries, documents)

@@ -74,7 +74,10 @@ def data(tmp_path: Path, files: tuple[str, ...] = (), **changes: Any) -> DataCon
 
 
 def opened(config: DataConfig, tiny: Any) -> list:
-    return open_sources(config, read_all_documents(config), tiny.template, 64, 64)
+    found = list_sources(config)
+    documents = read_all_documents(found)
+    limits = {"query_max_tokens": 64, "document_max_tokens": 64}
+    return open_sources(found, documents, tiny.template, cache_dir=config.cache_dir, **limits)
 
 
 def test_the_release_is_read_from_a_copy_of_the_hub(hub: Path, tiny) -> None:
@@ -83,16 +86,16 @@ def test_the_release_is_read_from_a_copy_of_the_hub(hub: Path, tiny) -> None:
         "hq": SourceConfig(path=f"hub:{hub}/release:hq:train", rows=3, documents=[f"hub:{hub}/bright"]),
     }
     config = data(hub, sources=release)
-    documents = read_all_documents(config)
-    texts = list(training_texts(config, documents))
+    documents = read_all_documents(list_sources(config))
+    texts = list(training_texts(list_sources(config), documents))
     assert any(text.endswith("text about cells") for text in texts)
     assert not any("cells/1.txt" in text or text.endswith("label") for text in texts)
     vl, hq = opened(config, tiny)
     assert (vl.rows, vl.left_out, hq.rows, hq.left_out) == (2, 2, 3, 0)
-    assert report_rows(config, [vl, hq]) == [
+    assert report_rows(list_sources(config), [vl, hq], None) == [
         "vl: 4 rows, 5 published (-1); 2 of 4 rows left out (every positive has fewer than 2 words)"
     ]
-    assert input_paths(config) == [f"{hub}/release", f"{hub}/bright"]
+    assert input_paths(list_sources(config)) == [f"{hub}/release", f"{hub}/bright"]
 
 
 def test_an_id_with_a_text_in_each_task_is_refused_by_row(hub: Path, tiny) -> None:
@@ -127,7 +130,8 @@ def test_a_corpus_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "none": SourceConfig(path=rows, documents=[]),
         "shared": SourceConfig(path=rows),
     }
-    documents = read_all_documents(data(tmp_path, (f"{tmp_path}/rows_two.jsonl",), sources=named, documents=[one]))
+    config = data(tmp_path, (f"{tmp_path}/rows_two.jsonl",), sources=named, documents=[one])
+    documents = read_all_documents(list_sources(config))
     assert read == [one, two]
     assert documents == {
         (): None, (one,): {"one id": "one"}, (two,): {"two id": "two"}, (one, two): {"one id": "one", "two id": "two"},
@@ -139,10 +143,10 @@ def test_files_come_first_and_share_the_settings_of_the_data(tmp_path: Path) -> 
     first, second = list_sources(data(tmp_path, ("f.jsonl",), sources=named, documents=["corpus"]))
     assert first == Source("f.jsonl", "f.jsonl", "", ("corpus",), None, 0, None)
     assert second == Source("a", "a.jsonl", "find", ("corpus",), 7, 2, 3.0)
-    assert mixing_weights(data(tmp_path, sources=named)) == [3.0]
+    assert mixing_weights(list_sources(data(tmp_path, sources=named))) == [3.0]
     named["a"].weight = None
-    assert mixing_weights(data(tmp_path, ("f.jsonl",), sources=named)) is None
-    assert mixing_weights(data(tmp_path, ("f.jsonl",), sources=named, weights=[0.0, 2.0])) == [0.0, 2.0]
+    assert mixing_weights(list_sources(data(tmp_path, ("f.jsonl",), sources=named))) is None
+    assert mixing_weights(list_sources(data(tmp_path, ("f.jsonl",), sources=named, weights=[0.0, 2.0]))) == [0.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +172,8 @@ def test_a_sum_is_compared_over_the_named_sources(tmp_path: Path, tiny) -> None:
     config = data(tmp_path, (f"{tmp_path}/file.jsonl",), sources=named, published_rows=5)
     stores = opened(config, tiny)
     assert [store.meta["query_instruction"] for store in stores] == ["", "Find a", "Find b"]
-    assert report_rows(config, stores) == []
-    config.published_rows = 1_005
-    assert report_rows(config, stores) == ["all named sources: 5 rows, 1,005 published (-1,000)"]
+    assert report_rows(list_sources(config), stores, 5) == []
+    assert report_rows(list_sources(config), stores, 1_005) == ["all named sources: 5 rows, 1,005 published (-1,000)"]
 
 
 def test_the_description_reads_nothing(tmp_path: Path) -> None:
@@ -182,7 +185,7 @@ def test_the_description_reads_nothing(tmp_path: Path) -> None:
         "hub": SourceConfig(path="hub:nobody/nothing:hq:train", documents=["hub:nobody/corpus", f"{tmp_path}/no"]),
         "copy": SourceConfig(path=f"hub:{tmp_path}/bright:vl:train"),
     }
-    there, gone, hub, copy, together = describe_sources(data(tmp_path, sources=named, published_rows=5_000))
+    there, gone, hub, copy, together = describe_sources(list_sources(data(tmp_path, sources=named)), 5_000)
     assert there == (
         f"source there: {tmp_path}/there.jsonl (2.0 MB); 1,234 rows published; instruction 'Find it'; weight 2"
     )
@@ -197,7 +200,7 @@ def test_missing_files_are_named_before_any_corpus_is_read(tmp_path: Path) -> No
     named = {name: SourceConfig(path=f"{tmp_path}/{name}.jsonl", documents=["no corpus"]) for name in ("a", "b", "c")}
     write_jsonl(tmp_path / "b.jsonl", [{"query": "q", "pos": ["p"]}])
     with pytest.raises(UserError) as caught:
-        read_all_documents(data(tmp_path, sources=named))
+        read_all_documents(list_sources(data(tmp_path, sources=named)))
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}/a.jsonl: no such file (nor are those of c)")
     assert "data.sources.a.path=FILE" in said

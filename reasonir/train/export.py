@@ -1,0 +1,77 @@
+"""The end of a run: the finished model with its card, the manifest, the upload. Rank 0 alone runs it."""
+
+from pathlib import Path
+
+import torch
+
+from reasonir.core.processes import world_size
+from reasonir.model.adapters import merge_adapters, save_adapters
+from reasonir.model.folders import save_encoder
+from reasonir.train.card import TrainingFacts, push, read_measurements, restore_measurements, write_card
+from reasonir.train.checkpoint import TrainingState, load_newest_weights
+from reasonir.train.config import TrainConfig
+from reasonir.train.data.sources import input_paths
+from reasonir.train.parallel.engine import Engine
+from reasonir.train.prepare import Work, adapt, load_or_build_encoder
+
+# Options that the card lists: those that decide what was learned.
+SETTINGS = (
+    "query_max_tokens", "document_max_tokens", "global_batch_queries", "negatives_per_query", "learning_rate",
+    "embedding_learning_rate", "warmup_steps", "weight_decay", "max_gradient_norm", "temperature", "seed",
+)  # fmt: skip
+
+
+def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState) -> None:
+    """Write the finished model with its card, then the manifest; push the model if asked.
+
+    Args:
+        config: The run's options.
+        work: What was trained.
+        engine: Holds the weights.
+        state: Where the run ended.
+    """
+    assert work.run is not None
+    folder = Path(config.output_dir)
+    encoder = work.encoder
+    if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
+        # A sharded engine holds a part of the weights, and bfloat16 weights are rounded: both are read back from the
+        # last checkpoint. On the CPU, because the whole model may fit no single GPU.
+        encoder = load_or_build_encoder(config, work.sources, {}, built=folder / "initial_model", device="cpu")
+        adapt(config, encoder)
+        load_newest_weights(folder / "checkpoints", state.data_fingerprint, encoder)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    if config.lora.rank:
+        save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
+        if config.lora.merge:
+            merge_adapters(encoder)
+    measured = read_measurements(folder / "model")
+    longest = max(config.query_max_tokens, config.document_max_tokens)
+    instruction = work.batches.common_query_instruction
+    save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest)
+    facts = TrainingFacts(
+        name=config.push_to_hub,
+        folder_name=folder.resolve().name,
+        base_path=config.model.path,
+        licence=config.model.licence,
+        sources=work.sources,
+        batches=work.batches,
+        remarks=work.differences_from_published,
+        state=state,
+        adapter_rank=config.lora.rank,
+        engine=config.parallel.engine.value,
+        settings={name: getattr(config, name) for name in SETTINGS},
+    )
+    write_card(folder / "model", encoder, facts)
+    restore_measurements(folder / "model", measured)
+    work.run.finish(
+        inputs=input_paths(work.sources),
+        counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
+        differences_from_published=work.differences_from_published,
+        precision=state.precision,
+        model_parameters=parameters,
+        ranks=world_size(),
+        engine=config.parallel.engine.value,
+    )
+    print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {folder / 'model'}")
+    if config.push_to_hub is not None:
+        push(folder / "model", config.push_to_hub)
