@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.report import answers_page as page_module
-from reasonir.eval.report.answered import cut_middle
+from reasonir.eval.report import question_items as page_module
+from reasonir.eval.report.question_items import cut_middle
 from tests.kit.answer_folders import SUBJECTS, TOP, write_answers_folder
 from tests.kit.browser import CHROMIUM, Visit
 from tests.kit.report_folders import write_bright, write_results_folder

@@ -13,7 +13,8 @@ import pytest
 from reasonir.data.bright import read_bright
 from reasonir.data.trec import read_run
 from reasonir.eval import cli
-from reasonir.eval.report.queries import cut, order_hits
+from reasonir.eval.report.page import cut
+from reasonir.eval.report.query_items import order_hits
 from tests.kit.report_folders import write_bright, write_results_folder
 
 TASKS = {"pony": 7, "biology": 5}
@@ -59,10 +60,13 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def embedded(root: Path) -> dict[str, Any]:
+    """Return the documents of the page, and its queries with what they show when they are opened."""
     page = (root / "page" / "report.html").read_text(encoding="utf-8")
-    packed = re.search(r'id="data">([A-Za-z0-9+/=]+)</script>', page)
-    assert packed is not None
-    return json.loads(zlib.decompress(base64.b64decode(packed[1])))
+    packed = dict(re.findall(r'id="([a-z0-9-]+)">([A-Za-z0-9+/=]+)</script>', page))
+    data, opened = (json.loads(zlib.decompress(base64.b64decode(packed.pop(name)))) for name in ("data", "texts-0"))
+    assert not packed
+    queries = [row | more for row, more in zip(data["items"], opened.pop("items"), strict=True)]
+    return {"tasks": [name for kind in data["filters"] for name in kind["names"]], "queries": queries, **opened}
 
 
 def test_page_holds_what_was_ranked(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,15 +80,15 @@ def test_page_holds_what_was_ranked(folders: Path, capsys: pytest.CaptureFixture
     gold = {(c.name, q.id): q for c in collections.values() for q in c.queries}
     marked = moved = 0
     for query in data["queries"]:
-        task = data["tasks"][query["task"]]
+        task = data["tasks"][query["parts"][0]]
         known = gold.pop((task, query["id"]))
         assert query["texts"] == [known.text]
         orders = []
         for name in "ab":
             hits = read_run(str(folders / name / task / "run.trec"))[query["id"]]
             orders.append([d for _, d in sorted(((s, d) for d, s in hits.items()), reverse=True)])
-        assert {data["ids"][g] for g in query["gold"]} == set(known.gold)
-        for place, ranks in zip(query["gold"], query["goldRanks"], strict=True):
+        assert {data["ids"][place] for place, _ in query["gold"]} == set(known.gold)
+        for place, ranks in query["gold"]:
             document = data["ids"][place]
             assert ranks == [order.index(document) + 1 if document in order else 0 for order in orders]
         for side, hits in enumerate(query["hits"]):
@@ -151,7 +155,7 @@ def test_one_of_two_runs_without_texts(folders: Path, capsys: pytest.CaptureFixt
     (folders / "a" / "config.yaml").unlink()
     (folders / "a" / "manifest.json").unlink()
     said = run(report(folders, "ab"), capsys)
-    assert "of run A could not be read (its config.yaml names no data" in said and "a has no manifest.json" in said
+    assert "of run A could not be read (no config.yaml names the data" in said and "a has no manifest.json" in said
     query = embedded(folders)["queries"][0]
     assert query["texts"][0] is None and query["texts"][1] and query["gold"]
 
@@ -245,7 +249,7 @@ def test_runs_made_of_runs_find_their_texts(folders: Path, capsys: pytest.Captur
     assert "note:" not in said and "**pointwise by judge of fused**" in said
     assert None not in embedded(folders)["texts"]
     (folders / "a" / "config.yaml").write_text(f"run: {folders / 'a'}\n")
-    assert "config.yaml names no data" in run(report(folders, "a"), capsys), "a circle of runs ends"
+    assert "no config.yaml names the data" in run(report(folders, "a"), capsys), "a circle of runs ends"
 
 
 BROKEN = [

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reasonir.eval.rag import phrases as say
+from reasonir.eval.rag.phrases import SAY, plain
 from reasonir.eval.rag.records import LETTERS, Question, Reading
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
 
@@ -26,6 +26,9 @@ UNREAD = ("empty", "contradictory", "refusal", "none_found")
 BEFORE = 60
 """Characters before a phrase that are looked at."""
 BOXES, BOX_CHARACTERS = 2, 2_000
+BRACE = re.compile(r"[{}]")
+ADDS_NOTHING = frozenset("the or and also alternatively option possibly maybe either my answer is".split())
+"""Words between two statements that do not take the first one back."""
 REFUSAL_CHARACTERS = 4_000
 """A refusal stands early or makes up the text."""
 RESTATED_CHARACTERS = 40
@@ -50,8 +53,8 @@ class Options:
 
     def __init__(self, question: Question) -> None:
         self.letters = question.letters
-        self.asks_exception = say.EXCEPTION.search(question.text) is not None
-        self.texts = [say.plain(option).rstrip(" .") for option in question.options]
+        self.asks_exception = SAY["exception"].search(question.text) is not None
+        self.texts = [plain(option).rstrip(" .") for option in question.options]
         forms = {(form, letter) for text, letter in zip(self.texts, self.letters, strict=True) for form in _forms(text)}
         self.forms = sorted(forms, key=lambda form: (-len(form[0]), form))
         self.squeezed: dict[str, list[tuple[str, str]]] = {}
@@ -65,7 +68,7 @@ class Options:
 
     def starting_at(self, text: str, position: int) -> tuple[str, int]:
         """Return the letters of the longest option text that stands there and ends there, and its end; "" for none."""
-        places = {position, article.end() if (article := say.ARTICLE.match(text, position)) else position}
+        places = {position, article.end() if (article := SAY["article"].match(text, position)) else position}
         found: list[tuple[str, str, str]] = []
         end = position
         for form, letter in self.forms:
@@ -73,7 +76,7 @@ class Options:
                 break
             for place in places:
                 stop = place + len(form)
-                if text[place:stop].lower() == form.lower() and say.TEXT_ENDS.match(text, stop):
+                if text[place:stop].lower() == form.lower() and SAY["text_ends"].match(text, stop):
                     found.append((form, letter, text[place:stop]))
                     end = max(end, stop)
         return _spelled_so(found), end
@@ -91,7 +94,7 @@ class Options:
 
 
 def _forms(text: str) -> Iterator[str]:
-    bare = text[_end(say.ARTICLE, text, 0) :]
+    bare = text[_end(SAY["article"], text, 0) :]
     unquoted = text[1:-1] if text[:1] in ('"', "'") and text[-1:] == text[:1] else text
     yield from {form for form in (text, bare, unquoted) if re.search(r"[^\W_]", form)}
 
@@ -108,11 +111,11 @@ def read_answer(text: str, question: Question) -> Reading:
     Of several statements the last of the strongest stage counts, unless two stand side by side and neither takes the
     other back. Thoughts of a reasoning model and a next question that the model asks itself are left out.
     """
-    cleaned = _own_part(say.plain(without_thoughts(text)), question)
+    cleaned = _own_part(plain(without_thoughts(text)), question)
     if not cleaned:
         return Reading("", "empty")
     options = Options(question)
-    if (whole := say.WHOLE_LETTER.fullmatch(cleaned)) and options.has(whole[1]):
+    if (whole := SAY["whole_letter"].fullmatch(cleaned)) and options.has(whole[1]):
         bare = cleaned == whole[1] and options.also_called(whole[1])
         return Reading("", "contradictory") if bare else Reading(whole[1].upper(), "letter")
     stages = (_boxed, _phrases, _verdicts, _lines, _texts, _letters)
@@ -120,15 +123,15 @@ def read_answer(text: str, question: Question) -> Reading:
     reading = next((found for found in settled if found is not None), None)
     if reading is not None:
         return reading
-    if say.CANNOT_SAY.search(cleaned) or refusal_phrase(cleaned[:REFUSAL_CHARACTERS]):
+    if SAY["cannot_say"].search(cleaned) or refusal_phrase(cleaned[:REFUSAL_CHARACTERS]):
         return Reading("", "refusal")
     return Reading("", "none_found")
 
 
 def _own_part(text: str, question: Question) -> str:
     """Return a text up to where the model asks itself a next question; repeating this one is no next question."""
-    asked = _key(say.plain(question.text))[:RESTATED_CHARACTERS]
-    for found in say.NEXT_QUESTION.finditer(text):
+    asked = _key(plain(question.text))[:RESTATED_CHARACTERS]
+    for found in SAY["next_question"].finditer(text):
         if not _key(text[found.end() : found.end() + 4 * RESTATED_CHARACTERS]).startswith(asked):
             return text[: found.start()].strip()
     return text
@@ -153,13 +156,13 @@ def _settle(statements: list[Statement], text: str) -> Reading | None:
         other for other in standing[-2:-1]
         if other.letters != last.letters and _adds_nothing(text[other.end : last.start])
     ]  # fmt: skip
-    if len(last.letters) > 1 or beside or say.TAKEN_BACK.match(text, last.end):
+    if len(last.letters) > 1 or beside or SAY["taken_back"].match(text, last.end):
         return Reading("", "contradictory")
     return Reading(last.letters, last.stage)
 
 
 def _adds_nothing(gap: str) -> bool:
-    return len(gap) < BEFORE and {word.lower() for word in re.findall(r"[^\W_]+", gap)} <= say.ADDS_NOTHING
+    return len(gap) < BEFORE and {word.lower() for word in re.findall(r"[^\W_]+", gap)} <= ADDS_NOTHING
 
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
@@ -170,24 +173,24 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 def _named_at(text: str, position: int, options: Options, stage: str) -> Statement | None:
     """Return what is named right at a position, after words that change nothing; None where it is no option."""
-    begin = _end(say.FILLER, text, position)
-    for place in (_end(say.SPACE, text, position), _end(say.SPACE_OR_QUOTE, text, position), begin):
+    begin = _end(SAY["filler"], text, position)
+    for place in (_end(SAY["space"], text, position), _end(SAY["space_or_quote"], text, position), begin):
         letters, end = options.starting_at(text, place)
         if letters and not options.has(text[place:end].strip("([{ ")):
-            return None if say.ASKS.match(text, end) else Statement(letters, place, end, f"{stage}_text")
-    if denied := say.NEGATION.match(text, begin):
+            return None if SAY["asks"].match(text, end) else Statement(letters, place, end, f"{stage}_text")
+    if denied := SAY["negation"].match(text, begin):
         statement = _named_at(text, denied.end(), options, stage)
         if statement is None or statement.negated:
             return None
-        if but := say.BUT.match(text, statement.end):
+        if but := SAY["but"].match(text, statement.end):
             return _named_at(text, but.end(), options, stage)
         return replace(statement, negated=True)
-    if several := say.SEVERAL.match(text, begin):
-        statement = _letter_at(text, _end(say.FILLER, text, several.end()), options, stage)
+    if several := SAY["several"].match(text, begin):
+        statement = _letter_at(text, _end(SAY["filler"], text, several.end()), options, stage)
         return statement and replace(statement, letters=options.letters)
-    if found := say.EVERY.match(text, begin):
+    if found := SAY["every"].match(text, begin):
         return Statement(options.letters, begin, found.end(), stage)
-    if found := say.NONE.match(text, begin):
+    if found := SAY["none"].match(text, begin):
         return Statement("", begin, found.end(), "refusal")
     return _letter_at(text, begin, options, stage, may_list="\n" in text[position:begin])
 
@@ -197,30 +200,30 @@ def _letter_at(text: str, begin: int, options: Options, stage: str, may_list: bo
 
     may_list: a new line has begun before it, where a list of all the options may begin.
     """
-    found = say.LETTER.match(text, begin)
+    found = SAY["letter"].match(text, begin)
     if not found:
         return None
     said, end = found["letter"], found.end()
     letter, enclosed = said.upper(), bool(found["open"] or found["close"])
-    beside = _end(say.DELIMITER, text, end)
+    beside = _end(SAY["delimiter"], text, end)
     own, own_end = options.starting_at(text, beside)
     if letter in own:
         end = own_end
     elif not enclosed and not _stands_alone(text, end, said):
         return None
-    if say.ASKS.match(text, end) or (may_list and _list_goes_on(text, end, letter)):
+    if SAY["asks"].match(text, end) or (may_list and _list_goes_on(text, end, letter)):
         return None
     if letter not in options.letters:
-        clear = letter in LETTERS and say.TEXT_ENDS.match(text, found.end())
+        clear = letter in LETTERS and SAY["text_ends"].match(text, found.end())
         return Statement("", begin, end, "none_found") if clear else None
     letters = {letter}
-    if letter not in own and "\n" not in text[end:beside] and say.LINE_ENDS.match(text, own_end):
+    if letter not in own and "\n" not in text[end:beside] and SAY["line_ends"].match(text, own_end):
         letters.update(own)
     if not own and not enclosed:
         letters.update(options.also_called(said))
-    while joined := say.JOINED.match(text, end):
+    while joined := SAY["joined"].match(text, end):
         other, end = joined["letter"], joined.end()
-        if options.has(other) and (other.isupper() or say.TEXT_ENDS.match(text, end)):
+        if options.has(other) and (other.isupper() or SAY["text_ends"].match(text, end)):
             letters.add(other.upper())
     return Statement("".join(sorted(letters)), begin, end, stage)
 
@@ -228,14 +231,14 @@ def _letter_at(text: str, begin: int, options: Options, stage: str, may_list: bo
 def _stands_alone(text: str, end: int, letter: str) -> bool:
     """Whether a letter without brackets is one by itself; lower case and the pronoun need a clear end."""
     if letter.isupper() and letter != "I":
-        return say.GOES_ON.match(text, end) is not None
-    joined = say.JOINED.match(text, end)
-    return say.TEXT_ENDS.match(text, joined.end() if joined else end) is not None
+        return SAY["goes_on"].match(text, end) is not None
+    joined = SAY["joined"].match(text, end)
+    return SAY["text_ends"].match(text, joined.end() if joined else end) is not None
 
 
 def _list_goes_on(text: str, end: int, letter: str) -> bool:
     following = re.compile(r"[^\n]{0,1000}\n+").match(text, end)
-    heading = following and say.HEADING.match(text, following.end())
+    heading = following and SAY["heading"].match(text, following.end())
     return bool(heading) and heading["letter"].upper() != letter  # type: ignore[index]
 
 
@@ -248,9 +251,9 @@ def _boxed(text: str, options: Options) -> list[Statement]:
 def _boxes(text: str) -> list[tuple[int, int, int]]:
     """Return (start, start of the content, its end) of the last two boxes that are closed and not empty."""
     boxes: list[tuple[int, int, int]] = []
-    for opening in list(say.BOX.finditer(text))[-2 * BOXES :][::-1]:
+    for opening in list(SAY["box"].finditer(text))[-2 * BOXES :][::-1]:
         depth = 1
-        for brace in say.BRACE.finditer(text, opening.end(), opening.end() + BOX_CHARACTERS):
+        for brace in BRACE.finditer(text, opening.end(), opening.end() + BOX_CHARACTERS):
             depth += 1 if brace[0] == "{" else -1
             if not depth:
                 if text[opening.end() : brace.start()].strip():
@@ -266,7 +269,7 @@ def _in_box(text: str, start: int, inside: int, end: int, options: Options) -> S
     letters = options.equal_to(content)
     if letters and not options.has(content):
         return Statement(letters, start, end + 1, "boxed")
-    head = say.ANSWER_PHRASE.search(content)
+    head = SAY["answer_phrase"].search(content)
     statement = _named_at(content, head.end() if head else 0, options, "boxed")
     if statement is None or statement.negated:
         return None
@@ -275,12 +278,12 @@ def _in_box(text: str, start: int, inside: int, end: int, options: Options) -> S
 
 def _phrases(text: str, options: Options) -> Iterator[Statement]:
     """Yield what follows "the answer is" and its kin, and what stands before "is the answer"."""
-    for head in say.ANSWER_PHRASE.finditer(text):
+    for head in SAY["answer_phrase"].finditer(text):
         before = text[max(0, head.start() - BEFORE) : head.start()]
-        if say.VOID_BEFORE.search(before) and not say.TO_CHOOSE.search(before):
+        if SAY["void_before"].search(before) and not SAY["to_choose"].search(before):
             continue
         statement = _named_at(text, head.end(), options, "phrase")
-        if statement and "would be" in head[0].lower() and say.CONDITIONAL.match(text, statement.end):
+        if statement and "would be" in head[0].lower() and SAY["conditional"].match(text, statement.end):
             continue
         if statement and re.search(r"(?:n't|not)(?: be)?$", head[0]):
             statement = None if statement.negated else replace(statement, negated=True)
@@ -291,12 +294,12 @@ def _phrases(text: str, options: Options) -> Iterator[Statement]:
 
 def _judged(text: str, options: Options, group: str, stage: str) -> Iterator[Statement]:
     """Yield the letters that are called the answer (group noun) or, without that word, correct (group true)."""
-    for verdict in say.VERDICT.finditer(text):
+    for verdict in SAY["verdict"].finditer(text):
         if not verdict[group] or (group == "true" and verdict["noun"]):
             continue
         begin = max(0, verdict.start() - 2 * BEFORE)
-        subjects = list(say.SUBJECT.finditer(text, begin, verdict.start() + 1))
-        if not subjects or say.CONDITION.search(text[max(0, subjects[-1].end() - BEFORE) : subjects[-1].end()]):
+        subjects = list(SAY["subject"].finditer(text, begin, verdict.start() + 1))
+        if not subjects or SAY["condition"].search(text[max(0, subjects[-1].end() - BEFORE) : subjects[-1].end()]):
             continue
         statement = _letter_at(text, subjects[-1].end(), options, stage)
         if statement and not re.search(r"\w", text[statement.end : verdict.start()]):
@@ -314,12 +317,12 @@ def _lines(text: str, options: Options) -> list[Statement]:
     runs: list[list[Statement]] = [[]]
     last_end = 0
     for line in re.finditer(r"[^\n]+", text):
-        heading = say.HEADING.match(text, line.start())
+        heading = SAY["heading"].match(text, line.start())
         letter = heading["letter"].upper() if heading else ""
-        own, end = options.starting_at(text, _end(say.DELIMITER, text, heading.end())) if heading else ("", 0)
+        own, end = options.starting_at(text, _end(SAY["delimiter"], text, heading.end())) if heading else ("", 0)
         if not letter or letter not in own:
             runs.append([])
-        elif not say.DENIED_AFTER.match(text, end):
+        elif not SAY["denied_after"].match(text, end):
             runs[-1].append(Statement(letter, line.start(), end, "line"))
             last_end = line.end()
     distinct = [{statement.letters for statement in run} for run in runs]
@@ -327,7 +330,7 @@ def _lines(text: str, options: Options) -> list[Statement]:
         return [Statement("".join(sorted(distinct[-1])), runs[-1][0].start, last_end, "line")]
     alone = [run[-1] for run, letters in zip(runs, distinct, strict=True) if len(letters) == 1]
     agreed = len({statement.letters for statement in alone}) == 1
-    corrected = len(alone) > 1 and say.CORRECTS.search(text[alone[-2].end : alone[-1].start])
+    corrected = len(alone) > 1 and SAY["corrects"].search(text[alone[-2].end : alone[-1].start])
     return alone if agreed or corrected else []
 
 
@@ -336,8 +339,8 @@ def _texts(text: str, options: Options) -> list[Statement]:
     lines = [line for line in text.split("\n") if line]
     named = {line: letters for line in set(lines) if (letters := _only_text(line, options))}
     letters = _only_text(text, options) or named.get(lines[-1], "") or named.get(lines[0], "")
-    if not say.HEADING.match(lines[-1]):
-        letters = letters or _only_text(re.split(r"(?<=[.!?。])\s+", lines[-1])[-1], options)
+    if not SAY["heading"].match(lines[-1]):
+        letters = letters or _only_text(re.split(r"(?<=[.!?])\s+", lines[-1])[-1], options)
     if not letters or len(set(named.values())) > 1:
         return []
     return [Statement(letters, 0, len(text), "text")]
@@ -345,10 +348,10 @@ def _texts(text: str, options: Options) -> list[Statement]:
 
 def _only_text(text: str, options: Options) -> str:
     bare = text.strip(" .")
-    if (both := say.TEXT_THEN_LETTER.fullmatch(bare)) and both[2] in options.equal_to(both[1]):
+    if (both := SAY["text_then_letter"].fullmatch(bare)) and both[2] in options.equal_to(both[1]):
         return both[2]
-    for rest in (bare, bare.strip("\"' ."), bare[_end(say.LEADS_IN, bare, 0) :]):
-        for said in (rest, rest[_end(say.ARTICLE, rest, 0) :]):
+    for rest in (bare, bare.strip("\"' ."), bare[_end(SAY["leads_in"], bare, 0) :]):
+        for said in (rest, rest[_end(SAY["article"], rest, 0) :]):
             if not options.has(said) and (letters := options.equal_to(said)):
                 return letters
     return ""
@@ -356,9 +359,9 @@ def _only_text(text: str, options: Options) -> str:
 
 def _letters(text: str, options: Options) -> list[Statement]:
     """Return lone capitals that stand for an option, or the one option that is spoken of at all."""
-    found = [*say.LINE_IS_LETTER.finditer(text), *say.POINTS_TO.finditer(text)]
-    headings = {heading["letter"].upper() for heading in say.HEADING.finditer(text)}
-    if len(headings) < 2 and (opening := say.OPENS_WITH.match(text)):
+    found = [*SAY["line_is_letter"].finditer(text), *SAY["points_to"].finditer(text)]
+    headings = {heading["letter"].upper() for heading in SAY["heading"].finditer(text)}
+    if len(headings) < 2 and (opening := SAY["opens_with"].match(text)):
         found.append(opening)
     read = [
         _letter_at(text, match.end(), options, "letter") for match in found
@@ -366,11 +369,11 @@ def _letters(text: str, options: Options) -> list[Statement]:
     ]  # fmt: skip
     if statements := [statement for statement in read if statement and statement.letters]:
         return statements
-    mentions = list(say.MENTION.finditer(text))
+    mentions = list(SAY["mention"].finditer(text))
     letters = {mention[1] for mention in mentions}
     denied = any(
-        say.DENIED_AFTER.match(text, mention.end())
-        or say.ASKS.match(text, mention.end())
+        SAY["denied_after"].match(text, mention.end())
+        or SAY["asks"].match(text, mention.end())
         or _denied_before(text, mention.start())
         for mention in mentions
     )
@@ -381,4 +384,4 @@ def _letters(text: str, options: Options) -> list[Statement]:
 
 def _denied_before(text: str, position: int) -> bool:
     line = text[max(0, position - BEFORE) : position].rpartition("\n")[2]
-    return say.DENIED_BEFORE.search(line) is not None
+    return SAY["denied_before"].search(line) is not None

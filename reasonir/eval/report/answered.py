@@ -1,31 +1,20 @@
-"""A finished folder of answers: read whole, checked, and cut down to what a page shows of each question.
+"""A finished folder of answers to questions: read whole and checked.
 
-Invariant: every answer belongs to a question of the folder, and the answers have the accuracy that accuracy.json
-says. Texts stand apart from the list of questions, in chunks, so that a page unpacks those that are looked at.
+Invariant: every answer belongs to a question of the folder, and the answers have the accuracy that accuracy.json says.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl
-from reasonir.eval.rag.records import (
-    ACCURACY_FILE,
-    ANSWERS_FILE,
-    PASSAGES_FILE,
-    QUESTIONS_FILE,
-    RETRIEVED,
-    RETRIEVED_FILE,
-    with_options,
-)
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_jsonl
+from reasonir.eval.rag.records import ACCURACY_FILE, ANSWERS_FILE, PASSAGES_FILE, QUESTIONS_FILE, RETRIEVED_FILE
 from reasonir.eval.rag.table import NAMES
-from reasonir.eval.report.queries import cut
 
-FILES = (ACCURACY_FILE, QUESTIONS_FILE, ANSWERS_FILE, RETRIEVED_FILE, PASSAGES_FILE)
 FIELDS: Mapping[str, Mapping[str, type]] = {
     QUESTIONS_FILE: {"id": str, "text": str, "options": list, "answer": str, "subject": str, "group": str},
     ANSWERS_FILE: {
@@ -37,22 +26,8 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     PASSAGES_FILE: {"id": str, "content": str},
 }  # fmt: skip
 """Fields that a row must have, and their types."""
-GOLD_READ, GOLD_FOUND, GOLD_MISSED, NO_GOLD = range(4)
-"""Of a question: a gold passage was read; was among the hits but not read; was not; no gold passage is known."""
-NOT_READ, READ, DROPPED = range(3)
-"""Of a hit: too low; read by the reader; left out, as the prompt would not have fitted."""
-CHUNK = 200
-"""Questions whose texts are packed together."""
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Characters kept of a passage, of a question or search query, and of an answer."""
-
-    passage: int
-    question: int
-    answer: int
+Record = Mapping[str, Any]
+"""A row of one of the folder's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +37,29 @@ class Answered:
 
     folder: Path
     report: dict[str, Any]
-    questions: list[Row]
-    answers: dict[str, dict[str, list[Row]]]
-    retrieved: dict[str, Row]
+    questions: list[Record]
+    answers: dict[str, dict[str, list[Record]]]
+    retrieved: dict[str, Record]
     passages: dict[str, str]
 
     @property
     def conditions(self) -> list[str]:
-        """Return the conditions, closed book first."""
+        """The conditions, closed book first."""
         return [name for name in NAMES if name in self.report["conditions"]]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Record]:
         """Yield all answers."""
         for conditions in self.answers.values():
             for samples in conditions.values():
                 yield from samples
 
+    def files(self) -> list[Path]:
+        """Return the files that were read."""
+        names = (ACCURACY_FILE, *FIELDS, CONFIG_FILE, MANIFEST_FILE)
+        return [path for name in names if (path := self.folder / name).is_file()]
 
-def read_folder(folder: Path) -> Answered:
+
+def read_answered(folder: Path) -> Answered:
     """Read a folder that mmlu, gpqa or multiple_choice wrote.
 
     Raises:
@@ -88,7 +68,7 @@ def read_folder(folder: Path) -> Answered:
     """
     report = _read_report(folder / ACCURACY_FILE)
     questions = _by_id(folder / QUESTIONS_FILE)
-    answers: dict[str, dict[str, list[Row]]] = {name: {} for name in questions}
+    answers: dict[str, dict[str, list[Record]]] = {name: {} for name in questions}
     for line, row in _rows(folder / ANSWERS_FILE):
         where = f"{folder / ANSWERS_FILE}:{line}"
         if row["id"] not in questions:
@@ -119,10 +99,10 @@ def _read_report(file: Path) -> dict[str, Any]:
     return dict(report)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Row]]:
+def _rows(file: Path) -> Iterator[tuple[int, Record]]:
     if not file.is_file():
         raise UserError(f"{file.parent}: lacks {file.name}; run the command that wrote it again")
-    if file.stat().st_size == 0:
+    if file.stat().st_size == 0:  # closed book only has no passages, which `read_jsonl` would refuse
         return
     for line, row in read_jsonl(file):
         for name, kind in FIELDS[file.name].items():
@@ -131,8 +111,8 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
         yield line, row
 
 
-def _by_id(file: Path) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
+def _by_id(file: Path) -> dict[str, Record]:
+    rows: dict[str, Record] = {}
     for line, row in _rows(file):
         if row["id"] in rows:
             raise UserError(f"{file}:{line}: {row['id']!r} stands twice; run the command that wrote it again")
@@ -150,112 +130,3 @@ def _check_accuracy(found: Answered) -> None:
                 f"{found.folder}: {ANSWERS_FILE} has an accuracy of {accuracy:.4f} {NAMES[condition]}, but "
                 f"{ACCURACY_FILE} says {entry['all']['accuracy']:.4f}; run the same command again"
             )
-
-
-def list_questions(found: Answered, limits: Limits) -> dict[str, Any]:
-    """Return what the list shows and is filtered by: questions, options, letters chosen, whether gold was found."""
-    groups = sorted({row["group"] for row in found.questions} - {""})
-    subjects = sorted({row["subject"] for row in found.questions} - {""})
-    pairs = [[found.conditions.index(move[side]) for side in "ab"] for move in found.report["differences"]]
-    return {
-        "conditions": [NAMES[name] for name in found.conditions],
-        "pairs": pairs,
-        "groups": groups,
-        "subjects": subjects,
-        "chunk": CHUNK,
-        "questions": [
-            {
-                "id": row["id"],
-                "text": cut(row["text"], limits.question),
-                "options": [cut(str(option), limits.question) for option in row["options"]],
-                "answer": row["answer"],
-                "group": groups.index(row["group"]) if row["group"] else -1,
-                "subject": subjects.index(row["subject"]) if row["subject"] else -1,
-                "gold": gold_state(row["id"], found),
-                "letters": [_letters(found.answers[row["id"]].get(name)) for name in found.conditions],
-            }
-            for row in found.questions
-        ],
-    }
-
-
-def _letters(samples: Sequence[Row] | None) -> list[str] | None:
-    return None if samples is None else [row["letter"] for row in samples]
-
-
-def gold_state(name: str, found: Answered) -> int:
-    """Say whether a gold passage of a question was read, only found, or missed; or that none is known."""
-    row = found.retrieved.get(name)
-    if row is None or not row["gold"]:
-        return NO_GOLD
-    gold = set(row["gold"])
-    if any(gold & set(answer["passages"]) for answer in found.answers[name].get(RETRIEVED, [])):
-        return GOLD_READ
-    return GOLD_FOUND if gold & {hit["id"] for hit in row["hits"]} else GOLD_MISSED
-
-
-def chunk_texts(found: Answered, limits: Limits) -> list[dict[str, Any]]:
-    """Return what a question shows when it is opened, chunk by chunk, each with the passages that it names."""
-    chunks = []
-    for first in range(0, len(found.questions), CHUNK):
-        places: dict[str, int] = {}
-        shown = [_opened(row, found, limits, places) for row in found.questions[first : first + CHUNK]]
-        texts = [cut(found.passages[name], limits.passage) if name in found.passages else None for name in places]
-        chunks.append({"ids": list(places), "texts": texts, "questions": shown})
-    return chunks
-
-
-def _opened(question: Row, found: Answered, limits: Limits, places: dict[str, int]) -> dict[str, Any]:
-    """Return one question's search query, gold passages, hits and answers; passages by their place."""
-    name = question["id"]
-    answers = found.answers[name]
-    row = found.retrieved.get(name, {"query": "", "gold": [], "hits": []})
-    gold, hits = set(row["gold"]), [hit["id"] for hit in row["hits"]]
-    state = {}
-    for answer in answers.get(RETRIEVED, []):  # the samples of a question read the same
-        count = len(answer["passages"])
-        state = dict.fromkeys(answer["passages"], READ)
-        state |= dict.fromkeys(hits[count : count + answer["dropped"]], DROPPED)
-    return {
-        "query": _search_query(question, row["query"], limits.question),
-        "gold": [[places.setdefault(i, len(places)), hits.index(i) + 1 if i in hits else 0] for i in row["gold"]],
-        "hits": [
-            [places.setdefault(i, len(places)), float(f"{hit['score']:.5g}"), int(i in gold), state.get(i, NOT_READ)]
-            for i, hit in zip(hits, row["hits"], strict=True)
-        ],
-        "answers": [
-            [
-                {
-                    "stage": answer["stage"].replace("_", " "),
-                    "text": cut_middle(answer["text"], limits.answer),
-                    "guess": "" if answer["letter"] else answer["guess"],
-                    "finish": answer["finish"],
-                    "error": cut(answer["error"], limits.passage),
-                    "read": len(answer["passages"]),
-                    "dropped": answer["dropped"],
-                    "tokens": [answer["input_tokens"], answer["output_tokens"]],
-                }
-                for answer in answers.get(condition, [])
-            ]
-            for condition in found.conditions
-        ],
-    }
-
-
-def _search_query(question: Row, query: str, characters: int) -> str | int:
-    """Return 0 for the question itself, 1 for the question with its options, else the text searched with."""
-    if query.strip() in ("", question["text"].strip()):
-        return 0
-    if query == with_options(question["text"], question["options"]):
-        return 1
-    return cut(query, characters)
-
-
-def cut_middle(text: str, characters: int) -> str:
-    """Return a text without its middle, where it is longer: an answer stands at its end."""
-    text = text.strip()
-    left_out = len(text) - characters
-    if left_out <= 0:
-        return text
-    end = characters // 2
-    return f"{text[: characters - end]} [… {left_out:,} characters left out …] {text[len(text) - end :]}"

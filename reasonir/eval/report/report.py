@@ -1,114 +1,163 @@
 """`reasonir-eval report`, top to bottom: one self-contained HTML page of a results folder, or of two side by side.
 
-Invariant: only what every run has is compared. `report_runs.py` reads the folders, `report_queries.py` the texts,
-`page_file.py` fills and writes the page; a folder of answers has a page of its own, `rag/page.py`.
+Rankings (`runs.py`, `query_items.py`, `ranking_sections.py`) and answers to questions (`answered.py`,
+`question_items.py`, `accuracy_sections.py`) become one `Page` (`page.py`), which is written with its tables here.
 """
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
-from reasonir.eval.report.answers_page import holds_answers, write_answers_page
-from reasonir.eval.report.charts import length_bars, scaling_curve, task_bars
+from reasonir.core.command import to_yaml
+from reasonir.core.errors import UserError
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, write_json, write_text
+from reasonir.core.run_folder import build_manifest
+from reasonir.eval.rag.records import ACCURACY_FILE
+from reasonir.eval.rag.table import render as render_accuracy
+from reasonir.eval.report.accuracy_sections import answers_page, notes_on_folder
+from reasonir.eval.report.answered import read_answered
 from reasonir.eval.report.config import ReportConfig
-from reasonir.eval.report.page_file import claim_output, fill_page, pack, publish
-from reasonir.eval.report.queries import HITS, QueryPages, collect_queries
-from reasonir.eval.report.runs import Shared, open_runs, plural, share
+from reasonir.eval.report.page import Page, fill_page
+from reasonir.eval.report.provenance import plural
+from reasonir.eval.report.query_items import collect_queries
+from reasonir.eval.report.question_items import Limits, pack_questions
+from reasonir.eval.report.ranking_sections import input_files, rankings_page, report_table
+from reasonir.eval.report.runs import open_runs, share
 from reasonir.eval.scores import tables
-from reasonir.eval.scores.results import METRICS_FILE, QUERIES_FILE, RESULTS_FILE, RUN_FILE
+from reasonir.eval.scores.results import RESULTS_FILE
+
+OWN_OPTION = "snippet_characters:"
+"""Tells a report's config.yaml from another command's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A page and what goes with it. tables: content of the files beside it, by name. inputs: files read. printed,
+    notes, summary: what the command says at its end."""
+
+    page: Page
+    tables: Mapping[str, str]
+    inputs: Sequence[Path]
+    counts: Mapping[str, int]
+    printed: str
+    notes: Sequence[str]
+    summary: str
 
 
 def write_report(config: ReportConfig) -> None:
-    """Read the results, gather what is shown of each query, write the page and its tables."""
-    if holds_answers(config.results):
-        write_answers_page(config)
-        return
+    """Read the results, make the page, write it with its tables, options and manifest."""
     begun = time.time()
-    output, beside = claim_output(config)
-    shared = share(open_runs(config.results, config.names))
-    table = report_table(shared)
-    scaling = scaling_curve(shared.runs)
-    pages = collect_queries(shared, config.data.dir, config.snippet_characters, config.query_characters)
-    page = render(shared, table, pages, scaling)
-    markdown = tables.to_markdown(table)
-    written = {"results.md": markdown, "results.tex": tables.to_latex(table)} if config.tables else {}
-    counts = {"tasks": len(shared.queries), "queries": shared.query_count, "documents": len(pages.ids)}
-    publish(config, output, beside, page, written, input_files(shared), counts, begun)
-    print(f"\n{markdown}")
-    for note in (*shared.notes, *pages.notes):
+    output = Path(config.output)
+    characters = Limits(config.snippet_characters, config.query_characters, config.answer_characters)
+    if holds_answers(config.results):
+        if config.data.dir is not None:
+            raise UserError(f"data.dir={config.data.dir}: a folder of answers holds its own texts; leave data.dir away")
+        beside = claim_output(output)
+        report = report_on_answers(Path(config.results[0]), config.names[0] if config.names else None, characters)
+    else:
+        beside = claim_output(output)
+        report = report_on_rankings(config.results, config.names, config.data.dir, characters)
+    html = fill_page(report.page)
+
+    # The manifest goes first and comes back last: a page without one is not finished.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    manifest = output.parent / f"{beside}{MANIFEST_FILE}"
+    manifest.unlink(missing_ok=True)
+    texts = {f"{beside}{CONFIG_FILE}": to_yaml(config), output.name: html}
+    texts |= {f"{beside}{name}": content for name, content in report.tables.items() if config.tables}
+    for name, content in texts.items():
+        write_text(output.parent / name, content)
+    size = len(html.encode())
+    write_json(manifest, build_manifest(report.inputs, dict(report.counts), begun, page_bytes=size))
+
+    print(f"\n{report.printed}")
+    for note in report.notes:
         print(f"note: {note}")
-    size = f"{len(page.encode()) / 1e6:.1f} MB"
-    print(f"{output}: {shared.query_count:,} queries of {plural(len(shared.queries), 'task')}, {size}")
+    print(f"{output}: {report.summary}, {size / 1e6:.1f} MB")
 
 
-def report_table(shared: Shared) -> tables.Table:
-    """Return our rows over the shared queries, beside all published ones."""
-    rows = [
-        tables.Measured(
-            run.name,
-            {task: shared.mean(run, task) for task in shared.queries},
-            run.queries if run.compares_with_bright else None,
+def holds_answers(folders: Sequence[str]) -> bool:
+    """Say whether the folder holds answers to questions, instead of rankings.
+
+    Raises:
+        UserError: two folders of which one holds answers.
+    """
+    answers = [folder for folder in folders if _is_answers(Path(folder))]
+    if answers and len(folders) > 1:
+        others = [folder for folder in folders if folder not in answers]
+        why = f"and {others[0]} does not" if others else "as does the other"
+        raise UserError(
+            f"results: {answers[0]} holds answers to questions, {why}; a page of answers shows one folder: "
+            f"results=[{answers[0]}]"
         )
-        for run in shared.runs
-    ]
-    return tables.build_table(rows, averaged=len(shared.queries) > 1, both_kinds=True)
+    return bool(answers)
 
 
-def input_files(shared: Shared) -> list[Path]:
-    """Return the files of the results that the page was made of."""
-    found = []
-    for run in shared.runs:
-        found += [run.folder / RESULTS_FILE, run.folder / CONFIG_FILE, run.folder / MANIFEST_FILE]
-        for task in shared.queries:
-            found += [run.tasks[task].folder / name for name in (METRICS_FILE, QUERIES_FILE, RUN_FILE)]
-    return [path for path in found if path.is_file()]
+def _is_answers(folder: Path) -> bool:
+    return (folder / ACCURACY_FILE).is_file() and not (folder / RESULTS_FILE).is_file()
 
 
-def render(shared: Shared, table: tables.Table, pages: QueryPages, scaling: Any) -> str:
-    """Return the page."""
-    runs = shared.runs
-    values = {
-        "runs": runs,
-        "averages": [100 * shared.average(run) for run in runs],
-        "tasks": list(shared.queries),
-        "query_count": shared.query_count,
-        "changes": _changes(shared),
-        "notes": [*shared.notes, *pages.notes],
-        "facts": _side_by_side([dict(run.facts()) for run in runs]),
-        "options": _side_by_side([run.flat_options() for run in runs]),
-        "table": table,
-        "short_names": tables.SHORT_NAMES,
-        "task_bars": task_bars(shared),
-        "length_bars": length_bars(shared, pages.words),
-        "scaling": scaling,
-        "hits": HITS,
-    }
-    return fill_page("report.html", "report.js", {"data": pack(_embedded(shared, pages))}, values)
+def claim_output(output: Path) -> str:
+    """Refuse a page that cannot be written; return what goes before the names of the files beside it.
+
+    A folder that another command filled keeps its config.yaml, manifest.json and results.md: ours get the page's name.
+    """
+    for path in (output, *output.parents):
+        if path.exists() and path.is_dir() == (path == output):
+            kind = "folder; name a file in it" if path == output else "file; name a folder"
+            raise UserError(f"output={output}: {path} is a {kind}")
+    stored = output.parent / CONFIG_FILE
+    foreign = stored.exists() and OWN_OPTION not in stored.read_text(encoding="utf-8", errors="replace")
+    return f"{output.stem}." if foreign else ""
 
 
-def _embedded(shared: Shared, pages: QueryPages) -> dict[str, Any]:
-    return {
-        "runs": [{"letter": run.letter, "name": run.name} for run in shared.runs],
-        "tasks": list(shared.queries),
-        "ids": pages.ids,
-        "texts": pages.texts,
-        "queries": pages.queries,
-    }
+def report_on_rankings(
+    folders: Sequence[str], names: Sequence[str] | None, data_dir: str | None, characters: Limits
+) -> Report:
+    """Make the page of one folder of rankings or of two.
+
+    Args:
+        folders: the folders of results.
+        names: what the page calls the runs; None takes model or retriever.
+        data_dir: folder of the texts; None reads them from where each run says.
+        characters: kept of each text.
+    """
+    shared = share(open_runs(folders, names))
+    table = report_table(shared)
+    items = collect_queries(
+        shared,
+        data_dir=data_dir,
+        snippet_characters=characters.passage,
+        query_characters=characters.question,
+    )
+    page = rankings_page(shared, table, items)
+    markdown = tables.to_markdown(table)
+    counts = {"tasks": len(shared.queries), "queries": shared.query_count, "documents": len(items.passages.ids)}
+    summary = f"{shared.query_count:,} queries of {plural(len(shared.queries), 'task')}"
+    beside = {"results.md": markdown, "results.tex": tables.to_latex(table)}
+    return Report(page, beside, input_files(shared), counts, markdown, page.notes, summary)
 
 
-def _changes(shared: Shared) -> dict[str, int] | None:
-    """Return on how many queries the second run is better, worse and equal; None for one run."""
-    if len(shared.runs) == 1:
-        return None
-    a, b = (run.scores for run in shared.runs)
-    differences = [b[task][query] - a[task][query] for task, queries in shared.queries.items() for query in queries]
-    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return {"better": better, "worse": worse, "equal": len(differences) - better - worse}
+def report_on_answers(folder: Path, name: str | None, characters: Limits) -> Report:
+    """Make the page of a folder of answers.
 
-
-def _side_by_side(columns: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
-    """Return (name, values) for every name that any column has a value for."""
-    names = dict.fromkeys(name for column in columns for name, value in column.items() if value)
-    names = {name: None for column in columns for name in column if name in names}
-    return [(name, [column.get(name, "") for column in columns]) for name in names]
+    Args:
+        folder: what mmlu, gpqa or multiple_choice wrote.
+        name: the title; None takes accuracy.json's.
+        characters: kept of each text, at most.
+    """
+    found = read_answered(folder)
+    if name is not None:
+        found.report["title"] = name
+    packed, limits, notes = pack_questions(found, characters)
+    notes = [*notes_on_folder(found), *notes]
+    lengths = [len(row["text"].strip()) for row in found.rows()]
+    longer = sum(length > limits.answer for length in lengths)
+    page = answers_page(found, packed=packed, limits=limits, answers_cut=longer, notes=notes)
+    counts = {"questions": len(found.questions), "answers": len(lengths), "passages": len(found.passages)}
+    counts["answers_cut"] = longer
+    lost = f" ({longer:,} cut to {limits.answer:,} characters)" if longer else ""
+    summary = f"{plural(len(found.questions), 'question')}, {plural(len(lengths), 'answer')}{lost}"
+    beside = {"results.md": render_accuracy(found.report, details=True)}
+    return Report(page, beside, found.files(), counts, render_accuracy(found.report, details=False), notes, summary)

@@ -29,8 +29,8 @@ def test_table_reaches_every_stage() -> None:
 CHOOSES = (
     "{0}", "({0})", "{0}. {2}", "{2}", "**{0}**", "Answer: {0}", "The answer is ({0}).", "The answer is {2}.",
     r"\boxed{{{0}}}", r"\boxed{{\text{{{0}. {2}}}}}", r"\boxed{{{2}}}", "I choose {0}, not {1}.",
-    "The answer is {1}. Wait, no: the answer is {0}", "The answer is not {1} but {0}.", "答案是{0}。",
-    "Die Antwort lautet {0}.", "It could look like {3}, but the answer is {2}.", "Option {0} is correct.",
+    "The answer is {1}. Wait, no: the answer is {0}", "The answer is not {1} but {0}.",
+    "It could look like {3}, but the answer is {2}.", "Option {0} is correct.",
     "{0}) {2}\n\nThis is not {3}.", "It is hot, so {0}.",
 )  # fmt: skip
 CHOOSES_NONE = (
