@@ -23,9 +23,7 @@ def _compile_phrases() -> Mapping[str, re.Pattern[str]]:
         joined = "".join(pattern.splitlines())
         sources[name] = re.sub(r"%(\w+)%", lambda found: sources[found[1]], joined)
     # The character ranges of `glue` are no pattern by themselves, but harmless as one.
-    return {
-        name: re.compile(source, 0 if name in with_case else re.IGNORECASE) for name, source in sources.items()
-    }
+    return {name: re.compile(source, 0 if name in with_case else re.IGNORECASE) for name, source in sources.items()}
 
 
 SAY = _compile_phrases()

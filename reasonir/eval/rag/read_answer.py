@@ -27,7 +27,9 @@ BEFORE = 60
 """Characters before a phrase that are looked at."""
 BOXES, BOX_CHARACTERS = 2, 2_000
 BRACE = re.compile(r"[{}]")
-ADDS_NOTHING = frozenset("the or and also alternatively option possibly maybe either my answer is".split())
+ADDS_NOTHING = {
+    "the", "or", "and", "also", "alternatively", "option", "possibly", "maybe", "either", "my", "answer", "is",
+}  # fmt: skip
 """Words between two statements that do not take the first one back."""
 REFUSAL_CHARACTERS = 4_000
 """A refusal stands early or makes up the text."""
