@@ -16,33 +16,44 @@ from reasonir.eval.rag.records import Question
 from reasonir.eval.scores.significance import mcnemar, randomisation_test, t_interval, wilson_interval
 
 DEPTHS = (1, 3, 5, 10)
+# A p-value of 0.05 has a standard error of 0.0007 then.
 PERMUTATIONS = 100_000
 Shares = Mapping[str, float]
 """Question id to the share of its samples that are right."""
 
 
 def judge(questions: Sequence[Question], answers: Sequence[Answer], confidence: float, seed: int) -> dict[str, Any]:
-    """Return the figures of all conditions, and of every pair of them."""
+    """Return the figures of all conditions, and of every pair of them.
+
+    Args:
+        questions: all that were asked.
+        answers: all that were given, under any condition.
+        confidence: level of the intervals.
+        seed: of the randomisation test, which compares conditions of several samples.
+    """
     by_condition: dict[str, list[Answer]] = {}
     for answer in answers:
         by_condition.setdefault(answer.condition, []).append(answer)
     known = {question.id: question for question in questions}
     report: dict[str, Any] = {"questions": len(questions), "confidence": confidence, "conditions": {}}
     for condition, given in by_condition.items():
-        report["conditions"][condition] = describe(given, known, confidence)
-    shares = {condition: shares_right(given) for condition, given in by_condition.items()}
-    report["differences"] = [compare(a, b, by_condition, shares, known, seed) for a, b in combinations(by_condition, 2)]
+        report["conditions"][condition] = _describe(given, known, confidence)
+    shares = {condition: _shares_right(given) for condition, given in by_condition.items()}
+    report["differences"] = [
+        _compare(a, b, by_condition, shares, known, seed) for a, b in combinations(by_condition, 2)
+    ]
     return report
 
 
-def describe(answers: Sequence[Answer], known: Mapping[str, Question], confidence: float) -> dict[str, Any]:
+def _describe(answers: Sequence[Answer], known: Mapping[str, Question], confidence: float) -> dict[str, Any]:
     """Return one condition's figures: of all questions, by group and by subject, and of every sample."""
     samples = sorted({answer.sample for answer in answers})
     by_sample = [float(np.mean([a.correct for a in answers if a.sample == sample])) for sample in samples]
     spread = t_interval(by_sample, confidence)
     return {
-        "all": figures(answers, known, confidence),
+        "all": _figures(answers, known, confidence),
         "samples": by_sample,
+        # Student's interval of a share may pass its ends.
         "samples_interval": spread and (max(0.0, spread[0]), min(1.0, spread[1])),
         "groups": _by(answers, known, confidence, "group"),
         "subjects": _by(answers, known, confidence, "subject"),
@@ -55,13 +66,14 @@ def _by(
     parts: dict[str, list[Answer]] = {}
     for answer in answers:
         parts.setdefault(getattr(known[answer.id], attribute), []).append(answer)
-    return {name: figures(part, known, confidence) for name, part in sorted(parts.items()) if name}
+    return {name: _figures(part, known, confidence) for name, part in sorted(parts.items()) if name}
 
 
-def figures(answers: Sequence[Answer], known: Mapping[str, Question], confidence: float) -> dict[str, Any]:
+def _figures(answers: Sequence[Answer], known: Mapping[str, Question], confidence: float) -> dict[str, Any]:
     """Return accuracy, its interval (Wilson's over the questions), and how many answers could not be read."""
-    shares = shares_right(answers)
+    shares = _shares_right(answers)
     accuracy = float(np.mean(list(shares.values())))
+    # The paper scores an unreadable answer to MMLU as a random letter.
     guessed = [(answer.letter or answer.guess) == known[answer.id].answer for answer in answers]
     return {
         "questions": len(shares),
@@ -75,7 +87,7 @@ def figures(answers: Sequence[Answer], known: Mapping[str, Question], confidence
     }
 
 
-def shares_right(answers: Sequence[Answer]) -> dict[str, float]:
+def _shares_right(answers: Sequence[Answer]) -> dict[str, float]:
     """Return the share of right answers to each question."""
     right: dict[str, list[bool]] = {}
     for answer in answers:
@@ -83,7 +95,7 @@ def shares_right(answers: Sequence[Answer]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in right.items()}
 
 
-def compare(
+def _compare(
     a: str,
     b: str,
     by_condition: Mapping[str, Sequence[Answer]],
@@ -96,6 +108,7 @@ def compare(
     p_value: the exact McNemar test; of several samples the paired randomisation test over the questions' shares, which
     is the same test where each has one sample. samples_p_values: McNemar's of every sample.
     """
+    # The gold condition lacks questions without gold: a difference is over what both have.
     common = [name for name in shares[a] if name in shares[b]]
     differences = np.array([shares[b][name] - shares[a][name] for name in common])
     gained, lost = int(np.sum(differences > 0)), int(np.sum(differences < 0))
@@ -103,6 +116,7 @@ def compare(
         mcnemar(*_moves(sample, by_condition[a], by_condition[b], set(common)))
         for sample in sorted({answer.sample for answer in by_condition[a]})
     ]
+    # Several samples of one question are not independent: the question is the unit that is permuted.
     p_value = p_values[0]
     if len(p_values) > 1:
         p_value = randomisation_test([differences], PERMUTATIONS, np.random.default_rng(seed)).p_value
@@ -140,6 +154,8 @@ def hit_rates(
     Args:
         ranked: question id to passage ids, best first.
         gold: question id to its gold passages, of the questions that have any in the datastore.
+        top: a further depth: the passages that the reader gets.
+        confidence: level of the intervals.
     """
     found: dict[str, Any] = {}
     for depth in sorted({*DEPTHS, top}):

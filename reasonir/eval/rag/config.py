@@ -1,15 +1,16 @@
 """The options of `mmlu`, `gpqa` and `multiple_choice`: names, types, units. Values stand in `configs/eval/`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError, require
+from reasonir.core.errors import UserError
+from reasonir.core.fields import positive, within
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig, Provider
-from reasonir.retrieval.config import EncodingConfig, RetrievalConfig
+from reasonir.retrieval.config import EncodingConfig, RetrievalConfig, Retriever
 
 MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens", "confidence", *generator_config.MAY_DIFFER)
 """Options that change no answer: an output folder may be continued with others."""
@@ -32,7 +33,7 @@ class RagConfig(RetrievalConfig):
     datastore: str | None = MISSING
     """Passages: JSONL of id and content, a BRIGHT or BEIR folder, a folder of .txt and .md files, hub:NAME, a folder
     that reasonir-eval encode wrote (searched through its index where it has one), or null: closed book only."""
-    top: int = MISSING
+    top: int = positive()
     """Passages put before the reader."""
     queries: str = MISSING
     """What is searched with: question, question_with_options, reasoning (the reader's own closed-book answer without
@@ -46,11 +47,11 @@ class RagConfig(RetrievalConfig):
     by the model's probabilities: no reasoning, no chance, nothing unreadable. Wording: prompts/rag_<form>.yaml."""
     prompts: str | None = MISSING
     """Folder with edited rag_phrase.yaml or rag_boxed.yaml; null takes the package's own."""
-    samples: int = MISSING
+    samples: int = positive()
     """Answers to each question under each condition, with a seed each."""
     stop: list[str] = MISSING
     """Texts at which the reader is stopped."""
-    context_tokens: int = MISSING
+    context_tokens: int = positive()
     """Tokens of prompt and answer together (never more than the model takes); the last passages are dropped to fit."""
     tokenizer: str | None = MISSING
     """Folder or hub id of the tokenizer that counts; null is the model's own for generator=vllm, else an estimate of 3
@@ -58,30 +59,38 @@ class RagConfig(RetrievalConfig):
     generator: GeneratorConfig = MISSING
     seed: int = MISSING
     """Of the sampling, and of the guesses for answers that cannot be read."""
-    confidence: float = MISSING
+    confidence: float = within(0, 1, "()")
     """Level of the intervals."""
 
     def answer_tokens(self) -> int:
         """Return the tokens of an answer."""
         return 1 if self.prompt_form is PromptForm.letter else self.generator.max_new_tokens
 
+    def input_files(self) -> list[str]:
+        """Return the questions' file or folder and the file of search texts, where they are local."""
+        data = self.data  # type: ignore[attr-defined]
+        named = [getattr(data, "dir", None), getattr(data, "file", None), self.queries_file]
+        return [path for path in named if path is not None]
+
+    @property
+    def queries_file(self) -> str | None:
+        """The file of search texts; None where they come from the questions or from the reader."""
+        return self.queries if self.queries.endswith((".jsonl", ".jsonl.gz")) else None
+
     def validate(self) -> None:
-        """Refuse values outside their range, and options that do not go together."""
+        """Refuse options that do not go together."""
         if self.datastore is None:
             EncodingConfig.validate(self)
-            if self.queries == REASONING or self.queries.endswith((".jsonl", ".jsonl.gz")):
+            if self.queries == REASONING or self.queries_file:
                 raise UserError(f"queries={self.queries} is for a search: give datastore=PASSAGES")
         else:
             RetrievalConfig.validate(self)
-        for name in ("top", "samples", "context_tokens"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        require(0 < self.confidence < 1, "confidence", self.confidence, "must lie between 0 and 1")
         if self.samples > 1 and (self.generator.temperature == 0 or self.prompt_form is PromptForm.letter):
             remedy = "give generator.temperature above 0, and prompt_form=phrase or boxed"
             raise UserError(f"samples={self.samples} would all be equal: {remedy}")
         if self.generator.engine is Provider.vllm and self.generator.base_url is not None:
             raise UserError("generator.base_url is of a server: give generator=openai too")
-        if self.queries not in QUERIES and not self.queries.endswith((".jsonl", ".jsonl.gz")):
+        if self.queries not in QUERIES and not self.queries_file:
             raise UserError(f"queries={self.queries} must be one of {', '.join(QUERIES)}, or a .jsonl file")
 
 
@@ -155,12 +164,28 @@ class ChoicesConfig(RagConfig):
     """Of the order of the options, as for gpqa; null keeps the file's."""
 
 
-def describe(config: RagConfig) -> str:
-    """Return a short name for the questions, for a default output folder."""
+def name_of(config: RagConfig) -> str:
+    """Return a short name for the questions."""
     if isinstance(config, MmluConfig):
         return f"mmlu-{config.split}"
     source = config.data.file or config.data.hub  # type: ignore[attr-defined]
     return PurePath(str(source).replace(":", "-")).name.split(".")[0]
+
+
+def title_of(config: RagConfig) -> str:
+    """Return what a table calls this run: the questions, the reader, and what it was given to read."""
+    name, reader = name_of(config), PurePath(config.generator.model).name
+    if config.datastore is None:
+        return f"{name}: {reader}, closed book"
+    dense = config.retriever in (Retriever.dense, Retriever.hybrid)
+    retriever = PurePath(str(config.model.path)).name if dense else config.retriever.value
+    return f"{name}: {reader}, top {config.top} of {retriever}"
+
+
+def resolve(config: RagConfig) -> RagConfig:
+    """Return the options with the default output folder filled in."""
+    name = f"{name_of(config)}-{PurePath(config.generator.model).name}"
+    return replace(config, output_dir=config.output_dir or str(PurePath("outputs", "eval", name)))
 
 
 def _one_of(first: str | None, second: str | None, options: str) -> None:

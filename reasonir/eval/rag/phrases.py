@@ -6,7 +6,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 
 import yaml
 
@@ -16,7 +16,7 @@ CASE = "case"
 
 def _compile_phrases() -> Mapping[str, re.Pattern[str]]:
     """Compile phrases.yaml; %name% is replaced by the pattern of that name, which stands above."""
-    content = yaml.safe_load((files("reasonir.eval.rag") / "phrases.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
     with_case = set(content.pop(CASE))
     sources: dict[str, str] = {}
     for name, pattern in content.items():
@@ -49,11 +49,15 @@ def plain(text: str) -> str:
 
     Bold lone letters stand in brackets afterwards. Lines stay lines; other white space is one space.
     """
+    # NFKC would make "10²" the number 102.
     text = _SUPERSCRIPTS.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text.replace("\r\n", "\n"))
     text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    # A bold letter is set apart on purpose: brackets keep this when the asterisks go.
     text = _BOLD_LETTER.sub(r"(\1)", text)
+    # Models nest three commands at most, as in \boxed{\textbf{\text{C}}}.
     for _ in range(3):
         text = _WRAPPER.sub(r"\1", text)
+    # Spaces of formulas, delimiters, and two spellings of fractions and exponents.
     text = re.sub(r"\\[,;:! ]", " ", _LATEX.sub("", text))
     text = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\^\{([^{}]{0,40})\}", r"^\1", text))
     text = re.sub(r"[ \t]+", " ", text)

@@ -14,26 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl
 from reasonir.data.rows import load_hub
 from reasonir.eval.rag.records import LETTERS, Question
 
-MMLU_GROUPS = {
-    "STEM": "abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics "
-    "college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics "
-    "high_school_biology high_school_chemistry high_school_computer_science high_school_mathematics "
-    "high_school_physics high_school_statistics machine_learning",
-    "humanities": "formal_logic high_school_european_history high_school_us_history high_school_world_history "
-    "international_law jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory "
-    "professional_law world_religions",
-    "social sciences": "econometrics high_school_geography high_school_government_and_politics "
-    "high_school_macroeconomics high_school_microeconomics high_school_psychology human_sexuality "
-    "professional_psychology public_relations security_studies sociology us_foreign_policy",
-    "other": "anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging management "
-    "marketing medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology",
-}
-"""The 57 subjects of MMLU by its authors' four groups (arXiv 2009.03300, with its code)."""
+MMLU_GROUPS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("mmlu_groups.yaml").read_text(encoding="utf-8"))
+"""Group to its subjects."""
 GROUP_OF = {subject: group for group, subjects in MMLU_GROUPS.items() for subject in subjects.split()}
 MMLU_COLUMNS, MMLU_KEYS = 6, tuple("ABCD")
 GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -55,6 +44,7 @@ def read_mmlu(source: str, split: str, subjects: Sequence[str] | None) -> list[Q
     counts: dict[str, int] = {}
     questions: list[Question] = []
     for where, subject, text, options, answer in rows:
+        # The number within the subject is the id in MMLU's own files, so that a selection of subjects keeps it.
         counts[subject] = counts.get(subject, 0) + 1
         if subjects and subject not in subjects:
             continue
@@ -76,6 +66,7 @@ def _mmlu_files(source: str, split: str) -> dict[str, Path]:
     """Return the csv file of each subject."""
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such folder; name a folder of MMLU's csv files, or hub:cais/mmlu")
+    # The authors' archive has a folder for each split; other copies keep all files in one folder.
     for name in (split, OTHER_SPLIT_NAMES.get(split, split)):
         for folder in (Path(source), Path(source) / name):
             if files := sorted(folder.glob(f"*_{glob.escape(name)}.csv")):
@@ -138,6 +129,7 @@ def read_gpqa(source: str, seed: int) -> list[Question]:
         places[name] = where
         options = tuple(_text(row, column, where) for column in GPQA_OPTIONS)
         subject, group = (str(row.get(column) or "").strip() for column in ("Subdomain", "High-level domain"))
+        # The file names the right answer first: a reader must not see this order.
         questions.append(_shuffled(Question(name, text, options, "A", subject, group), seed))
     return questions
 
@@ -158,9 +150,11 @@ def _gpqa_csv(source: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _gpqa_hub(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # GPQA's set has no configuration of its own name: each is a selection of the questions.
     name, configuration = [*source.removeprefix("hub:").split(":"), ""][:2]
     if not configuration:
         raise UserError(f"{source}: names no configuration; write {source}:gpqa_diamond (or gpqa_main)")
+    # The hub keeps GPQA's only split under the name "train".
     for number, row in enumerate(load_hub(name, configuration, "train"), 1):
         yield f"{source}:{number}", row
 
@@ -189,6 +183,7 @@ def read_choices(path: str, seed: int | None, gold_field: str) -> list[Question]
         text = _text(row, "question", where)
         options = _options(row.get("options"), where, "options")
         _check(where, text, options)
+        # MMLU itself has such questions, which are left as published; in a user's file they are a mistake.
         if len(set(options)) < len(options):
             equal = next(option for option in options if options.count(option) > 1)
             raise UserError(f"{where}: two options are {equal[:60]!r}; no answer could tell them apart, change one")
@@ -203,6 +198,7 @@ def read_choices(path: str, seed: int | None, gold_field: str) -> list[Question]
 
 def _shuffled(question: Question, seed: int) -> Question:
     """Return a question with its options sorted by a hash of seed, id and place: the same anywhere and for ever."""
+    # A hash in place of a random generator: no other question, and no version of a library, changes the order.
     places = range(len(question.options))
     order = tuple(sorted(places, key=lambda p: hashlib.sha256(f"{seed}\0{question.id}\0{p}".encode()).digest()))
     answer = LETTERS[order.index(LETTERS.index(question.answer))]
@@ -213,6 +209,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line where it begins, cells) of each row that is not blank."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    # utf-8-sig: spreadsheets write a mark before the first column's name.
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -227,6 +224,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             if row:
                 yield begin, row
+            # A quoted cell may span lines: the row's place is where it begins.
             begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}:{begin}: not csv: {error}; is a quote left open?") from error
@@ -276,6 +274,7 @@ def _answer(value: Any, options: Sequence[str], where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
         return value
     if isinstance(value, str) and value.strip():
+        # "B" may be the letter of one option and the text of another (blood groups): then neither is meant for sure.
         said = value.strip()
         named = {index for index, option in enumerate(options) if option == said}
         if len(said) == 1 and said in letters:

@@ -2,7 +2,7 @@ r"""Reads the chosen option off a language model's completion.
 
 Stages, the strongest first; the first that reads an option names it:
     boxed: `\boxed{...}` holds a letter, or an option's text.
-    phrase, phrase_text: "the answer is" and its kin in many languages, then a letter, or an option's text.
+    phrase, phrase_text: "the answer is" and its kin, then a letter, or an option's text.
     verdict: "C is correct", and of no other option is that said.
     line: letter and text of one option on a line of its own.
     text: an option's text is the whole completion, its first or last line, or its last sentence.
@@ -57,6 +57,7 @@ class Options:
         self.letters = question.letters
         self.asks_exception = SAY["exception"].search(question.text) is not None
         self.texts = [plain(option).rstrip(" .") for option in question.options]
+        # The longest form is tried first: "increase and then decrease" begins with another option's text.
         forms = {(form, letter) for text, letter in zip(self.texts, self.letters, strict=True) for form in _forms(text)}
         self.forms = sorted(forms, key=lambda form: (-len(form[0]), form))
         self.squeezed: dict[str, list[tuple[str, str]]] = {}
@@ -74,6 +75,7 @@ class Options:
         found: list[tuple[str, str, str]] = []
         end = position
         for form, letter in self.forms:
+            # Forms of one length stand together: all of them are looked at before a shorter one is left out.
             if found and len(form) < len(found[0][0]):
                 break
             for place in places:
@@ -117,14 +119,17 @@ def read_answer(text: str, question: Question) -> Reading:
     if not cleaned:
         return Reading("", "empty")
     options = Options(question)
+    # 1 the whole text is one letter; "A" stays open where it is also the text of another option
     if (whole := SAY["whole_letter"].fullmatch(cleaned)) and options.has(whole[1]):
         bare = cleaned == whole[1] and options.also_called(whole[1])
         return Reading("", "contradictory") if bare else Reading(whole[1].upper(), "letter")
+    # 2 the strongest stage that names an option decides
     stages = (_boxed, _phrases, _verdicts, _lines, _texts, _letters)
     settled = (_settle(sorted(stage(cleaned, options), key=lambda s: s.start), cleaned) for stage in stages)
     reading = next((found for found in settled if found is not None), None)
     if reading is not None:
         return reading
+    # 3 why none did
     if SAY["cannot_say"].search(cleaned) or refusal_phrase(cleaned[:REFUSAL_CHARACTERS]):
         return Reading("", "refusal")
     return Reading("", "none_found")
@@ -153,6 +158,7 @@ def _settle(statements: list[Statement], text: str) -> Reading | None:
             standing.append(statement)
     if not standing:
         return None
+    # "B. The answer is C." beside each other contradict; with "Wait, no:" between them the last one counts.
     last = standing[-1]
     beside = [
         other for other in standing[-2:-1]
@@ -175,11 +181,13 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 def _named_at(text: str, position: int, options: Options, stage: str) -> Statement | None:
     """Return what is named right at a position, after words that change nothing; None where it is no option."""
+    # An option's text wins over a filler word: the option may be "none" or begin with "the".
     begin = _end(SAY["filler"], text, position)
     for place in (_end(SAY["space"], text, position), _end(SAY["space_or_quote"], text, position), begin):
         letters, end = options.starting_at(text, place)
         if letters and not options.has(text[place:end].strip("([{ ")):
             return None if SAY["asks"].match(text, end) else Statement(letters, place, end, f"{stage}_text")
+    # Words that turn the statement round, or widen it to several options.
     if denied := SAY["negation"].match(text, begin):
         statement = _named_at(text, denied.end(), options, stage)
         if statement is None or statement.negated:
@@ -206,6 +214,7 @@ def _letter_at(text: str, begin: int, options: Options, stage: str, may_list: bo
     if not found:
         return None
     said, end = found["letter"], found.end()
+    # A letter counts where its option's text follows, where it is bracketed, or where nothing else could be meant.
     letter, enclosed = said.upper(), bool(found["open"] or found["close"])
     beside = _end(SAY["delimiter"], text, end)
     own, own_end = options.starting_at(text, beside)
@@ -215,9 +224,11 @@ def _letter_at(text: str, begin: int, options: Options, stage: str, may_list: bo
         return None
     if SAY["asks"].match(text, end) or (may_list and _list_goes_on(text, end, letter)):
         return None
+    # "E" of four options is a clear answer, and a wrong one; "I think" is none.
     if letter not in options.letters:
         clear = letter in LETTERS and SAY["text_ends"].match(text, found.end())
         return Statement("", begin, end, "none_found") if clear else None
+    # "(C) Ribosome": the letter of one option with the text of another names both.
     letters = {letter}
     if letter not in own and "\n" not in text[end:beside] and SAY["line_ends"].match(text, own_end):
         letters.update(own)
@@ -268,6 +279,7 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
 
 def _in_box(text: str, start: int, inside: int, end: int, options: Options) -> Statement | None:
     content = text[inside:end].strip()
+    # A lone letter in the box is a letter, even where it is another option's text too.
     letters = options.equal_to(content)
     if letters and not options.has(content):
         return Statement(letters, start, end + 1, "boxed")
@@ -285,8 +297,10 @@ def _phrases(text: str, options: Options) -> Iterator[Statement]:
         if SAY["void_before"].search(before) and not SAY["to_choose"].search(before):
             continue
         statement = _named_at(text, head.end(), options, "phrase")
+        # "The answer would be B if ..." supposes.
         if statement and "would be" in head[0].lower() and SAY["conditional"].match(text, statement.end):
             continue
+        # The denial may be part of the phrase: "the answer cannot be B".
         if statement and re.search(r"(?:n't|not)(?: be)?$", head[0]):
             statement = None if statement.negated else replace(statement, negated=True)
         if statement:
@@ -310,6 +324,7 @@ def _judged(text: str, options: Options, group: str, stage: str) -> Iterator[Sta
 
 def _verdicts(text: str, options: Options) -> list[Statement]:
     """Return what is called correct, if it is one option and the question asks for what is right."""
+    # Where the question asks for what is false, "C is correct" is no answer.
     found = [] if options.asks_exception else [s for s in _judged(text, options, "true", "verdict") if not s.negated]
     return found if len({statement.letters for statement in found}) == 1 else []
 
@@ -327,6 +342,7 @@ def _lines(text: str, options: Options) -> list[Statement]:
         elif not SAY["denied_after"].match(text, end):
             runs[-1].append(Statement(letter, line.start(), end, "line"))
             last_end = line.end()
+    # Lines in a row are a list: of all options it chooses none, of some it contradicts itself.
     distinct = [{statement.letters for statement in run} for run in runs]
     if runs[-1] and 1 < len(distinct[-1]) < len(options.letters):
         return [Statement("".join(sorted(distinct[-1])), runs[-1][0].start, last_end, "line")]
@@ -371,6 +387,7 @@ def _letters(text: str, options: Options) -> list[Statement]:
     ]  # fmt: skip
     if statements := [statement for statement in read if statement and statement.letters]:
         return statements
+    # Last resort: one option alone is spoken of, and nothing bad is said of it.
     mentions = list(SAY["mention"].finditer(text))
     letters = {mention[1] for mention in mentions}
     denied = any(

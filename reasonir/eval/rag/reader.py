@@ -1,7 +1,7 @@
 """A language model that answers questions, with passages in front of it or without.
 
 Invariant: every question is answered under every condition as often as asked, and each answer says which passages it
-had read; those that did not fit were the last ones, and are counted. Leaves reading the letter to `answers.py`.
+had read; those that did not fit were the last ones, and are counted. Leaves reading the letter to `read_answer.py`.
 """
 
 import math
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.progress import Progress
-from reasonir.eval.rag.config import PromptForm, RagConfig
 from reasonir.eval.rag.read_answer import read_answer
 from reasonir.eval.rag.records import Question, Reading
 from reasonir.llm import Completion, Message, Request, open_generator
-from reasonir.llm.context import Context, open_context
+from reasonir.llm.config import GeneratorConfig
+from reasonir.llm.context import Context
 from reasonir.llm.prompts import Prompt, draw_number
 
 VARIABLES = ("passages", "subject", "question", "options", "letters")
@@ -64,35 +64,39 @@ class Asked:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """The language model, its prompt, the room it has, and the folder of its paid answers."""
+    """The language model and how it is asked.
 
-    config: RagConfig
+    prompt: the wording. context: the room for a prompt. folder: of the paid answers. generator: the engine; it starts
+    with the first question. by_letter: take the likeliest letter; else the letter is read off the text. answer_tokens:
+    tokens of an answer, at most. samples: answers to each question. stop: texts at which the model is stopped. seed: of
+    the sampling and of the guesses.
+    """
+
     prompt: Prompt
     context: Context
     folder: Path
-
-    @classmethod
-    def open(cls, config: RagConfig, prompt: Prompt, folder: Path) -> "Reader":
-        """Measure the room for prompts; the engine itself starts with the first question."""
-        generator = config.generator
-        room = open_context(
-            config.context_tokens,
-            config.answer_tokens(),
-            config.tokenizer,
-            generator.local_model(),
-            generator.max_model_len,
-        )
-        return cls(config, prompt, room, folder)
+    generator: GeneratorConfig
+    by_letter: bool
+    answer_tokens: int
+    samples: int
+    stop: tuple[str, ...]
+    seed: int
 
     def ask(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> list[Answer]:
-        """Return the answers to all questions under all conditions, in that order; paid ones come from the log."""
+        """Return the answers to all questions under all conditions, in that order; paid ones come from the log.
+
+        Args:
+            questions: what is asked.
+            conditions: the passages to read for each question; a question that a condition lacks is not asked under it.
+            texts: the passages by id.
+        """
         asked = list(self._plan(questions, conditions, texts))
+        # Completions come in any order; the number of the request is its place.
         answers: list[Answer | None] = [None] * len(asked)
-        config = self.config.generator
-        tokens = self.context.tokens + self.config.answer_tokens()
-        generator = open_generator(replace(config, max_model_len=tokens), self.folder / "completions.jsonl")
+        config = replace(self.generator, max_model_len=self.context.tokens + self.answer_tokens)
+        generator = open_generator(config, self.folder / "completions.jsonl")
         with closing(generator), closing(Progress("answers", len(asked), "answers")) as progress:
             for completion in generator.complete(map(self._request, range(len(asked)), asked)):
                 number = int(completion.id)
@@ -107,38 +111,39 @@ class Reader:
                     continue
                 ids = tuple(passages[question.id])
                 messages, kept = self._fit(question, [texts[name] for name in ids])
-                for sample in range(1, self.config.samples + 1):
+                for sample in range(1, self.samples + 1):
                     yield Asked(question, condition, sample, messages, ids[:kept], len(ids) - kept)
 
     def _fit(self, question: Question, passages: list[str]) -> tuple[tuple[Message, ...], int]:
         """Return the conversation with as many of the first passages as fit, and how many those are."""
+        # The last passages are dropped whole: a cut passage could lose the very sentence that it was found for.
         for kept in range(len(passages), -1, -1):
-            messages = self.prompt.messages(prompt_values(question, passages[:kept]))
+            messages = self.prompt.messages(_prompt_values(question, passages[:kept]))
             if self.context.holds(messages):
                 break
         return messages, kept
 
     def _request(self, number: int, asked: Asked) -> Request:
-        config, question = self.config, asked.question
+        question = asked.question
         return Request(
             id=str(number),
             messages=asked.messages,
-            temperature=config.generator.temperature,
-            top_p=config.generator.top_p,
-            max_new_tokens=config.answer_tokens(),
-            choices=tuple(question.letters) if config.prompt_form is PromptForm.letter else (),
-            seed=draw_number(config.seed, "read", question.id, asked.sample),
-            stop=tuple(config.stop),
+            temperature=self.generator.temperature,
+            top_p=self.generator.top_p,
+            max_new_tokens=self.answer_tokens,
+            choices=tuple(question.letters) if self.by_letter else (),
+            seed=draw_number(self.seed, "read", question.id, asked.sample),
+            stop=self.stop,
         )
 
     def _read(self, asked: Asked, completion: Completion) -> Answer:
         question, failed = asked.question, completion.finish == "error"
-        by_letter = self.config.prompt_form is PromptForm.letter
-        reading = likeliest_letter(completion, question) if by_letter else read_answer(completion.text, question)
+        reading = _likeliest_letter(completion, question) if self.by_letter else read_answer(completion.text, question)
         letter = "" if failed else reading.letter
+        # The guess follows from the seed and the question, so that a second run draws the same letter.
         guess = ""
         if not letter:
-            drawn = draw_number(self.config.seed, "guess", question.id, asked.sample)
+            drawn = draw_number(self.seed, "guess", question.id, asked.sample)
             guess = question.letters[drawn % len(question.letters)]
         return Answer(
             id=question.id,
@@ -158,8 +163,9 @@ class Reader:
         )
 
 
-def likeliest_letter(completion: Completion, question: Question) -> Reading:
+def _likeliest_letter(completion: Completion, question: Question) -> Reading:
     """Return the letter that is likeliest as first token of the answer, with or without a space before it."""
+    # Tokenizers know "A" and " A" as two tokens; both are the letter.
     mass: dict[str, float] = {}
     for token, logprob in completion.logprobs[0] if completion.logprobs else ():
         letter = token.strip()
@@ -170,7 +176,7 @@ def likeliest_letter(completion: Completion, question: Question) -> Reading:
     return Reading(max(mass, key=mass.__getitem__), "likeliest")
 
 
-def prompt_values(question: Question, passages: Sequence[str]) -> dict[str, Any]:
+def _prompt_values(question: Question, passages: Sequence[str]) -> dict[str, Any]:
     """Return what a prompt shows of a question."""
     letters = list(question.letters)
     return {

@@ -107,9 +107,10 @@ def part_rows(entries: Sequence[Mapping[str, Any]], kind: str) -> list[Part]:
     """Return the accuracy of every group or subject by condition; nothing where there are fewer than two.
 
     Args:
-        entries: figures of the conditions (`accuracy.describe`).
+        entries: figures of the conditions, as accuracy.json holds them.
         kind: groups or subjects.
     """
+    # One group is the whole: a table of it would repeat the first one.
     names = sorted({name for entry in entries for name in entry[kind]})
     rows = []
     for name in names if len(names) > 1 else []:

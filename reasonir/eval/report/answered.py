@@ -76,6 +76,7 @@ def read_answered(folder: Path) -> Answered:
         if row["condition"] not in report["conditions"]:
             raise UserError(f"{where}: {ACCURACY_FILE} knows no condition {row['condition']!r}; run the command again")
         answers[row["id"]].setdefault(row["condition"], []).append(row)
+    # A closed-book folder has no retrieved.jsonl, and its passages.jsonl is empty.
     searched = (folder / RETRIEVED_FILE).is_file()
     retrieved = _by_id(folder / RETRIEVED_FILE) if searched else {}
     passages = _by_id(folder / PASSAGES_FILE) if searched else {}

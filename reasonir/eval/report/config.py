@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import positive
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,11 +30,11 @@ class ReportConfig:
     """What the page calls the runs, one name a folder; null takes model or retriever, of answers
     the title."""
     data: ReportDataConfig = MISSING
-    snippet_characters: int = MISSING
+    snippet_characters: int = positive()
     """Characters kept of a document's or passage's text."""
-    query_characters: int = MISSING
+    query_characters: int = positive()
     """Characters kept of a query's or question's text."""
-    answer_characters: int = MISSING
+    answer_characters: int = positive()
     """Characters kept of each answer: its beginning and its end. Cut further, and said so, where a page of answers
     would pass 40 MB."""
     tables: bool = MISSING
@@ -42,11 +43,9 @@ class ReportConfig:
     """Show tracebacks for mistakes in options and input too."""
 
     def validate(self) -> None:
-        """Refuse another number of folders or names, sizes below 1, and a page that is no .html."""
+        """Refuse another number of folders or names, and a page that is no .html."""
         if len(self.results) not in (1, 2):
             raise UserError(f"results names {len(self.results)} folders; give one, or two to compare")
         if self.names is not None and len(self.names) != len(self.results):
             raise UserError(f"names has {len(self.names)} entries for {len(self.results)} folders of results")
         require(self.output.endswith((".html", ".htm")), "output", self.output, "must end in .html")
-        for name in ("snippet_characters", "query_characters", "answer_characters"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")

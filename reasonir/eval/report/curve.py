@@ -86,6 +86,7 @@ def _scaling_file(folder: Path) -> Path | None:
 
 def _place(found: Mapping[str, list[CurvePoint]]) -> Curve:
     points = [point for each in found.values() for point in each]
+    # Axes end at powers of two (tokens) and at multiples of 5 or 10 (points) around what is drawn.
     lengths, values = [point.tokens for point in points], [point.value for point in points]
     first, last = math.floor(math.log2(min(lengths))), math.ceil(math.log2(max(lengths)))
     last = max(last, first + 1)

@@ -136,6 +136,7 @@ def _add_query(
     hits: Sequence[Ranking],
 ) -> None:
     """Add one query: its task by place and name; scores, texts and hits of each run."""
+    # Ranks count over the whole ranking, not over the hits that are shown.
     rank_of = [{document: rank for rank, (document, _) in enumerate(found, start=1)} for found in hits]
     written = [known.queries.get(query) for known in texts]
     if written[0] is not None:
@@ -171,6 +172,7 @@ def _changes_since(
     """Say what the data lacks that was ranked, and which scores are not those of the hits and gold shown."""
     if not texts.queries:
         return []
+    # Scored again from what is shown: data that changed since the run would mark the wrong documents.
     first = {query: dict(rankings.get(query, [])[:HITS]) for query in queries}
     unread = sum(query not in texts.queries for query in first)
     unknown = {document for hits in first.values() for document in hits if document not in texts.documents}

@@ -60,6 +60,7 @@ def pack_questions(found: Answered, asked: Limits) -> tuple[dict[str, str], Limi
     limits = asked
     listed = _pack_listed(found, limits.question)
     room = LARGEST_PAGE_BYTES - SHELL_BYTES - len(listed)
+    # Compressed size does not follow from the number of characters: cut, pack, look, and cut again.
     while True:
         chunks = _pack_opened(found, limits)
         size = sum(map(len, chunks))
@@ -78,6 +79,7 @@ def pack_questions(found: Answered, asked: Limits) -> tuple[dict[str, str], Limi
 
 def _smaller(limits: Limits, factor: float) -> Limits:
     """Return limits shrunk by a factor, but no further than SHORTEST; a limit below that stays."""
+    # At least a tenth is kept in one step, so that an odd estimate does not empty the page.
     shrunk = {
         name: min(value, max(int(value * max(factor, 0.1)), getattr(SHORTEST, name)))
         for name in Limits.__slots__
@@ -116,6 +118,7 @@ def _gold_state(name: str, found: Answered) -> int:
     if row is None or not row["gold"]:
         return NO_GOLD
     gold = set(row["gold"])
+    # "Read" is decided by the answers: a passage may be found high enough and still not fit into the prompt.
     if any(gold & set(answer["passages"]) for answer in found.answers[name].get(RETRIEVED, [])):
         return GOLD_READ
     return GOLD_FOUND if gold & {hit["id"] for hit in row["hits"]} else GOLD_MISSED

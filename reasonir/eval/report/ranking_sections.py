@@ -96,6 +96,7 @@ def _changes(shared: Shared) -> dict[str, int] | None:
 def _task_bars(shared: Shared) -> BarChart:
     """Return one row a task, the published ReasonIR-8B marked where it ranked the same queries."""
     reference = dict(zip(BRIGHT_TASKS, ORIGINAL[0].points, strict=True))
+    # A published value is marked only where it was measured on the same queries and documents.
     comparable = all(run.compares_with_bright and run.queries == "original" for run in shared.runs)
     rows = [
         Bar(
@@ -118,6 +119,7 @@ def _length_bars(shared: Shared, words: Mapping[tuple[str, str], int]) -> BarCha
     members: list[list[tuple[str, str]]] = [[] for _ in bounds]
     for key, count in words.items():
         members[sum(count >= bound for bound in LENGTHS)].append(key)
+    # Empty bins at either end are left out; one between others is shown, with dashes.
     filled = [place for place, keys in enumerate(members) if keys]
     rows = []
     for place in range(filled[0], filled[-1] + 1) if filled else ():

@@ -94,6 +94,7 @@ def open_runs(folders: Sequence[str], names: Sequence[str] | None) -> list[Measu
     """Read the folders' options and scores; texts and rankings are read later."""
     runs = [_open_run(Path(folder), letter) for folder, letter in zip(folders, LETTERS, strict=False)]
     chosen = list(names) if names is not None else [run.name for run in runs]
+    # Two runs of one model are told apart by their folders.
     if names is None and len(set(chosen)) < len(chosen):
         chosen = [f"{run.name} ({run.folder.resolve().name})" for run in runs]
     return [replace(run, name=name) for run, name in zip(runs, chosen, strict=True)]
@@ -126,6 +127,7 @@ def _read_scores(task: TaskResult) -> dict[str, float]:
         if identifier in scores:
             raise UserError(f"{file}:{line}: query {identifier!r} stands twice; rank and score again")
         scores[identifier] = value
+    # The two files are written by one command; another mean says that one of them is from another run.
     mean = sum(scores.values()) / len(scores)
     stored = task.mean.get(METRIC, math.nan)
     if not math.isclose(mean, stored, abs_tol=1e-9):
@@ -164,6 +166,7 @@ def share(runs: list[MeasuredRun]) -> Shared:
     """
     first, last = runs[0], runs[-1]
     tasks = [task for task in first.tasks if task in last.tasks]
+    # BRIGHT's tasks in the order of its tables; others as the first run has them.
     tasks.sort(key=list(BRIGHT_DOCUMENTS).index if set(tasks) <= BRIGHT_DOCUMENTS.keys() else lambda _: 0)
     shared = Shared(runs, {})
     for run, other in ((first, last), (last, first)) if len(runs) == 2 else ():
