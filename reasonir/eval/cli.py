@@ -6,8 +6,7 @@ from typing import Any
 
 from reasonir.core.command import run_command
 from reasonir.eval.audit.config import CompareConfig, ContaminationConfig
-from reasonir.eval.benchmarks.config import BeirConfig, BrightConfig, CardConfig, ScoreConfig
-from reasonir.eval.benchmarks.fuse_config import FuseConfig
+from reasonir.eval.benchmarks.config import BeirConfig, BrightConfig, CardConfig, FuseConfig, ScoreConfig
 from reasonir.eval.rag.config import ChoicesConfig, GpqaConfig, MmluConfig
 from reasonir.eval.rag.datastore.config import DatastoreConfig
 from reasonir.eval.report.config import ReportConfig

@@ -16,7 +16,7 @@ from reasonir.core import help as help_page
 from reasonir.core.errors import UserError
 from reasonir.eval import cli as eval_cli
 from reasonir.eval.benchmarks import config as eval_config
-from reasonir.eval.benchmarks.fuse_config import FuseConfig
+from reasonir.eval.benchmarks.config import FuseConfig
 from reasonir.retrieval.config import EncodeConfig
 from reasonir.train import cli as train_cli
 from reasonir.train.config import SourceConfig, TrainConfig

@@ -103,7 +103,8 @@ def test_instructions_of_the_papers_evaluation(task: str) -> None:
     assert bright_instruction("bright", task, "", long=False) == INSTRUCTIONS[task]
     pages = INSTRUCTIONS[task].replace("relevant passages", "relevant documents")
     assert bright_instruction("bright", task, "", long=True) == pages
-    assert bright_instruction("none", task, "", long=False) == ""
+    assert bright_instruction("bright", task, "Find it", long=True) == "Find it"
+    assert bright_instruction("none", task, "Find it", long=False) == ""
     assert bright_instruction("In {task}, find", task, "", long=False) == f"In {task}, find"
 
 

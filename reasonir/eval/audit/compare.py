@@ -1,14 +1,14 @@
-"""Comparing folders of results, top to bottom: `compare_results` is the main path.
+"""Comparing folders of results: `compare_results`, top to bottom, is the main path.
 
-Invariant: systems are compared on the same queries of the same tasks; what only some of them hold is refused or
-counted. A system is one folder, or several repeats whose scores are averaged query by query. Leaves the arithmetic to
-`significance.py` and the page to `compare_page.py`.
+Invariant: systems are compared on the same queries of the same tasks; a task or query that some system lacks is refused
+or counted. A system is one folder, or several repeats whose scores are averaged query by query. Leaves the arithmetic
+to `significance.py` and the page to `compare_page.py`.
 """
 
 import difflib
 import glob
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,22 +18,25 @@ from zlib import crc32
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import write_json, write_jsonl
+from reasonir.core.files import write_json, write_jsonl, write_text
 from reasonir.core.run_folder import RunFolder
 from reasonir.eval.audit.compare_page import render
-from reasonir.eval.audit.config import MAY_DIFFER, CompareConfig, Interval, Pairs, output_folder
+from reasonir.eval.audit.config import MAY_DIFFER, CompareConfig, Interval, Pairs
+from reasonir.eval.benchmarks.config import with_output_dir
 from reasonir.eval.scores.results import QUERIES_FILE, RESULTS_FILE, TaskResult, read_results
 from reasonir.eval.scores.significance import bootstrap_interval, holm, randomisation_test, t_interval
 
+# Scores that differ by less are a tie: averages over repeats carry the rounding of their sums.
 TIE = 1e-9
-"""Scores that differ by less are a tie: averages over repeats carry the rounding of their sum."""
 Scores = dict[str, dict[str, float]]
 """Task to {query id: score}."""
+TaskScores = dict[str, np.ndarray]
+"""Task to scores in the order of the grid's queries: (queries,), or (repeats, queries)."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is compared. folders: its repeats. scores: one per repeat. inputs: the files that were read."""
+    """A system to compare. folders: one a repeat. scores: one a repeat. inputs: the files that were read."""
 
     name: str
     folders: list[str]
@@ -41,14 +44,25 @@ class System:
     inputs: list[Path]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedTest:
+    """How two systems are tested; the options of the same names say more. bca: the interval's kind."""
+
+    confidence: float
+    bca: bool
+    permutations: int
+    bootstrap: int
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The queries that are compared, by task, in the order of their ids, and what was left out of each folder."""
+    """The queries to compare, by task, in the order of their ids, and how many were left out of each folder."""
 
     queries: dict[str, list[str]]
     left_out: dict[str, dict[str, int]]
 
-    def repeats(self, system: System) -> dict[str, np.ndarray]:
+    def repeats(self, system: System) -> TaskScores:
         """Return a system's scores by task, each (repeats, queries)."""
         return {
             task: np.array([[scores[task][query] for query in queries] for scores in system.scores])
@@ -58,25 +72,36 @@ class Grid:
 
 def compare_results(config: CompareConfig) -> None:
     """Read the results, test every pair of systems, write comparison and differences, print the tables."""
-    run = RunFolder(output_folder(config, "compare"), config, resume=True, ignored=MAY_DIFFER)
-    systems = read_systems(config)
+    # 1 what is compared
+    config = with_output_dir(config, "compare")
+    run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
+    systems = read_systems(config.results, config.names, config.metric)
     grid = common_grid(systems, config.common_only)
     run.start()
+    # 2 the tests
     values = {system.name: grid.repeats(system) for system in systems}
     means = {name: {task: array.mean(axis=0) for task, array in tasks.items()} for name, tasks in values.items()}
     pairs = choose_pairs([system.name for system in systems], config.pairs)
-    comparisons = [compare_pair(a, b, means[a], means[b], grid, config) for a, b in pairs]
-    correct(comparisons)
+    test = PairedTest(
+        confidence=config.confidence,
+        bca=config.interval is Interval.bca,
+        permutations=config.permutations,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+    )
+    comparisons = [compare_pair((a, b), (means[a], means[b]), grid, test, config.largest) for a, b in pairs]
+    correct_p_values(comparisons)
+    # 3 the report
     options = ("metric", "confidence", "interval", "permutations", "bootstrap", "seed", "pairs")
     report = {name: getattr(config, name) for name in options}
     report["tasks"] = {task: len(queries) for task, queries in grid.queries.items()}
     report["left_out"] = grid.left_out
-    report["systems"] = [describe_system(system, values[system.name], config.confidence) for system in systems]
+    report["systems"] = [system_summary(system, values[system.name], config.confidence) for system in systems]
     report["comparisons"] = comparisons
     write_json(run.path / "compare.json", report)
     rows = write_jsonl(run.path / "differences.jsonl", list_differences(pairs, means, grid))
     page = render(report)
-    (run.path / "compare.md").write_text(page, encoding="utf-8")
+    write_text(run.path / "compare.md", page)
     print(page)
     counts = {"systems": len(systems), "queries": sum(report["tasks"].values()), "differences": rows}
     counts |= {"left_out": grid.left_out}
@@ -84,20 +109,24 @@ def compare_results(config: CompareConfig) -> None:
     print(f"comparison: {run.path}")
 
 
-def read_systems(config: CompareConfig) -> list[System]:
+def read_systems(results: list[str], names: list[str] | None, metric: str) -> list[System]:
     """Read every entry of `results`.
 
+    Args:
+        results: Folders of results, or patterns whose folders are the repeats of one system.
+        names: One for each entry; None takes the ends of the paths.
+        metric: The metric that is compared.
     Raises:
-        UserError: no such folder, no results in it, an unknown metric, a score that is no finite number, one run only.
+        UserError: No such folder, no results in it, an unknown metric, a score that is no finite number, one run only.
     """
-    folders = [expand(entry) for entry in config.results]
+    folders = [expand(entry) for entry in results]
     if len(folders) == 1 and len(folders[0]) == 1:
-        raise UserError(f"results={config.results} holds one run; name two, or a pattern of repeats ('runs/seed_*')")
+        raise UserError(f"results={results} holds one run; name two, or a pattern of repeats ('runs/seed_*')")
     systems = []
-    for name, places in zip(config.names or name_systems(config.results), folders, strict=True):
+    for name, places in zip(names or name_systems(results), folders, strict=True):
         found = [read_results(place) for place in places]
         scores = [
-            {task: read_scores(result, place, config.metric) for task, result in tasks.items()}
+            {task: _read_scores(result, place, metric) for task, result in tasks.items()}
             for place, tasks in zip(places, found, strict=True)
         ]
         inputs = [Path(place) / RESULTS_FILE for place in places]
@@ -107,7 +136,7 @@ def read_systems(config: CompareConfig) -> list[System]:
 
 
 def expand(entry: str) -> list[str]:
-    """Return the folders that an entry stands for, in order: itself, or those that its pattern matches."""
+    """Return the folders that an entry means, in order: the entry itself, or the folders that match its pattern."""
     if Path(entry).exists() or not glob.has_magic(entry):
         return [entry]
     matches = sorted(place for place in glob.glob(entry, recursive=True) if Path(place).is_dir())
@@ -117,7 +146,7 @@ def expand(entry: str) -> list[str]:
 
 
 def name_systems(entries: Sequence[str]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart; a number where two entries are equal."""
+    """Return the shortest ends of the paths that differ from each other; equal entries are numbered."""
     parts = [Path(entry).parts for entry in entries]
     depth = 1
     while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len({*parts}):
@@ -126,7 +155,7 @@ def name_systems(entries: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, start=1)]
 
 
-def read_scores(result: TaskResult, place: str, metric: str) -> dict[str, float]:
+def _read_scores(result: TaskResult, place: str, metric: str) -> dict[str, float]:
     """Return one task's scores by query."""
     rows = result.per_query()
     scores: dict[str, float] = {}
@@ -148,7 +177,7 @@ def common_grid(systems: Sequence[System], common_only: bool) -> Grid:
     """Return the tasks and queries that every folder holds.
 
     Raises:
-        UserError: the folders differ and `common_only` is off (said with the first name), or nothing is common.
+        UserError: The folders differ and `common_only` is off (the first difference is named), or nothing is common.
     """
     folders = [
         (place, scores) for system in systems for place, scores in zip(system.folders, system.scores, strict=True)
@@ -190,36 +219,38 @@ def choose_pairs(names: Sequence[str], which: Pairs) -> list[tuple[str, str]]:
 
 
 def compare_pair(
-    a: str, b: str, scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray], grid: Grid, config: CompareConfig
+    names: tuple[str, str], means: tuple[TaskScores, TaskScores], grid: Grid, test: PairedTest, largest: int
 ) -> dict[str, Any]:
-    """Return the tests of two systems by task and for the average, and the queries that moved most."""
-    tasks = {task: judge([task], {task: scores_a[task]}, {task: scores_b[task]}, config) for task in grid.queries}
-    average = judge(sorted(grid.queries), scores_a, scores_b, config) if len(tasks) > 1 else tasks[next(iter(tasks))]
-    moves = [
-        row for row in list_differences([(a, b)], {a: scores_a, b: scores_b}, grid) if abs(row["difference"]) > TIE
-    ]
+    """Return the tests of two systems by task and for the average, and the queries that moved most.
+
+    Args:
+        names: Of the systems a and b; differences are b - a.
+        means: Their scores by task, averaged over repeats: (queries,).
+        grid: The queries.
+        test: How the systems are tested.
+        largest: How many of the queries that moved most are listed.
+    """
+    a, b = names
+    scores = dict(zip(names, means, strict=True))
+    tasks = {task: _test_tasks([task], *means, test) for task in grid.queries}
+    average = _test_tasks(sorted(grid.queries), *means, test) if len(tasks) > 1 else next(iter(tasks.values()))
+    moves = [row for row in list_differences([names], scores, grid) if abs(row["difference"]) > TIE]
     moves.sort(key=lambda row: -abs(row["difference"]))
     keys = ("task", "id", "score_a", "score_b", "difference")
-    largest = [{key: row[key] for key in keys} for row in moves[: config.largest]]
-    return {"a": a, "b": b, "tasks": tasks, "average": dict(average), "largest_moves": largest}
+    moved_most = [{key: row[key] for key in keys} for row in moves[:largest]]
+    return {"a": a, "b": b, "tasks": tasks, "average": dict(average), "largest_moves": moved_most}
 
 
-def judge(
-    tasks: Sequence[str], a: dict[str, np.ndarray], b: dict[str, np.ndarray], config: CompareConfig
-) -> dict[str, Any]:
+def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: PairedTest) -> dict[str, Any]:
     """Return difference, interval, test and wins over some tasks together."""
     differences = [b[task] - a[task] for task in tasks]
     differences = [np.where(np.abs(d) <= TIE, 0.0, d) for d in differences]
     everything = np.concatenate(differences)
-    label = crc32("\0".join(tasks).encode())  # the numbers of a task do not depend on which others stand beside it
-    chance = randomisation_test(differences, config.permutations, np.random.default_rng([config.seed, 0, label]))
-    interval = bootstrap_interval(
-        differences,
-        config.confidence,
-        config.bootstrap,
-        config.interval is Interval.bca,
-        np.random.default_rng([config.seed, 1, label]),
-    )
+    # The tasks' names seed the draws, so that a task's numbers do not depend on the other tasks of the comparison.
+    label = crc32("\0".join(tasks).encode())
+    flips, resamples = (np.random.default_rng([test.seed, use, label]) for use in (0, 1))
+    chance = randomisation_test(differences, test.permutations, flips)
+    interval = bootstrap_interval(differences, test.confidence, test.bootstrap, test.bca, resamples)
     return {
         "queries": len(everything),
         "mean_a": float(np.mean([a[task].mean() for task in tasks])),
@@ -236,8 +267,8 @@ def judge(
     }
 
 
-def correct(comparisons: list[dict[str, Any]]) -> None:
-    """Set the corrected p-values: Holm over all tests of tasks, and over those of averages, of all pairs."""
+def correct_p_values(comparisons: list[dict[str, Any]]) -> None:
+    """Set the corrected p-values of all pairs: Holm over the tests of tasks, and apart over the tests of averages."""
     by_task = [test for comparison in comparisons for test in comparison["tasks"].values()]
     for family in (by_task, [comparison["average"] for comparison in comparisons]):
         for test, corrected in zip(family, holm([test["p_value"] for test in family]), strict=True):
@@ -245,9 +276,15 @@ def correct(comparisons: list[dict[str, Any]]) -> None:
 
 
 def list_differences(
-    pairs: Sequence[tuple[str, str]], means: dict[str, dict[str, np.ndarray]], grid: Grid
+    pairs: Sequence[tuple[str, str]], means: Mapping[str, TaskScores], grid: Grid
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for every pair and query."""
+    """Yield a row for every pair and query.
+
+    Args:
+        pairs: Names of two systems each.
+        means: Every system's scores by task, in the order of the grid's queries.
+        grid: The queries.
+    """
     for a, b in pairs:
         for task, queries in grid.queries.items():
             for query, score_a, score_b in zip(queries, means[a][task].tolist(), means[b][task].tolist(), strict=True):
@@ -255,8 +292,14 @@ def list_differences(
                 yield {"a": a, "b": b, "task": task, "id": query, **scores}
 
 
-def describe_system(system: System, values: dict[str, np.ndarray], confidence: float) -> dict[str, Any]:
-    """Return a system's means, and over its repeats their average's mean, deviation and interval."""
+def system_summary(system: System, values: TaskScores, confidence: float) -> dict[str, Any]:
+    """Return a system's mean, standard deviation and interval over its repeats, by task and for the average.
+
+    Args:
+        system: The system.
+        values: Its scores by task: (repeats, queries).
+        confidence: Coverage of the interval.
+    """
     by_repeat = {task: array.mean(axis=1) for task, array in values.items()}
     by_repeat["average"] = np.mean(list(by_repeat.values()), axis=0)
     spread = {}

@@ -1,4 +1,4 @@
-"""The page of a comparison, in points: what is printed and what compare.md holds. Leaves numbers to `compare.py`."""
+"""The page of a comparison, in points: printed, and written into compare.md. Leaves numbers to `compare.py`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ def render(report: dict[str, Any]) -> str:
     for comparison in report["comparisons"]:
         lines += ["", *_comparison(comparison, report)]
     if report["comparisons"]:
-        lines += ["", *_reading(report)]
+        lines += ["", *_remarks(report)]
     for place, counts in report["left_out"].items():
         rest = f"{counts['tasks']} tasks and {counts['queries_of_common_tasks']} queries of common tasks"
         lines += ["", f"Left out of {place}, because not all hold them: {rest}."]
@@ -69,8 +69,8 @@ def _comparison(comparison: dict[str, Any], report: dict[str, Any]) -> list[str]
     return lines
 
 
-def _reading(report: dict[str, Any]) -> list[str]:
-    """Say what the numbers mean, and what they do not."""
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """Return what the numbers mean, and what they do not mean."""
     by_task = sum(len(comparison["tasks"]) for comparison in report["comparisons"])
     tests = [test for comparison in report["comparisons"] for test in comparison["tasks"].values()]
     exact = sum(test["exact"] for test in tests)
@@ -88,6 +88,7 @@ def _reading(report: dict[str, Any]) -> list[str]:
         lines.append(f"p (Holm): corrected over {family}.")
     if any(len(system["folders"]) > 1 for system in report["systems"]):
         lines.append("Repeats are averaged query by query; p and interval tell of other queries, not of other repeats.")
+    # The smallest two-sided p of n sign patterns is 2 / 2^n: 1/16 for 5 queries, 1/32 for 6.
     small = sorted({task for task, queries in report["tasks"].items() if queries < 6})
     if small:
         lines.append(f"Too few queries for p below 0.05, whatever the scores (fewer than 6): {', '.join(small)}.")

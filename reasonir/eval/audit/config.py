@@ -1,14 +1,12 @@
-"""The options of `compare` and `contamination`: names, types, units. Values stand in `configs/eval/`."""
+"""The options of `compare` and `contamination`: names, types, units. Values: `configs/eval/`. Imports no torch."""
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from omegaconf import MISSING
 
-from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError, require
+from reasonir.core.fields import at_least, within
 
 MAY_DIFFER = ("output_dir", "debug")
 """Options that change no result."""
@@ -36,38 +34,33 @@ class CompareConfig:
     """Folders of results, one a system, the first is the baseline. A pattern ('runs/seed_*') is one system whose
     folders are repeats; on its own it reports their mean and spread."""
     names: list[str] | None = MISSING
-    """What the systems are called, in the order of `results`; null goes by their folders."""
+    """Names of the systems, in the order of `results`; null takes the ends of their folders' paths."""
     metric: str = MISSING
     """A metric of per_query.jsonl, such as ndcg_at_10, recall_at_100 or mrr."""
     pairs: Pairs = MISSING
     """baseline (every system against the first) or all."""
     common_only: bool = MISSING
     """Compare the tasks and queries that all systems share, counting the rest; false refuses a difference."""
-    confidence: float = MISSING
+    confidence: float = within(0, 1, "()")
     """Coverage of all intervals, between 0 and 1."""
     interval: Interval = MISSING
     """bca (bias-corrected and accelerated) or percentile."""
-    permutations: int = MISSING
+    permutations: int = at_least(100)
     """Sign flips drawn for a test; where there are no more than that in all, each is taken once (exact)."""
-    bootstrap: int = MISSING
+    bootstrap: int = at_least(100)
     """Resamples of the queries for an interval."""
-    largest: int = MISSING
+    largest: int = at_least(0)
     """Queries listed with the largest moves, for each pair."""
-    seed: int = MISSING
-    """Of the drawn flips and resamples."""
+    seed: int = at_least(0)
+    """Seed of the drawn sign flips and resamples."""
     output_dir: str | None = MISSING
     """Folder of the comparison; null names one under outputs/ by the options."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
 
     def validate(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse no results, and names that are not one a result or stand twice."""
         require(bool(self.results), "results", self.results, "must name at least one folder")
-        require(0 < self.confidence < 1, "confidence", self.confidence, "must lie between 0 and 1")
-        for name in ("permutations", "bootstrap"):
-            require(getattr(self, name) >= 100, name, getattr(self, name), "must be 100 or more")
-        for name in ("largest", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
         if self.names is not None and (len(self.names) != len(self.results) or len({*self.names}) != len(self.names)):
             raise UserError(
                 f"names={self.names} must hold one name of its own for each of the {len(self.results)} results"
@@ -76,7 +69,7 @@ class CompareConfig:
 
 @dataclass(kw_only=True, slots=True)
 class JudgedDataConfig:
-    """What is evaluated on: one of the three."""
+    """The evaluation: one of `dir`, `hub` and `beir`."""
 
     dir: str | None = MISSING
     """BRIGHT folder: <task>/documents.jsonl and <task>/examples.jsonl; or one task's own folder."""
@@ -101,32 +94,21 @@ class ContaminationConfig:
     """Tasks of BRIGHT; null is all that the folder holds, or all 12 of the hub."""
     long: bool = MISSING
     """Whole pages (long_documents, gold_ids_long) instead of passages."""
-    ngram: int = MISSING
+    ngram: int = at_least(1)
     """Words of an n-gram."""
-    threshold: float = MISSING
-    """Share of an evaluation text's n-grams in training texts from which it is flagged, above 0 and up to 1."""
-    matches_per_text: int = MISSING
-    """Matches written for an evaluation text and a side of the rows, at most; further ones are counted."""
+    threshold: float = within(0, 1, "(]")
+    """Share of an evaluation text's n-grams in training texts from which the text is flagged, above 0 and up to 1."""
+    matches_per_text: int = at_least(1)
+    """Most matches written for a text of the evaluation and a side of the rows; further ones are counted."""
     output_dir: str | None = MISSING
     """Folder of the report; null names one under outputs/ by the options."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, and none or several evaluations."""
+        """Refuse no rows, none or several evaluations, and options of the other kind of evaluation."""
         require(bool(self.rows), "rows", self.rows, "must name at least one file")
-        require(self.ngram >= 1, "ngram", self.ngram, "must be 1 or more")
-        require(0 < self.threshold <= 1, "threshold", self.threshold, "must lie above 0 and not above 1")
-        require(self.matches_per_text >= 1, "matches_per_text", self.matches_per_text, "must be 1 or more")
         if sum(place is not None for place in (self.data.dir, self.data.hub, self.data.beir)) != 1:
             raise UserError("give one of data.dir=FOLDER, data.hub=xlangai/BRIGHT and data.beir=FOLDER")
         if self.data.beir is not None and (self.tasks is not None or self.long):
             raise UserError("tasks and long belong to BRIGHT's form (data.dir, data.hub), not to data.beir")
-
-
-def output_folder(config: CompareConfig | ContaminationConfig, task: str) -> str:
-    """Return the folder to write to, which is set in `config` too; by default one named by the options."""
-    if config.output_dir is None:
-        digest = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:8]
-        config.output_dir = str(Path("outputs") / "eval" / f"{task}-{digest}")
-    return config.output_dir

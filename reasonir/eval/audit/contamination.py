@@ -1,13 +1,13 @@
-"""What training rows share with an evaluation, top to bottom: `measure_contamination` is the main path.
+"""What training rows share with an evaluation: `measure_contamination`, top to bottom, is the main path.
 
-The evaluation's n-grams are held as a sorted set of hashes, the rows stream past it and leave marks; then evaluation
-and rows are read once more, for the share of each text that is marked and for who shares it. Invariant: counts do not
-depend on the order or number of the row files. Memory: 24 bytes an n-gram of the evaluation while the set is built, 9
-after that; rows are never held. Leaves hashing to `ngrams.py`, pairs to `contamination_matches.py`, the page to
-`contamination_page.py`.
+The evaluation's n-grams are held as a sorted set of hashes. The rows stream past the set and leave marks. Then the
+evaluation is read once more, for the marked share of each text, and the rows, for the pairs behind the shares.
+Invariant: counts do not depend on the order or number of the row files. Memory: 24 bytes an n-gram of the evaluation
+while the set is built, 9 after that; neither texts nor rows are held. Leaves hashing to `text/ngrams.py`, pairs to
+`matches.py`, the page to `contamination_page.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,30 @@ from typing import Any
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import write_json, write_jsonl
+from reasonir.core.files import write_json, write_jsonl, write_text
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.data.beir import read_beir
-from reasonir.data.bright import list_bright_tasks, read_bright
 from reasonir.data.collections import Collection, merge_lookups, read_lookup
+from reasonir.data.open_source import open_source
 from reasonir.data.rows import Lookup
-from reasonir.eval.audit.config import MAY_DIFFER, ContaminationConfig, output_folder
+from reasonir.eval.audit.config import MAY_DIFFER, ContaminationConfig
 from reasonir.eval.audit.contamination_page import render
-from reasonir.eval.audit.matches import Flagged, find_matches
+from reasonir.eval.audit.matches import Flagged, Matches
 from reasonir.eval.audit.training_texts import ROW_SIDES, RowBatch, stream_rows
+from reasonir.eval.benchmarks.config import with_output_dir
 from reasonir.text.ngrams import NO_WORDS, HashedTexts, MarkedHashes, TextHasher, in_batches
 
 EVALUATION_SIDES = ("query", "gold", "other")
-"""A query, a document that is gold for one, any other document. Their numbers are their places."""
+"""A query, a document that is gold for some query, any other document. A side's number is its place here."""
 
 
 @dataclass(slots=True)
 class JudgedTask:
-    """One task: its queries, then its documents.
+    """The texts of one task: its queries, then its documents. All arrays have one column a text.
 
-    sides: place in EVALUATION_SIDES. exact: hashes of whole texts. counts: n-grams. shares: float64 (row sides + 1,
-    texts), the marked share of the n-grams, by side and by any. equal: the same for whole texts. seeds: named by a row.
+    sides: its place in EVALUATION_SIDES. exact: hash of the whole text. counts: number of its n-grams. shares: float64
+    (row sides + 1, texts), the share of its n-grams in texts of each side of the rows, then of any. equal: the same for
+    whole texts. seeds: whether a row names the document as its seed.
     """
 
     name: str
@@ -53,7 +54,7 @@ class JudgedTask:
 
 @dataclass(slots=True)
 class Evaluation:
-    """All tasks, and the sets of their n-grams and whole texts with the marks that rows leave."""
+    """All tasks, and the sets of their n-grams and of their whole texts, with the marks that rows leave."""
 
     tasks: list[JudgedTask]
     ngrams: MarkedHashes
@@ -62,10 +63,10 @@ class Evaluation:
 
 @dataclass(slots=True)
 class RowCounts:
-    """What was read of the rows.
+    """Counts of the rows.
 
     naming_documents: rows that name a document of the evaluation. other_texts: pairs of a row and a document whose id
-    it names, but with another text: not the document that was meant, or another revision of it.
+    the row names with another text: it means another document, or another revision of it.
     """
 
     rows: int = 0
@@ -74,39 +75,52 @@ class RowCounts:
     other_texts: int = 0
     by_source: dict[str, int] = field(default_factory=dict)
 
+    def report(self) -> dict[str, Any]:
+        """Return what contamination.json says of the rows."""
+        names = ("rows", "by_source", "texts", "naming_documents")
+        return {name: getattr(self, name) for name in names}
+
 
 def measure_contamination(config: ContaminationConfig) -> None:
     """Hash the evaluation, stream the rows past it, count, list the matches, print the table and the statement."""
-    run = RunFolder(output_folder(config, "contamination"), config, resume=True, ignored=MAY_DIFFER)
-    for source in config.rows:
-        if not source.startswith("hub:") and not Path(source).is_file():
-            raise UserError(f"rows: {source}: no such file (a hub data set is hub:owner/name)")
-    lookup = read_documents_of_rows(config)
+    config = with_output_dir(config, "contamination")
+    run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
+    for file in config.rows:
+        if not file.startswith("hub:") and not Path(file).is_file():
+            raise UserError(f"rows: {file}: no such file (a hub data set is hub:owner/name)")
+    documents = [(path, read_lookup(path)) for path in config.documents or ()]
+    lookup = merge_lookups(documents) if documents else None
+    place = config.data.beir or config.data.dir or f"hub:{config.data.hub}"
+    source = open_source(place, config.data.split if config.data.beir else None)
+
+    # 1 hash the evaluation
     hasher = TextHasher(config.ngram)
-    evaluation = read_evaluation(config, hasher)
-    counts = mark_rows(config, lookup, hasher, evaluation)
-    flagged = judge_texts(config, hasher, evaluation)
+    evaluation = hash_evaluation(source.collections(config.tasks or None, long=config.long), hasher)
+    # 2 rows leave marks
+    counts = mark_rows(config.rows, lookup, hasher, evaluation)
+    # 3 read the evaluation again, for each text's marked share: its texts would take as much memory as the hashes
+    again = source.collections(config.tasks or None, long=config.long)
+    flagged = flag_texts(again, hasher, evaluation, config.threshold)
+    # 4 read the rows again, for the pairs; not where nothing is flagged
     run.start()
-    left_out: dict[str, int] = {}
-    again = config.rows if flagged.places else []  # where nothing is flagged, the rows need not be read once more
-    batches = with_progress("matches", stream_rows(again, lookup, hasher))
-    matches = find_matches(flagged, batches, config, left_out)
-    written = write_jsonl(run.path / "matches.jsonl", matches)
+    batches = _with_progress("matches", stream_rows(config.rows if flagged.places else [], lookup, hasher))
+    matches = Matches(flagged, config.ngram, config.threshold, config.matches_per_text)
+    written = write_jsonl(run.path / "matches.jsonl", matches.find(batches))
+
     report = {
-        "rows": {"sources": config.rows, "rows": counts.rows, "by_source": counts.by_source, "texts": counts.texts,
-                 "naming_documents": counts.naming_documents},
+        "rows": {"sources": config.rows, **counts.report()},
         "evaluation": config.data.dir or config.data.hub or config.data.beir,
         "ngram": config.ngram,
         "threshold": config.threshold,
-        "tasks": {task.name: count_task(task, config) for task in evaluation.tasks},
+        "tasks": {task.name: count_task(task, config.threshold) for task in evaluation.tasks},
         "same_id_other_text": counts.other_texts,
         "distinct_ngrams": len(evaluation.ngrams.keys),
-        "matches": {"written": written, "not_written": left_out.get("matches", 0)},
-    }  # fmt: skip
+        "matches": {"written": written, "not_written": matches.left_out},
+    }
     page, statement = render(report)
     report["statement"] = statement
     write_json(run.path / "contamination.json", report)
-    (run.path / "contamination.md").write_text(page, encoding="utf-8")
+    write_text(run.path / "contamination.md", page)
     print(page)
     places = [*config.rows, *(config.documents or ()), config.data.dir, config.data.beir]
     inputs = [place for place in places if place is not None and not place.startswith("hub:")]
@@ -114,48 +128,31 @@ def measure_contamination(config: ContaminationConfig) -> None:
     print(f"report: {run.path}")
 
 
-def read_documents_of_rows(config: ContaminationConfig) -> Lookup | None:
-    """Return the texts of the ids in the rows; None where rows are taken as texts."""
-    if not config.documents:
-        return None
-    return merge_lookups([(path, read_lookup(path)) for path in config.documents])
-
-
-def read_collections(config: ContaminationConfig) -> Iterator[Collection]:
-    """Yield one collection a task."""
-    if config.data.beir is not None:
-        yield read_beir(config.data.beir, config.data.split)
-        return
-    root = config.data.dir or f"hub:{config.data.hub}"
-    tasks = config.tasks or list_bright_tasks(root, config.long)
-    yield from read_bright(root, tasks, long=config.long)
-
-
-def texts_of(collection: Collection) -> list[str]:
+def _texts_of(collection: Collection) -> list[str]:
     """Return the texts of a task in the order of `JudgedTask`."""
     return [*(query.text for query in collection.queries), *(document.text for document in collection.documents)]
 
 
-def read_evaluation(config: ContaminationConfig, hasher: TextHasher) -> Evaluation:
+def hash_evaluation(collections: Iterable[Collection], hasher: TextHasher) -> Evaluation:
     """Hash every text of the evaluation."""
     tasks: list[JudgedTask] = []
     parts: list[np.ndarray] = []
-    for collection in read_collections(config):
+    for collection in collections:
         hashed = []
         progress = Progress(f"hash {collection.name}", len(collection.queries) + len(collection.documents), "texts")
-        for _, texts in in_batches(texts_of(collection)):
+        for _, texts in in_batches(_texts_of(collection)):
             batch = hasher.hash(texts)
             parts.append(np.unique(batch.ngrams))
             hashed.append((batch.exact, batch.counts))
             progress.update(len(texts))
         progress.close()
         exact, counts = (np.concatenate([batch[i] for batch in hashed]) for i in (0, 1))
-        tasks.append(open_task(collection, exact, counts))
+        tasks.append(_open_task(collection, exact, counts))
     exact = np.concatenate([task.exact for task in tasks])
     return Evaluation(tasks, MarkedHashes(parts), MarkedHashes([exact[exact != NO_WORDS]]))
 
 
-def open_task(collection: Collection, exact: np.ndarray, counts: np.ndarray) -> JudgedTask:
+def _open_task(collection: Collection, exact: np.ndarray, counts: np.ndarray) -> JudgedTask:
     """Return a task of which nothing is marked yet."""
     gold = {identifier for query in collection.queries for identifier in query.gold}
     queries = len(collection.queries)
@@ -174,8 +171,8 @@ def open_task(collection: Collection, exact: np.ndarray, counts: np.ndarray) -> 
     )
 
 
-def with_progress(label: str, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
-    """Pass batches on and say how far they are."""
+def _with_progress(label: str, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
+    """Yield the batches and show how many rows went by."""
     progress = Progress(label, 0, "rows")
     for batch in batches:
         yield batch
@@ -183,12 +180,17 @@ def with_progress(label: str, batches: Iterator[RowBatch]) -> Iterator[RowBatch]
     progress.close()
 
 
-def mark_rows(
-    config: ContaminationConfig, lookup: Lookup | None, hasher: TextHasher, evaluation: Evaluation
-) -> RowCounts:
-    """Stream the rows, mark what they share with the evaluation, and find the documents that they name."""
-    counts = RowCounts(by_source=dict.fromkeys(config.rows, 0))
-    for batch in with_progress("rows", stream_rows(config.rows, lookup, hasher)):
+def mark_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher, evaluation: Evaluation) -> RowCounts:
+    """Stream the rows, mark what they share with the evaluation, and find the documents that they name.
+
+    Args:
+        sources: Training files, or hub:owner/name.
+        lookup: The texts of document ids in the rows; None where the rows hold texts.
+        hasher: The one that hashed the evaluation.
+        evaluation: Gets the marks: bit i is set by side i of the rows.
+    """
+    counts = RowCounts(by_source=dict.fromkeys(sources, 0))
+    for batch in _with_progress("rows", stream_rows(sources, lookup, hasher)):
         counts.rows += batch.rows
         counts.by_source[batch.source] += batch.rows
         counts.texts += len(batch.texts)
@@ -209,16 +211,25 @@ def mark_rows(
     return counts
 
 
-def judge_texts(config: ContaminationConfig, hasher: TextHasher, evaluation: Evaluation) -> Flagged:
-    """Read the evaluation again: set each text's shares, and keep those texts that are flagged or named."""
+def flag_texts(
+    collections: Iterable[Collection], hasher: TextHasher, evaluation: Evaluation, threshold: float
+) -> Flagged:
+    """Set each text's shares; return the texts that are flagged, or that a row names.
+
+    Args:
+        collections: The evaluation, read once more.
+        hasher: The one that hashed the evaluation.
+        evaluation: With the rows' marks; its tasks get the shares.
+        threshold: Share of a text's n-grams from which it is flagged.
+    """
     flagged = Flagged()
-    for task, collection in zip(evaluation.tasks, read_collections(config), strict=True):
+    for task, collection in zip(evaluation.tasks, collections, strict=True):
         progress = Progress(f"judge {task.name}", len(task.ids), "texts")
-        for start, texts in in_batches(texts_of(collection)):
+        for start, texts in in_batches(_texts_of(collection)):
             hashed = hasher.hash(texts)
             part = slice(start, start + len(texts))
-            task.shares[:, part], task.equal[:, part] = shares_of(hashed, evaluation)
-            chosen = task.equal[-1, part] | (task.shares[-1, part] >= config.threshold) | task.seeds[part]
+            task.shares[:, part], task.equal[:, part] = _shares_of(hashed, evaluation)
+            chosen = task.equal[-1, part] | (task.shares[-1, part] >= threshold) | task.seeds[part]
             pieces = hashed.of_text()
             for i in map(int, np.flatnonzero(chosen)):
                 number, side = start + i, EVALUATION_SIDES[task.sides[start + i]]
@@ -231,8 +242,8 @@ def judge_texts(config: ContaminationConfig, hasher: TextHasher, evaluation: Eva
     return flagged
 
 
-def shares_of(hashed: HashedTexts, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the marked share of each text's n-grams and whether the whole text is, by side of the rows and by any."""
+def _shares_of(hashed: HashedTexts, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the marked share of each text's n-grams, and whether the whole text is marked: by side of rows, by any."""
     marks, owners, size = evaluation.ngrams.marks_of(hashed.ngrams), hashed.owners, len(hashed.counts)
     equal_marks = evaluation.exact.marks_of(hashed.exact)
     masks = [*(1 << side for side in range(len(ROW_SIDES))), (1 << len(ROW_SIDES)) - 1]
@@ -240,7 +251,7 @@ def shares_of(hashed: HashedTexts, evaluation: Evaluation) -> tuple[np.ndarray, 
     return np.array(shares), np.array([(equal_marks & mask) != 0 for mask in masks])
 
 
-def count_task(task: JudgedTask, config: ContaminationConfig) -> dict[str, Any]:
+def count_task(task: JudgedTask, threshold: float) -> dict[str, Any]:
     """Return the counts of a task by side of the evaluation and side of the rows."""
     counted = {}
     for place, side in enumerate(EVALUATION_SIDES):
@@ -254,7 +265,7 @@ def count_task(task: JudgedTask, config: ContaminationConfig) -> dict[str, Any]:
         for number, name in enumerate((*ROW_SIDES, "any")):
             shares, equal = task.shares[number, own], task.equal[number, own]
             row[name] = {
-                "flagged": int(np.sum(equal | (shares >= config.threshold))),
+                "flagged": int(np.sum(equal | (shares >= threshold))),
                 "exact": int(equal.sum()),
                 "sharing_an_ngram": int(np.sum(shares > 0)),
                 "largest_share": float(shares.max(initial=0.0)),

@@ -1,4 +1,4 @@
-"""The page of a contamination report: a table and the sentence that a model card can quote."""
+"""The page of a contamination report: a table, and a sentence that a model card can quote."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def render(report: dict[str, Any]) -> tuple[str, str]:
 
 
 def _total(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the counts of one side over tasks; of a share, take the largest."""
+    """Return the counts of one side added up over tasks; of shares the largest."""
     total: dict[str, Any] = {}
     for name, value in counts[0].items():
         values = [count[name] for count in counts]
@@ -57,7 +57,7 @@ def _row(task: str, side: str, counts: dict[str, Any]) -> list[str]:
 
 
 def _statement(report: dict[str, Any], total: dict[str, dict[str, Any]]) -> str:
-    """Return one sentence with all that a reader of a score must know."""
+    """Return one sentence that says all that a reader of a score must know."""
     tasks = ", ".join(report["tasks"])
     found = [
         f"{total[side]['any']['flagged']:,} of {total[side]['texts']:,} {name}" for side, name in SIDE_NAMES.items()

@@ -1,7 +1,7 @@
-"""Which row shares what with which flagged text of the evaluation: the pairs behind the counts.
+"""The pairs behind the counts of a contamination report: which row shares what with which flagged text.
 
-Invariant: every flagged text has a pair at least; where no single row reaches the threshold (several do together),
-that is the row that shares most. Holds the n-grams of flagged texts only.
+Invariant: every flagged text has at least one pair. Where no single row reaches the threshold, but several do together,
+the row that shares most makes the pair. Holds the n-grams of flagged texts only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from reasonir.eval.audit.config import ContaminationConfig
 from reasonir.eval.audit.training_texts import ROW_SIDES, RowBatch, RowText
 from reasonir.text.ngrams import NO_WORDS
 from reasonir.text.words import words_of_prose
@@ -23,9 +22,10 @@ Place = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """What a text shares with flagged ones. numbers: theirs; shares: of their n-grams; places: words before the first.
+    """The flagged texts that share an n-gram with one text of a row, F of them.
 
-    All three (flagged texts that share an n-gram,).
+    numbers: (F,), which flagged texts. shares: (F,), the share of each one's n-grams. places: (F,), number of words
+    before the first shared n-gram in the row's text.
     """
 
     numbers: np.ndarray
@@ -35,7 +35,12 @@ class Overlaps:
 
 @dataclass(slots=True)
 class Flagged:
-    """The flagged texts. After `index`: keys, sorted n-grams; from starts[k] on, the owners of each and how often."""
+    """The flagged texts, one entry a text in the lists, and after `index` their n-grams for looking up.
+
+    shares: of a text's n-grams in all rows together. seeds, exact: the texts' numbers by document id and by hash.
+    hashes: of whole texts. counts: n-grams of each text. keys: all n-grams, sorted; the texts that hold key k are
+    owners[starts[k]:starts[k + 1]], as often as `weights` says.
+    """
 
     places: list[Place] = field(default_factory=list)
     snippets: list[str] = field(default_factory=list)
@@ -51,7 +56,16 @@ class Flagged:
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def add(self, place: Place, text: str, ngrams: np.ndarray, exact: int, share: float, *, is_seed: bool) -> None:
-        """Take a text; `share` is what all rows together share of it."""
+        """Take a text.
+
+        Args:
+            place: Task, side and id.
+            text: For the snippet.
+            ngrams: Hashes of its n-grams.
+            exact: Hash of the whole text.
+            share: Share of its n-grams in all rows together.
+            is_seed: Whether a row names the document.
+        """
         number = len(self.places)
         self.places.append(place)
         self.snippets.append(" ".join(text[: 2 * SNIPPET_CHARACTERS].split())[:SNIPPET_CHARACTERS])
@@ -61,10 +75,11 @@ class Flagged:
             self.seeds.setdefault(place[2], []).append(number)
         if exact != NO_WORDS:
             self.exact.setdefault(exact, []).append(number)
-        self.parts.append(ngrams.copy())  # a view would keep its whole batch
+        # A view would keep the n-grams of its whole batch in memory.
+        self.parts.append(ngrams.copy())
 
     def index(self) -> None:
-        """Order the n-grams for looking up."""
+        """Sort the n-grams for looking up."""
         self.counts = np.array([len(part) for part in self.parts], np.int64)
         if not self.counts.sum():
             return
@@ -81,7 +96,7 @@ class Flagged:
         self.starts = np.r_[np.flatnonzero(new_key[new_pair]), len(new_pair)]
 
     def overlaps(self, ngrams: np.ndarray) -> Overlaps | None:
-        """Return what one text of a row shares with the flagged texts; None for nothing."""
+        """Return what one text of a row shares with the flagged texts; None where it shares nothing."""
         if not len(self.keys) or not len(ngrams):
             return None
         found = np.minimum(np.searchsorted(self.keys, ngrams), len(self.keys) - 1)
@@ -89,6 +104,8 @@ class Flagged:
         keys, first = np.unique(found[places], return_index=True)
         if not len(keys):
             return None
+        # Backwards through the row's text: of several assignments to one index numpy keeps the last, which is then the
+        # first place.
         backwards = np.argsort(-first)
         keys, places = keys[backwards], places[first[backwards]]
         lengths = self.starts[keys + 1] - self.starts[keys]
@@ -98,13 +115,17 @@ class Flagged:
         shared = np.bincount(owners, weights=self.weights[postings], minlength=len(self.counts))
         numbers = np.flatnonzero(shared)
         earliest = np.zeros(len(self.counts), np.int64)
-        earliest[owners] = np.repeat(places, lengths)  # the last value of an owner stays: the first place
+        earliest[owners] = np.repeat(places, lengths)
         return Overlaps(numbers, shared[numbers] / self.counts[numbers], earliest[numbers])
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A text of a row and a flagged text. overlap: share of the latter's n-grams; place: of the first in the former."""
+    """A text of a row and a flagged text.
+
+    kind: exact, ngram or id. overlap: share of the flagged text's n-grams; None for a pair by id. place: number of
+    words before the first shared n-gram in the row's text.
+    """
 
     text: RowText
     number: int
@@ -113,35 +134,65 @@ class Pair:
     place: int = 0
 
 
-@dataclass(slots=True)
-class Tally:
-    """Pairs so far. written: (row sides and ids, flagged texts). best, closest: of pairs below the threshold."""
+class Matches:
+    """The pairs of texts of rows and flagged texts.
 
-    written: np.ndarray
-    best: np.ndarray
-    closest: dict[int, Pair]
-
-
-def find_matches(
-    flagged: Flagged, batches: Iterable[RowBatch], config: ContaminationConfig, left_out: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row for every pair that is equal, shares `threshold` of the evaluation's text, or is named by id.
-
-    Args:
-        left_out: its `matches` is set to the pairs beyond `matches_per_text`, which are not yielded.
+    left_out: pairs beyond `per_text`, which were counted but not made.
     """
-    size = len(flagged.places)
-    tally = Tally(np.zeros((len(ROW_SIDES) + 1, size), np.int64), np.zeros(size), {})
-    for batch in batches:
-        for pair in chain(_equal_and_named(flagged, batch), _overlapping(flagged, batch, config, tally)):
-            side = len(ROW_SIDES) if pair.kind == "id" else pair.text.side
-            tally.written[side, pair.number] += 1
-            if tally.written[side, pair.number] <= config.matches_per_text:
-                yield _match(flagged, pair, config.ngram)
-    for number, pair in sorted(tally.closest.items()):
-        if not tally.written[: len(ROW_SIDES), number].any() and flagged.shares[number] >= config.threshold:
-            yield _match(flagged, pair, config.ngram)
-    left_out["matches"] = int(np.maximum(tally.written - config.matches_per_text, 0).sum())
+
+    def __init__(self, flagged: Flagged, ngram: int, threshold: float, per_text: int) -> None:
+        """Look for pairs of some flagged texts.
+
+        Args:
+            flagged: The texts of the evaluation, indexed.
+            ngram: Words of an n-gram.
+            threshold: Share of a flagged text's n-grams from which a row's text makes a pair with it.
+            per_text: Most pairs of a flagged text and a side of the rows.
+        """
+        self._flagged, self._ngram, self._threshold, self._per_text = flagged, ngram, threshold, per_text
+        size = len(flagged.places)
+        # Pairs so far, (row sides and ids, flagged texts), those beyond `per_text` included.
+        self._pairs = np.zeros((len(ROW_SIDES) + 1, size), np.int64)
+        # Of each flagged text the closest pair below the threshold, and its share.
+        self._closest: dict[int, Pair] = {}
+        self._best = np.zeros(size)
+        self.left_out = 0
+
+    def find(self, batches: Iterable[RowBatch]) -> Iterator[dict[str, Any]]:
+        """Yield a row for every pair that is equal, shares `threshold` of the evaluation's text, or is named by id."""
+        for batch in batches:
+            for pair in chain(_equal_and_named(self._flagged, batch), self._overlapping(batch)):
+                side = len(ROW_SIDES) if pair.kind == "id" else pair.text.side
+                self._pairs[side, pair.number] += 1
+                if self._pairs[side, pair.number] <= self._per_text:
+                    yield _match(self._flagged, pair, self._ngram)
+        # Several rows together can share enough of a text where no single row does: the closest one stands for them.
+        for number, pair in sorted(self._closest.items()):
+            alone = self._pairs[: len(ROW_SIDES), number].any()
+            if not alone and self._flagged.shares[number] >= self._threshold:
+                yield _match(self._flagged, pair, self._ngram)
+        self.left_out = int(np.maximum(self._pairs - self._per_text, 0).sum())
+
+    def _overlapping(self, batch: RowBatch) -> Iterator[Pair]:
+        """Yield pairs of texts that are not equal but share enough; remember the closest of the others."""
+        hashes = np.array(self._flagged.hashes, np.uint64)
+        for text, exact, ngrams in zip(batch.texts, batch.hashed.exact, batch.hashed.of_text(), strict=True):
+            overlaps = self._flagged.overlaps(ngrams)
+            if overlaps is None:
+                continue
+            other = hashes[overlaps.numbers] != exact
+            enough = other & (overlaps.shares >= self._threshold)
+            # A common phrase leads to thousands of texts: pairs beyond `per_text` are counted without being made.
+            full = self._pairs[text.side, overlaps.numbers] >= self._per_text
+            self._pairs[text.side, overlaps.numbers[enough & full]] += 1
+            better = other & ~enough & (overlaps.shares > self._best[overlaps.numbers])
+            for i in np.flatnonzero(enough & ~full | better):
+                number, share = int(overlaps.numbers[i]), float(overlaps.shares[i])
+                pair = Pair(text, number, "ngram", share, int(overlaps.places[i]))
+                if enough[i]:
+                    yield pair
+                else:
+                    self._best[number], self._closest[number] = share, pair
 
 
 def _equal_and_named(flagged: Flagged, batch: RowBatch) -> Iterator[Pair]:
@@ -153,30 +204,6 @@ def _equal_and_named(flagged: Flagged, batch: RowBatch) -> Iterator[Pair]:
             if named.fits(flagged.hashes[number]):
                 text = RowText(named.row, named.where, ROW_SIDES.index("positive"), "")
                 yield Pair(text, number, "id", None)
-
-
-def _overlapping(flagged: Flagged, batch: RowBatch, config: ContaminationConfig, tally: Tally) -> Iterator[Pair]:
-    """Yield pairs of texts that are not equal but share enough, and remember the closest of the others.
-
-    A common phrase leads to thousands of texts, so that pairs beyond the quota are counted without being made.
-    """
-    hashes = np.array(flagged.hashes, np.uint64)
-    for text, exact, ngrams in zip(batch.texts, batch.hashed.exact, batch.hashed.of_text(), strict=True):
-        overlaps = flagged.overlaps(ngrams)
-        if overlaps is None:
-            continue
-        other = hashes[overlaps.numbers] != exact
-        enough = other & (overlaps.shares >= config.threshold)
-        full = tally.written[text.side, overlaps.numbers] >= config.matches_per_text
-        tally.written[text.side, overlaps.numbers[enough & full]] += 1
-        better = other & ~enough & (overlaps.shares > tally.best[overlaps.numbers])
-        for i in np.flatnonzero(enough & ~full | better):
-            number, share = int(overlaps.numbers[i]), float(overlaps.shares[i])
-            pair = Pair(text, number, "ngram", share, int(overlaps.places[i]))
-            if enough[i]:
-                yield pair
-            else:
-                tally.best[number], tally.closest[number] = share, pair
 
 
 def _match(flagged: Flagged, pair: Pair, ngram: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training rows as a stream of hashed texts, with the documents that they name. Holds one batch of rows at a time."""
+"""Training rows as a stream of hashed texts, with the documents that the rows name. Holds one batch of rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from reasonir.data.training_rows import OTHER_NAMES, TrainingExample, read_train
 from reasonir.text.ngrams import HashedTexts, TextHasher
 
 ROW_SIDES = ("query", "positive", "negative")
-"""Sides of a row; their numbers are their places."""
+"""Sides of a row. A side's number is its place here."""
+# Large enough that numpy works on whole arrays, small enough to hold: a row has up to some dozen texts.
 BATCH_ROWS = 256
 
 
@@ -25,7 +26,7 @@ class RowText:
 
 @dataclass(frozen=True, slots=True)
 class NamedDocument:
-    """A document that a row names by id as what it was made from. texts: hashes of its positives; None if unknown."""
+    """A document that a row names by id as its seed. texts: hashes of the row's positives; None where unknown."""
 
     row: str
     where: str
@@ -33,7 +34,7 @@ class NamedDocument:
     texts: frozenset[int] | None
 
     def fits(self, exact: int) -> bool:
-        """Say whether a document of this id may be the one meant: its text is a positive's, or the row has only ids."""
+        """Return whether a document of this id can be the seed: it equals a positive, or the row holds ids only."""
         return self.texts is None or int(exact) in self.texts
 
 
@@ -49,10 +50,14 @@ class RowBatch:
 
 
 def stream_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher) -> Iterator[RowBatch]:
-    """Yield the rows of all sources, as training reads them.
+    """Yield the rows of all sources in batches, as training reads them.
 
+    Args:
+        sources: Training files, or hub:owner/name.
+        lookup: The texts of document ids in the rows; None where the rows hold texts.
+        hasher: Hashes their texts.
     Raises:
-        UserError: as `read_training_examples`.
+        UserError: As `read_training_examples`.
     """
     for source in sources:
         held: list[tuple[dict[str, Any], TrainingExample]] = []
@@ -82,16 +87,17 @@ def _hash_rows(
     named = []
     for row, example in held:
         where = f"{source}:{example.line}"
-        for identifier, is_entry in named_ids(row).items():
+        for identifier, is_entry in _named_ids(row).items():
             known = None if is_entry and lookup is None else frozenset(positives[where])
             named.append(NamedDocument(example.id, where, identifier, known))
     return RowBatch(source, len(held), texts, hashed, named)
 
 
-def named_ids(row: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the ids that a row may name documents by, each with whether it stands in place of a positive.
+def _named_ids(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the ids by which a row may name documents, each with whether it stands in place of a positive.
 
-    A positive without white space (ReasonIR's HQ rows), the row's own id and its provenance (rows of this project).
+    ReasonIR's HQ rows hold ids in place of positives: a positive without white space is taken for one. Rows of this
+    project name their document in `id` or in `provenance`.
     """
     entries = row.get("pos") or row.get(OTHER_NAMES["pos"]) or []
     entries = [entries] if isinstance(entries, str) else entries

@@ -1,12 +1,17 @@
-"""The options of `reasonir-eval`'s tasks: names, types, units. Values stand in `configs/eval/`. Imports no torch."""
+"""The options of the tasks that measure rankings: names, types, units. Values: `configs/eval/`. Imports no torch."""
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError
-from reasonir.retrieval.config import RetrievalConfig
+from reasonir.core.command import to_yaml
+from reasonir.core.errors import UserError, require
+from reasonir.core.fields import at_least, positive
+from reasonir.retrieval.config import FusionMethod, RetrievalConfig, check_weights
 
 WITHOUT_PAGES = ("leetcode", "aops", "theoremqa_questions", "theoremqa_theorems")
 """Tasks that have no long documents."""
@@ -92,14 +97,50 @@ class ScoreConfig:
     """Show tracebacks for mistakes in options and input too."""
 
 
-def describe(config: Any) -> str:
-    """Return a short name for the data of a task, for a default output folder."""
-    if isinstance(config, BrightConfig):
-        queries = config.queries.rstrip("/").rsplit("/", 1)[-1]
-        return f"bright-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{queries}"
-    if isinstance(config, BeirConfig):
-        return f"beir-{(config.data.dir or config.data.hub or '').rstrip('/').rsplit('/', 1)[-1]}-{config.split}"
-    return f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"
+@dataclass(kw_only=True, slots=True)
+class FuseDataConfig:
+    """The data set that the runs rank. Where both are null, the first run folder that records a data set names it."""
+
+    dir: str | None = MISSING
+    """BRIGHT or BEIR folder to score the fused runs of folders with."""
+    hub: str | None = MISSING
+    """Hub data set, such as xlangai/BRIGHT."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FuseConfig:
+    """Fuse runs, or whole folders of results task by task, into one."""
+
+    runs: list[str] = MISSING
+    """Two or more: runs (TREC, or BRIGHT's score.json), or folders of results."""
+    method: FusionMethod = MISSING
+    """linear (weighted scores as they are), minmax (scores from 0 to 1 per query), zscore, rrf (places only)."""
+    weights: list[float] | None = MISSING
+    """One for each run, 0 or more; null gives each run 1 / (number of runs)."""
+    rrf_k: float = at_least(0)
+    """The constant of rrf: weight / (rrf_k + place). 60: Cormack et al. 2009."""
+    top: int = positive()
+    """Documents kept a query."""
+    tasks: list[str] | None = MISSING
+    """Tasks of the folders to fuse; null is all tasks of the first folder."""
+    data: FuseDataConfig = MISSING
+    queries: str | None = MISSING
+    """Queries of the data; null takes what the run folders record."""
+    long: bool | None = MISSING
+    """Whole pages instead of passages (BRIGHT); null takes what the run folders record."""
+    split: str | None = MISSING
+    """Name of the qrels file (BEIR); null takes what the run folders record."""
+    output: str = MISSING
+    """The run file to write (config.yaml and manifest.json are put beside it); where `runs` are folders, the folder."""
+    debug: bool = MISSING
+    """Show tracebacks for mistakes in options and input too."""
+
+    def validate(self) -> None:
+        """Refuse fewer than two runs, weights that do not fit them, and an empty list of tasks."""
+        require(len(self.runs) >= 2, "runs", self.runs, "must be two or more runs")
+        if self.weights is not None:
+            check_weights("weights", self.weights, len(self.runs))
+        require(self.tasks is None or bool(self.tasks), "tasks", self.tasks, "is empty; name one, or give null for all")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,3 +169,31 @@ class CardConfig:
         """Refuse a call with nothing to write."""
         if not self.results and self.contamination is None:
             raise UserError("nothing to write: give results=[FOLDER] or contamination=FOLDER")
+
+
+Options = TypeVar("Options", BrightConfig, BeirConfig)
+AnyOptions = TypeVar("AnyOptions", bound=Any)
+
+
+def resolve(config: Options) -> Options:
+    """Return an evaluation's options with the output folder filled in."""
+    place = (config.data.dir or config.data.hub or "").rstrip("/").rsplit("/", 1)[-1]
+    if isinstance(config, BrightConfig):
+        label = f"bright-{place}-{config.queries.rstrip('/').rsplit('/', 1)[-1]}"
+    else:
+        label = f"beir-{place}-{config.split}"
+    return with_output_dir(config, f"{label}-{config.retriever.value}")
+
+
+def with_output_dir(config: AnyOptions, label: str) -> AnyOptions:
+    """Return the options of a command with the output folder filled in.
+
+    Args:
+        config: Options with a field `output_dir`. Where it is null, the folder is outputs/eval/<label>-<hash>, and the
+            hash is of all options, so that other options name another folder.
+        label: What the default folder is called.
+    """
+    if config.output_dir is not None:
+        return config
+    digest = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:8]
+    return dataclasses.replace(config, output_dir=str(Path("outputs") / "eval" / f"{label}-{digest}"))

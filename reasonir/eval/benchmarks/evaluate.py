@@ -1,217 +1,275 @@
-"""Measuring a retriever, top to bottom: `evaluate_bright` and `evaluate_beir` are the main path of the stage.
+"""Measuring a retriever: `evaluate_bright` and `evaluate_beir`, top to bottom, are the main paths.
 
 Under torchrun every rank encodes its share of every task's texts; rank 0 alone searches, scores, writes and prints.
-Invariant: what is scored is what is written: metrics are computed from the run file's own hits, exclusions already
-applied. A finished task whose data, model and settings are unchanged is not computed again (`resume.py`). Leaves
-ranking to `ranking.py`, metrics to `metrics.py`, tables to `tables.py`.
+Invariant: metrics are computed from the hits that run.trec holds, exclusions applied. A finished task whose data, model
+and settings are unchanged is not computed again (`resume.py`).
+
+A new benchmark: options in `config.py`, a function beside `evaluate_beir` that reads collections and hands them to
+`evaluate_tasks`, a line in `eval/cli.py`, values in `configs/eval/`. Ranking, scoring, resuming and tables are here.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError
 from reasonir.core.processes import rank, world_size
 from reasonir.core.run_folder import RunFolder
-from reasonir.data.beir import read_beir, read_beir_hub
-from reasonir.data.bright import bright_instruction, list_bright_tasks, read_bright
+from reasonir.data.bright import bright_instruction
 from reasonir.data.collections import Collection
+from reasonir.data.open_source import DataSource, open_source
 from reasonir.data.rewritings import rewritten_file
 from reasonir.data.trec import write_run
 from reasonir.eval.benchmarks import resume
-from reasonir.eval.benchmarks.config import (
-    MAY_DIFFER,
-    WITHOUT_PAGES,
-    BeirConfig,
-    BrightConfig,
-    BrightDataConfig,
-    describe,
-)
-from reasonir.eval.scores import tables
+from reasonir.eval.benchmarks.config import MAY_DIFFER, WITHOUT_PAGES, BeirConfig, BrightConfig, resolve
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import aspects_of, qrels_of, write_results, write_task
-from reasonir.retrieval.config import RetrievalConfig, Retriever
+from reasonir.eval.scores.tables import write_table
+from reasonir.retrieval.config import HybridConfig, RetrievalConfig, Retriever
 from reasonir.retrieval.fusion import describe_fusion
 from reasonir.retrieval.ranking import HYBRID_PARTS, Searcher, SearchTask, open_searcher
 
 Metrics = dict[str, float]
+Tasks = Iterable[tuple[Collection, str]]
+"""Collections, each with the instruction that an encoder puts before its queries."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An open evaluation: its folder (None on ranks that only encode), its searcher, its counts."""
+    """An open evaluation of one retriever.
 
-    config: RetrievalConfig
-    run: RunFolder | None
+    searcher: the retriever, ready to search. retriever: its name in run.trec. title: its name in tables. top: documents
+    kept a query. folder: the folder of results. run: claims the folder; None on ranks that only encode. hybrid: how
+    the lists of a hybrid are fused, for the fingerprint. counts: by task, for the manifest.
+    """
+
     searcher: Searcher
+    retriever: str
+    title: str
+    top: int
+    folder: Path
+    run: RunFolder | None
+    hybrid: HybridConfig | None = None
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def evaluate_bright(config: BrightConfig) -> None:
     """Rank and score every task, then write results.json and the table beside the published rows."""
-    root, tasks = bright_source(config.data, config.tasks, config.long)
+    config = resolve(config)
+    source = open_source(config.data.dir or f"hub:{config.data.hub}")
+    names = choose_bright_tasks(source, config.tasks, config.long)
     evaluation = open_evaluation(config)
-    if evaluation.run is not None:
-        # A first pass over all tasks: a mistake in the last one stops before anything is computed or written.
-        for collection in read_bright(root, tasks, config.queries, config.long):
-            check_collection(
-                evaluation,
-                collection,
-                bright_instruction(config.instruction, collection.name, collection.instruction, config.long),
-            )
-        evaluation.run.start()
-    results = {}
-    for collection in read_bright(root, tasks, config.queries, config.long):
-        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
-        folder = Path(str(config.output_dir)) / collection.name
-        results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
-    if evaluation.run is not None:
-        write_bright(evaluation, config, results, bright_inputs(config, tasks))
 
-
-def write_bright(evaluation: Evaluation, config: BrightConfig, results: dict[str, Metrics], inputs: list[Any]) -> None:
-    """Write what stands above the tasks of a folder: results.json, the tables, the manifest."""
-    folder = Path(str(config.output_dir))
-    average = write_results(folder, results)
-    # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
-    own = config.long or any("alpha_ndcg_at_10" in mean for mean in results.values())
-    queries = None if own else config.queries
-    tables.write_table(folder, results, title=title_of(config), averaged=True, queries=queries, whole_pages=config.long)
-    finish(evaluation, inputs, average)
-
-
-def bright_inputs(config: BrightConfig, tasks: list[str]) -> list[Any]:
-    """Return the local files that an evaluation reads."""
-    rewritten = [rewritten_file(config.queries, task, None) for task in tasks] if "/" in config.queries else []
-    return [*([config.data.dir] if config.data.dir else []), *rewritten]
+    # 1 every task with its instruction
+    collections = source.collections(names, queries=config.queries, long=config.long)
+    tasks = ((c, bright_instruction(config.instruction, c.name, c.instruction, config.long)) for c in collections)
+    # 2 rank and score
+    results = evaluate_tasks(evaluation, tasks, nested=True)
+    if evaluation.run is None:
+        return
+    # 3 write what stands above the tasks
+    average, table = write_bright_summary(evaluation, results, config.queries, config.long)
+    print(f"\n{table}")
+    rewritten = [rewritten_file(config.queries, task, None) for task in names] if "/" in config.queries else []
+    finish_evaluation(evaluation, [*([config.data.dir] if config.data.dir else []), *rewritten])
+    recall = f"recall@1 {average['recall_at_1']:.4f}, " if config.long else ""
+    print(f"{recall}nDCG@10 {average['ndcg_at_10']:.4f}; results: {evaluation.folder}")
 
 
 def evaluate_beir(config: BeirConfig) -> None:
     """Rank and score one retrieval set in BEIR's format."""
-    folder, hub = config.data.dir, config.data.hub
-    collection = read_beir(folder, config.split) if folder else read_beir_hub(str(hub), config.split)
+    config = resolve(config)
+    folder, split = config.data.dir, config.split
+    (collection,) = open_source(folder or f"hub:{config.data.hub}", split).collections()
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
-    if evaluation.run is not None:
-        check_collection(evaluation, collection, instruction)
-        evaluation.run.start()
-    mean = evaluate_collection(evaluation, collection, instruction, Path(str(config.output_dir)))
-    if evaluation.run is not None:
-        write_results(evaluation.run.path, {collection.name: mean})
-        tables.write_table(
-            evaluation.run.path, {collection.name: mean}, title=title_of(config), averaged=False, queries=None
-        )
-        names = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{config.split}.tsv")
-        finish(evaluation, [path for name in names for path in Path(folder).glob(name)] if folder else [], mean)
+    results = evaluate_tasks(evaluation, [(collection, instruction)], nested=False)
+    if evaluation.run is None:
+        return
+    write_results(evaluation.folder, results)
+    table = write_table(evaluation.folder, results, title=evaluation.title, averaged=False, queries=None)
+    print(f"\n{table}")
+    patterns = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{split}.tsv")
+    inputs = [path for pattern in patterns for path in Path(folder).glob(pattern)] if folder else []
+    finish_evaluation(evaluation, inputs)
+    print(f"nDCG@10 {results[collection.name]['ndcg_at_10']:.4f}; results: {evaluation.folder}")
 
 
-def bright_source(data: BrightDataConfig, tasks: list[str] | None, long: bool) -> tuple[str, list[str]]:
-    """Return the data's root and the tasks to run; with long=true and none named, those that have pages."""
-    root = f"hub:{data.hub}" if data.dir is None else data.dir
+def choose_bright_tasks(source: DataSource, tasks: list[str] | None, long: bool) -> list[str]:
+    """Return the tasks to run.
+
+    Args:
+        source: Where the tasks lie.
+        tasks: The tasks that the user names; None for all that `source` holds.
+        long: Whether whole pages are ranked; of BRIGHT's tasks those without pages are then left out.
+    """
     if tasks is not None:
-        return root, tasks
-    tasks = list_bright_tasks(root)
-    if not long or len(tasks) == 1:
-        return root, tasks
-    with_pages = list_bright_tasks(root, long=True) if data.dir is None else set(tasks) - set(WITHOUT_PAGES)
-    left_out = [task for task in tasks if task not in with_pages]
+        return tasks
+    found = source.tasks()
+    if not long or len(found) == 1:
+        return found
+    # A folder may hold pages as documents.jsonl, so that names alone tell which of BRIGHT's tasks have no pages.
+    with_pages = source.tasks(long=True) if source.place.startswith("hub:") else set(found) - set(WITHOUT_PAGES)
+    left_out = [task for task in found if task not in with_pages]
     if left_out and rank() == 0:
         print(f"long=true: {', '.join(left_out)} left out, which have no pages")
-    return root, [task for task in tasks if task not in left_out]
+    return [task for task in found if task not in left_out]
 
 
-def open_evaluation(config: RetrievalConfig) -> Evaluation:
-    """Claim the output folder and load the encoder; nothing is written yet."""
-    if config.output_dir is None:
-        name = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:8]
-        config.output_dir = str(Path("outputs") / "eval" / f"{describe(config)}-{config.retriever.value}-{name}")
-    leads = rank() == 0
-    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
-    return Evaluation(config, run, open_searcher(config))
+def open_evaluation(config: RetrievalConfig, searcher: Searcher | None = None) -> Evaluation:
+    """Claim the output folder and load the retriever; nothing is written yet.
+
+    Args:
+        config: Resolved options, with an output folder.
+        searcher: The retriever of these options where it is open already; several evaluations can share it.
+    """
+    folder = str(config.output_dir)
+    run = RunFolder(folder, config, resume=True, ignored=MAY_DIFFER) if rank() == 0 else None
+    hybrid = config.hybrid if config.retriever is Retriever.hybrid else None
+    name = config.retriever.value
+    title = str(config.model.path) if config.retriever in (Retriever.dense, Retriever.hybrid) else name
+    if hybrid is not None:
+        title += f" + {hybrid.lexical.value} ({describe_fusion(hybrid.method, hybrid.weights)})"
+    searcher = searcher or open_searcher(config)
+    return Evaluation(searcher, name, title, config.top, Path(folder), run, hybrid)
 
 
-def check_collection(evaluation: Evaluation, collection: Collection, instruction: str) -> None:
-    """Refuse what could not be measured: no documents, no judged query, an instruction longer than the limit."""
+def evaluate_tasks(evaluation: Evaluation, tasks: Tasks, nested: bool) -> dict[str, Metrics]:
+    """Rank and score every task; return the means by task, on ranks that only encode empty ones.
+
+    Args:
+        evaluation: The retriever and the folder of results.
+        tasks: Read once. Rank 0 holds all their texts, because it checks the last task before it computes the first.
+        nested: Whether each task has a folder of its own within the folder of results.
+    """
+    if evaluation.run is not None:
+        tasks = _check_all(tasks, evaluation.searcher)
+        evaluation.run.start()
+    results = {}
+    for collection, instruction in tasks:
+        folder = evaluation.folder / collection.name if nested else evaluation.folder
+        results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
+        if evaluation.run is not None:
+            print(summary_line(collection.name, results[collection.name], evaluation.counts[collection.name]))
+    return results
+
+
+def _check_all(tasks: Tasks, searcher: Searcher) -> Iterator[tuple[Collection, str]]:
+    """Read and check all tasks; return an iterator that lets go of each task's texts once the next one is asked for."""
+    held = list(tasks)
+    for collection, instruction in held:
+        check_collection(searcher, collection, instruction)
+    held.reverse()
+    return (held.pop() for _ in range(len(held)))
+
+
+def check_collection(searcher: Searcher, collection: Collection, instruction: str) -> None:
+    """Refuse what cannot be measured.
+
+    Args:
+        searcher: The retriever.
+        collection: One task.
+        instruction: The text before its queries.
+    Raises:
+        UserError: No documents, no judged query, or an instruction longer than the limit of a query's tokens.
+    """
     if not collection.documents:
         raise UserError(f"{collection.name}: the corpus is empty")
     if not any(query.gold for query in collection.queries):
         raise UserError(f"{collection.name}: no query has a gold document")
-    dense = evaluation.searcher.dense
-    if dense is not None:
-        dense.encoder.template.encode([(instruction, "x")], dense.query_max_tokens)
+    if searcher.dense is not None:
+        searcher.dense.encoder.template.encode([(instruction, "x")], searcher.dense.query_max_tokens)
 
 
 def evaluate_collection(evaluation: Evaluation, collection: Collection, instruction: str, folder: Path) -> Metrics:
-    """Rank one collection's documents for its queries; write run, metrics and per-query rows into `folder`.
+    """Rank one collection's documents for its queries; write run, metrics and per-query rows.
+
+    Args:
+        evaluation: The retriever; its `counts` get an entry for the task.
+        collection: The corpus and its queries. Queries without a gold document are left out and counted.
+        instruction: The text before the queries; encoders alone see it.
+        folder: The task's folder.
 
     Returns:
         The task's means; on ranks that only encode, nothing.
     """
-    config, searcher = evaluation.config, evaluation.searcher
+    searcher = evaluation.searcher
     judged = [query for query in collection.queries if query.gold]
     queries, excluded = {query.id: query.text for query in judged}, {query.id: query.excluded_ids for query in judged}
     task = SearchTask(collection.name, collection.documents, queries, instruction, excluded)
-    name = resume.fingerprint(collection.documents, judged, determinants(evaluation, task))
-    finished = resume.read_finished(folder, name)
+    fingerprint = resume.fingerprint(collection.documents, judged, _settings_of(evaluation, task))
+    finished = resume.read_finished(folder, fingerprint)
     if evaluation.run is None:
+        # Every rank asks first whether the task is finished, so that none encodes what rank 0 does not rank.
         if finished is None and searcher.dense is not None:
             searcher.dense.encode_share(task)
         return {}
     if finished is not None:
         evaluation.counts[collection.name] = {**finished.counts, "unchanged": True}
-        print(f"{_scored(collection.name, finished.mean, finished.counts)}, unchanged since it was computed")
         return finished.mean
-    ranked = searcher.rank(task, config.top)
-    skipped = len(collection.queries) - len(judged)
-    counts: dict[str, Any] = {
-        "documents": len(collection.documents),
-        "queries": len(judged),
-        "queries_without_gold": skipped,
-    }
-    counts |= ranked.counts
+
+    ranked = searcher.rank(task, evaluation.top)
+    counts: dict[str, Any] = {"documents": len(collection.documents), "queries": len(judged)}
+    counts |= {"queries_without_gold": len(collection.queries) - len(judged), **ranked.counts}
     resume.mark_unfinished(folder)
     qrels = qrels_of(collection)
-    scored = write_task(folder, ranked.run, qrels, config.retriever.value, aspects_of(collection))
+    scored = write_task(folder, ranked.run, qrels, evaluation.retriever, aspects_of(collection))
     for part, run in ranked.parts.items():
         write_run(folder / f"{part}.trec", run, part)
         counts[f"{part}_ndcg_at_10"] = score_run(run, qrels).mean["ndcg_at_10"]
-    resume.mark_finished(folder, name, counts, [f"{part}.trec" for part in ranked.parts])
+    resume.mark_finished(folder, fingerprint, counts, [f"{part}.trec" for part in ranked.parts])
     evaluation.counts[collection.name] = counts
-    print(_scored(collection.name, scored.mean, counts))
     return scored.mean
 
 
-def determinants(evaluation: Evaluation, task: SearchTask) -> list[object]:
-    """Return what a task's results depend on besides its data."""
-    config, dense = evaluation.config, evaluation.searcher.dense
-    made_of: list[object] = [config.retriever.value, config.top]
+def _settings_of(evaluation: Evaluation, task: SearchTask) -> list[object]:
+    """Return what a task's results depend on besides its data. The order is part of every stored fingerprint."""
+    settings: list[object] = [evaluation.retriever, evaluation.top]
+    dense = evaluation.searcher.dense
     if dense is not None:
         encodings = [(job.kind, job.settings) for job in dense.encoding_jobs(task)]
-        made_of += [dense.encoder.fingerprint, dense.encoder.template.fingerprint, encodings]
-    return [*made_of, config.hybrid] if config.retriever is Retriever.hybrid else made_of
+        settings += [dense.encoder.fingerprint, dense.encoder.template.fingerprint, encodings]
+    return settings if evaluation.hybrid is None else [*settings, evaluation.hybrid]
 
 
-def _scored(name: str, mean: Mapping[str, float], counts: Mapping[str, Any]) -> str:
+def summary_line(task: str, mean: Mapping[str, float], counts: Mapping[str, Any]) -> str:
+    """Return one line on a finished task.
+
+    Args:
+        task: Its name.
+        mean: Its metrics.
+        counts: Its entry in `Evaluation.counts`.
+    """
     skipped = counts["queries_without_gold"]
     note = f", {skipped} queries without gold left out" if skipped else ""
     parts = "".join(f", {p} {counts[f'{p}_ndcg_at_10']:.4f}" for p in HYBRID_PARTS if f"{p}_ndcg_at_10" in counts)
-    return f"{name}: nDCG@10 {mean['ndcg_at_10']:.4f}{parts} ({counts['queries']} queries{note})"
+    end = ", unchanged since it was computed" if counts.get("unchanged") else ""
+    return f"{task}: nDCG@10 {mean['ndcg_at_10']:.4f}{parts} ({counts['queries']} queries{note}){end}"
 
 
-def title_of(config: RetrievalConfig) -> str:
-    """Return what a table calls this retriever."""
-    if config.retriever is Retriever.hybrid:
-        hybrid = config.hybrid
-        fusion = describe_fusion(hybrid.method, hybrid.weights)
-        return f"{config.model.path} + {hybrid.lexical.value} ({fusion})"
-    return config.retriever.value if config.retriever is not Retriever.dense else str(config.model.path)
+def write_bright_summary(
+    evaluation: Evaluation, results: Mapping[str, Metrics], queries: str, long: bool
+) -> tuple[Metrics, str]:
+    """Write results.json and results.md; return the average over the tasks, and the table.
+
+    Args:
+        evaluation: The retriever and the folder of results.
+        results: The means by task.
+        queries: "original", or which rewriting.
+        long: Whether whole pages were ranked.
+    """
+    average = write_results(evaluation.folder, results)
+    # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
+    comparable = not long and not any("alpha_ndcg_at_10" in mean for mean in results.values())
+    beside = queries if comparable else None
+    title = evaluation.title
+    table = write_table(evaluation.folder, results, title=title, averaged=True, queries=beside, whole_pages=long)
+    return average, table
 
 
-def finish(evaluation: Evaluation, inputs: list[Any], mean: Metrics) -> None:
-    """Write the manifest and say where the results lie."""
+def finish_evaluation(evaluation: Evaluation, inputs: Iterable[str | Path]) -> None:
+    """Write the manifest, which names the local files that were read."""
     encoder, run = evaluation.searcher.encoder, evaluation.run
     assert run is not None, "rank 0"
     run.finish(
@@ -221,5 +279,3 @@ def finish(evaluation: Evaluation, inputs: list[Any], mean: Metrics) -> None:
         device=str(encoder.device) if encoder is not None else "cpu",
         processes=world_size(),
     )
-    recall = f"recall@1 {mean['recall_at_1']:.4f}, " if getattr(evaluation.config, "long", False) else ""
-    print(f"{recall}nDCG@10 {mean['ndcg_at_10']:.4f}; results: {run.path}")

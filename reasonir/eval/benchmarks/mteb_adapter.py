@@ -1,7 +1,7 @@
-"""Our encoder in `mteb`: the same embeddings, search, exclusions and instructions as `reasonir-eval bright`.
+"""Our encoder as a model of `mteb`: with the embeddings, search, exclusions and instructions of `reasonir-eval bright`.
 
     import mteb
-    from reasonir.eval.mteb_adapter import MtebEncoder
+    from reasonir.eval.benchmarks.mteb_adapter import MtebEncoder
     mteb.evaluate(MtebEncoder.from_pretrained("outputs/run/model"), mteb.get_tasks(["BrightBiologyRetrieval"]))
 
 Only this file imports mteb (extra `[mteb]`, read at version 2.26). Retrieval and reranking go through mteb's
@@ -42,8 +42,9 @@ from reasonir.retrieval.top_k import exact_top_k
 
 TASK_NAME = re.compile(r"Bright(Pro)?(?P<task>\w*?)(?P<long>Long)?Retrieval")
 WITHOUT_EXCLUSIONS = ("BrightRetrieval", "BrightLongRetrieval")
+# The lists of documents that `top_ranked` leaves out are made for so many queries at a time: one list can name almost
+# the whole corpus, 8 bytes a document.
 QUERIES_PER_SEARCH = 256
-"""Bounds the lists of documents that `top_ranked` leaves out, which are made for so many queries at a time."""
 
 
 class MtebEncoder(AbsEncoder):
@@ -64,6 +65,7 @@ class MtebEncoder(AbsEncoder):
         """Wrap an encoder.
 
         Args:
+            encoder: the model.
             name: what mteb calls the model, owner/name. mteb keeps results under it, apart by weights and options.
             instruction: "bright" (the paper's for BRIGHT's tasks, mteb's own prompt for all others), "mteb" (mteb's
                 own for all), "none", or a text in which {task} stands for the task's name.
@@ -89,10 +91,14 @@ class MtebEncoder(AbsEncoder):
     def from_pretrained(
         cls, path: str, *, name: str | None = None, device: str | None = None, template: str = "auto", **options: Any
     ) -> "MtebEncoder":
-        """Load a model folder or hub id, as `Encoder.from_pretrained` does; `options` are the constructor's.
+        """Load a model folder or hub id, as `Encoder.from_pretrained` does.
 
         Args:
-            name: default the hub id, or reasonir/<folder's name>.
+            path: the folder, or owner/name on the hub.
+            name: what mteb calls the model; None is the hub id, or reasonir/<folder's name>.
+            device: a torch device; None is the first GPU, else the CPU.
+            template: a preset of `model/presets.py`, or auto.
+            options: the constructor's.
         """
         folder = Path(path)
         own = f"reasonir/{folder.resolve().name}" if folder.is_dir() else path.removeprefix("hub:")
@@ -131,7 +137,16 @@ class MtebEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embed the texts of mteb's batches: float32 (N, D)."""
+        """Embed the texts of mteb's batches: float32 (N, D).
+
+        Args:
+            inputs: mteb's batches, dictionaries with a list under `text`.
+            task_metadata: mteb's task; its name chooses the instruction.
+            hf_split: not used.
+            hf_subset: the task within mteb's older BRIGHT.
+            prompt_type: documents get no instruction, everything else does.
+            kwargs: mteb's further options, of which `precision` is refused.
+        """
         if kwargs.get("precision", "float32") != "float32":
             raise UserError(f"encode_kwargs precision={kwargs['precision']} is not supported; leave it out")
         texts = [text for batch in inputs for text in batch["text"]]
@@ -167,9 +182,17 @@ class MtebEncoder(AbsEncoder):
         num_proc: int | None = None,
         **kwargs: Any,
     ) -> dict[str, dict[str, float]]:
-        """Return {query id: {document id: cosine}} of the top_k documents, of those in `top_ranked` where it is given.
+        """Return {query id: {document id: cosine}} of the first documents.
 
-        A query that `top_ranked` lacks gets no document, as with mteb's own search.
+        Args:
+            queries: mteb's table of queries.
+            task_metadata: mteb's task; its name chooses the instruction.
+            hf_subset: the task within mteb's older BRIGHT.
+            top_k: documents a query.
+            top_ranked: by query id, the documents that may be ranked; a query that it lacks gets none, as with mteb's
+                own search. None permits all.
+            num_proc: processes of mteb's loader.
+            kwargs: not used.
         """
         loader = create_dataloader(
             queries, task_metadata=task_metadata, prompt_type=PromptType.query, num_proc=num_proc

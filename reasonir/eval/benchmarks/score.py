@@ -1,4 +1,4 @@
-"""`reasonir-eval score`: any run against any qrels."""
+"""`reasonir-eval score`: scores any run against any qrels."""
 
 import time
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import Any
 
 from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, write_json, write_jsonl
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_jsonl, write_json, write_jsonl, write_text
 from reasonir.core.run_folder import build_manifest
+from reasonir.data.bright import PLACEHOLDER
 from reasonir.data.trec import read_qrels, read_run
 from reasonir.eval.benchmarks.config import ScoreConfig
 from reasonir.eval.scores.metrics import score_run
+from reasonir.eval.scores.results import QUERIES_FILE
 
 SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
 
@@ -19,12 +21,12 @@ def score_files(config: ScoreConfig) -> None:
     """Read run and qrels, score, write metrics.json, per_query.jsonl and a manifest, print the means."""
     begun = time.time()
     run, qrels = read_run(config.run), read_qrels(config.qrels)
-    excluded = read_excluded(config.excluded) if config.excluded is not None else None
+    excluded = _read_excluded(config.excluded) if config.excluded is not None else None
     scored = score_run(run, qrels, excluded)
     if scored.missing_queries == len(scored.per_query):
         raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
     output = claim_output(Path(config.output), config)
-    write_jsonl(output.with_name("per_query.jsonl"), [{"id": i, **row} for i, row in scored.per_query.items()])
+    write_jsonl(output.with_name(QUERIES_FILE), [{"id": i, **row} for i, row in scored.per_query.items()])
     write_json(output, scored.mean)
     counts = {
         "queries": len(scored.per_query),
@@ -33,33 +35,34 @@ def score_files(config: ScoreConfig) -> None:
         "run_queries_without_qrels": scored.unknown_queries,
     }
     inputs = [path for path in (config.run, config.qrels, config.excluded) if path is not None]
-    write_json(output.with_name("manifest.json"), build_manifest(inputs, counts, begun))
+    write_json(output.with_name(MANIFEST_FILE), build_manifest(inputs, counts, begun))
     for name in SHOWN_METRICS:
         print(f"{name:14} {scored.mean[name]:.4f}")
     print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
 
 
 def claim_output(output: Path, config: Any) -> Path:
-    """Return a file to write, its folder made and holding this configuration; refuse a folder of another command."""
-    stored = output.with_name("config.yaml")
+    """Make the folder of a file to write and put the options beside the file; refuse a folder of another command."""
+    stored = output.with_name(CONFIG_FILE)
     if output.is_dir():
         raise UserError(f"output={output} is a folder; name a file in it")
     text = to_yaml(config)
+    # Another command is one with other options' names. The same command may be repeated with other values.
     if stored.exists():
         options = {line.split(":")[0] for line in stored.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
         if options != {line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()}:
             raise UserError(f"output={output}: {output.parent} holds another command's results; name another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
-    stored.write_text(text, encoding="utf-8")
+    write_text(stored, text)
     return output
 
 
-def read_excluded(path: str) -> dict[str, list[str]]:
-    """Read id and excluded_ids from JSONL rows; "N/A" is a placeholder for none."""
+def _read_excluded(path: str) -> dict[str, list[str]]:
+    """Read the excluded documents of every query from JSONL rows; BRIGHT writes "N/A" for none."""
     excluded = {}
     for line, row in read_jsonl(path):
         identifier, ids = row.get("id"), row.get("excluded_ids")
         if not isinstance(identifier, str) or not isinstance(ids, list):
             raise UserError(f"{path}:{line}: a row needs a string `id` and a list `excluded_ids`")
-        excluded[identifier] = [i for i in ids if i != "N/A"]
+        excluded[identifier] = [i for i in ids if i != PLACEHOLDER]
     return excluded

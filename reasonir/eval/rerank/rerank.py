@@ -293,7 +293,8 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: 
     }
     nested = tasks[0].nested
     beside = queries if nested and not long else None
-    write_table(root, mixed, title=title, averaged=nested, queries=beside, above=above)
+    table = write_table(root, mixed, title=title, averaged=nested, queries=beside, above=above)
+    print(f"\n{table}")
 
 
 def read_counts(root: Path, tasks: Iterable[Candidates]) -> tuple[dict[str, Any], Counter[str]]:

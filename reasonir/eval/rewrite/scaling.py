@@ -19,16 +19,16 @@ from reasonir.core.files import write_json
 from reasonir.core.run_folder import RunFolder
 from reasonir.data.bright import bright_instruction, examples_file, read_bright
 from reasonir.data.collections import Query
+from reasonir.data.open_source import open_source
 from reasonir.data.rewritings import ORIGINAL, Rewriting, find_rewritings, read_rewritten, rewritten_file
 from reasonir.eval.benchmarks import evaluate as retrieve
-from reasonir.eval.benchmarks.config import MAY_DIFFER, BrightConfig
+from reasonir.eval.benchmarks.config import BrightConfig
 from reasonir.eval.rewrite.config import BM25, SCALING_MAY_DIFFER, ScalingConfig, retriever_labels, short_source
 from reasonir.eval.rewrite.plot import Curve, draw
 from reasonir.eval.rewrite.rewrite import read_queries
 from reasonir.eval.scores.results import macro_average
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import ModelConfig, Retriever
-from reasonir.retrieval.ranking import open_searcher
 from reasonir.text.lengths import Counter, measure, open_counter
 from reasonir.text.markdown import markdown_table
 
@@ -52,7 +52,8 @@ class Point:
 
 def measure_scaling(config: ScalingConfig) -> None:
     """Read the rewritings, measure every retriever on each, write the table and the plot."""
-    root, tasks = retrieve.bright_source(config.data, config.tasks, config.long)
+    root = config.data.dir or f"hub:{config.data.hub}"
+    tasks = retrieve.choose_bright_tasks(open_source(root), config.tasks, config.long)
     labels = retriever_labels(config.retrievers)
     points = read_points(config, root, tasks, open_counter(config.tokenizer))
     if config.output_dir is None:
@@ -160,7 +161,6 @@ class OpenPoint:
     """A point of one retriever, and the folder of its results."""
 
     point: Point
-    run: RunFolder
     evaluation: retrieve.Evaluation
 
 
@@ -186,9 +186,10 @@ def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Seq
             long=config.long,
             instruction=config.instruction,
         )
-        run = RunFolder(str(folder / point.name), options, resume=True, ignored=MAY_DIFFER)
-        searcher = searcher or open_searcher(options)  # one for all points, which differ in their queries only
-        opened.append(OpenPoint(point, run, retrieve.Evaluation(options, run, searcher)))
+        # One retriever serves all points, which differ in their queries only.
+        evaluation = retrieve.open_evaluation(options, searcher)
+        searcher = evaluation.searcher
+        opened.append(OpenPoint(point, evaluation))
     return opened
 
 
@@ -196,7 +197,7 @@ def check(config: ScalingConfig, root: str, tasks: Sequence[str], opened: Sequen
     """Refuse what could not be measured before anything is computed."""
     for collection in read_bright(root, tasks, long=config.long):
         instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
-        retrieve.check_collection(opened[0].evaluation, collection, instruction)
+        retrieve.check_collection(opened[0].evaluation.searcher, collection, instruction)
 
 
 def measure_points(
@@ -205,11 +206,12 @@ def measure_points(
     """Write each point's results into its folder; return what the curve takes from them, by the point's name."""
     means: dict[str, dict[str, dict[str, float]]] = {each.point.name: {} for each in opened}
     for each in opened:
-        each.run.start()
+        if each.evaluation.run is not None:
+            each.evaluation.run.start()
     for collection in read_bright(root, tasks, long=config.long):
         instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
         for each in opened:
-            texts, place = each.point.texts[collection.name], each.run.path / collection.name
+            texts, place = each.point.texts[collection.name], each.evaluation.folder / collection.name
             # The same collection with other queries, so that what a search keeps of its documents serves all points.
             collection.queries = [dataclasses.replace(query, text=texts[query.id]) for query in collection.queries]
             with contextlib.redirect_stdout(io.StringIO()):  # a point is a line here
@@ -220,17 +222,18 @@ def measure_points(
             said = f"{label}, {collection.name}, {each.point.name}: nDCG@10 {mean['ndcg_at_10']:.4f}{note}"
             print(said, flush=True)
     originals = example_files(config, root, tasks)
-    return {each.point.name: close_point(each, means[each.point.name], label, originals) for each in opened}
+    return {
+        each.point.name: close_point(each, means[each.point.name], label, config.long, originals) for each in opened
+    }
 
 
 def close_point(
-    each: OpenPoint, results: dict[str, dict[str, float]], label: str, originals: Sequence[Path]
+    each: OpenPoint, results: dict[str, dict[str, float]], label: str, long: bool, originals: Sequence[Path]
 ) -> dict[str, Any]:
     """Write what stands above the tasks of a point's folder; return its part of the curve."""
     evaluation = each.evaluation
-    assert isinstance(evaluation.config, BrightConfig)
-    with contextlib.redirect_stdout(io.StringIO()):
-        retrieve.write_bright(evaluation, evaluation.config, results, [*originals, *each.point.files.values()])
+    retrieve.write_bright_summary(evaluation, results, each.point.name, long)
+    retrieve.finish_evaluation(evaluation, [*originals, *each.point.files.values()])
     return {
         "folder": f"{label}/{each.point.name}",
         "ndcg_at_10": macro_average(results)["ndcg_at_10"],

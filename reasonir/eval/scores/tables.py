@@ -1,6 +1,6 @@
 """Tables of results as Markdown and LaTeX: our rows beside the published ones.
 
-Writes results.md and prints it; `reasonir-eval report` writes results.tex. Leaves numbers to `metrics.py` and
+Writes results.md; `reasonir-eval report` writes results.tex. Leaves numbers to `metrics.py` and
 `published.py`. The HTML page has a form of its own.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reasonir.core.files import write_text
 from reasonir.data.bright import BRIGHT_TASKS
 from reasonir.eval.scores.published import SHORT_NAMES, published_rows
 from reasonir.text.markdown import markdown_table
@@ -188,8 +189,8 @@ def write_table(
     queries: str | None,
     above: Mapping[str, Mapping[str, float]] | None = None,
     whole_pages: bool = False,
-) -> None:
-    """Write results.md and print it: nDCG@10 in points by task, beside the published rows where the tasks are BRIGHT's.
+) -> str:
+    """Write results.md: nDCG@10 in points by task, beside the published rows where the tasks are BRIGHT's.
 
     Tasks that name aspects are followed by a table of the metrics over aspects.
 
@@ -201,14 +202,17 @@ def write_table(
         queries: "original", or a rewriting's name: which published rows stand below; None for none.
         above: Further results of ours that stand above this row: nDCG@10 by task, by title.
         whole_pages: Add recall@1, the BRIGHT paper's measure for whole pages (arXiv 2407.12883).
+
+    Returns:
+        What was written.
     """
     rows = [Measured(name, {task: values[task] for task in results}, queries) for name, values in (above or {}).items()]
     rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, queries))
     text = to_markdown(build_table(rows, averaged)) + _aspect_table(results)
     if whole_pages:
         text += _recall_table(results)
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}")
+    write_text(folder / "results.md", text)
+    return text
 
 
 def _aspect_table(results: Mapping[str, Mapping[str, float]]) -> str:

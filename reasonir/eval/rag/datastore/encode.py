@@ -8,7 +8,7 @@ from reasonir.core.files import MANIFEST_FILE, read_jsonl
 from reasonir.core.processes import rank
 from reasonir.core.run_folder import RunFolder
 from reasonir.data.collections import read_documents
-from reasonir.eval.benchmarks.config import MAY_DIFFER, describe
+from reasonir.eval.benchmarks.config import MAY_DIFFER
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.config import EncodeConfig, Side
 from reasonir.retrieval.embeddings import encoding_key, encoding_precision
@@ -23,7 +23,9 @@ def encode_file(config: EncodeConfig) -> None:
     used only where it would come out the same.
     """
     if config.output_dir is None:
-        config.output_dir = str(Path("outputs") / describe(config))
+        config.output_dir = str(
+            Path("outputs") / f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"
+        )
     ids, texts = read_texts(config)
     leads = rank() == 0
     run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
