@@ -11,7 +11,6 @@ import pytest
 
 from reasonir.eval import cli
 from reasonir.eval.report import question_items as page_module
-from reasonir.eval.report.question_items import cut_middle
 from tests.kit.answer_folders import SUBJECTS, TOP, write_answers_folder
 from tests.kit.browser import CHROMIUM, Visit
 from tests.kit.report_folders import write_bright, write_results_folder
@@ -350,11 +349,6 @@ def test_no_text_becomes_markup(browser: Any, tmp_path: Path) -> None:
     assert page.evaluate("window.owned") is None
     assert page.locator("img").count() == 0 and page.locator("style").count() == 1
     opened.close()
-
-
-def test_long_answers_keep_both_ends() -> None:
-    assert cut_middle("abcdefghij", 10) == "abcdefghij" and cut_middle("", 4) == ""
-    assert cut_middle("abcdefghij", 4) == "ab [… 6 characters left out …] ij"
 
 
 def test_a_large_page_is_cut_and_says_so(

@@ -14,7 +14,6 @@ from reasonir.data.bright import read_bright
 from reasonir.data.trec import read_run
 from reasonir.eval import cli
 from reasonir.eval.report.page import cut
-from reasonir.eval.report.query_items import order_hits
 from tests.kit.report_folders import write_bright, write_results_folder
 
 TASKS = {"pony": 7, "biology": 5}
@@ -307,9 +306,3 @@ def test_refuses_options(
     monkeypatch.chdir(tmp_path)
     assert expected in refusal(["report", *options], capsys)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_hits_stand_in_the_scored_order() -> None:
-    """trec_eval reads scores as float32; what is equal there goes by id, descending."""
-    hits = {"a": 1.0, "c": 0.5, "b": 1.0 - 1e-9, "d": 2.0}
-    assert [document for document, _ in order_hits(hits)] == ["d", "b", "a", "c"]

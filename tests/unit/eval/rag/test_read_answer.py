@@ -2,11 +2,15 @@
 
 import itertools
 import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from reasonir.core.files import read_jsonl
+from reasonir.eval.rag import read_answer as read_answer_module
+from reasonir.eval.rag.phrases import SAY
 from reasonir.eval.rag.questions import read_choices
 from reasonir.eval.rag.read_answer import READ, UNREAD, read_answer
 from reasonir.eval.rag.records import LETTERS, Question, Reading
@@ -23,6 +27,15 @@ def test_completion_is_read_as_a_reader_would(completion: str, asked: Question, 
 def test_table_reaches_every_stage() -> None:
     assert {stage for *_, letter, stage in TABLE if letter} == set(READ)
     assert {stage for *_, letter, stage in TABLE if not letter} == set(UNREAD)
+
+
+def test_every_phrase_is_english_and_used() -> None:
+    """Letters of other scripts stand only in the pattern that says what a part of a word is."""
+    source = Path(read_answer_module.__file__).read_text(encoding="utf-8")
+    file = Path(read_answer_module.__file__).with_name("phrases.yaml").read_text(encoding="utf-8")
+    used = set(re.findall(r'SAY\["(\w+)"\]', source)) | set(re.findall(r"%(\w+)%", file.split("# --- parts")[1]))
+    assert used == set(SAY)
+    assert not re.findall(r"[^\W\d_a-zA-Z]", file)
 
 
 # {0} {1}: letters of two options, {2} {3}: their texts. The first is chosen.
