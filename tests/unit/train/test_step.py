@@ -36,12 +36,15 @@ def gradient(encoder) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in encoder.parameters()])
 
 
-def run_step(encoder, plan, **options):
+INFO_NCE = partial(info_nce, temperature=0.1)
+
+
+def run_step(encoder, plan, objective=INFO_NCE, **options):
     encoder.zero_grad()
     settings = {"chunk_tokens": 4096, "graph_memory_gib": 1.0, "precision": "fp32"} | options
     ranks = Ranks(60.0)
     engine = Engine(encoder, torch.optim.SGD(encoder.parameters()), ranks, 0.0)
-    result = TrainingStep(engine, ranks, partial(info_nce, temperature=0.1), **settings)(plan)
+    result = TrainingStep(engine, ranks, objective, **settings)(plan)
     return result, gradient(encoder)
 
 
@@ -71,6 +74,26 @@ def test_chunk_size_and_memory_change_nothing(tiny, plan, chunk_tokens):
         assert (result.cache.kept_chunks > 0) == (gib != 0.0)
         assert gib is not None or result.cache.kept_chunks == 1, "to be measured"
     assert reference.abs().max() > 1e-3
+
+
+def test_the_step_takes_any_objective_of_embeddings_and_labels(tiny, plan):
+    def distance(query_BD, document_ND, positive_index_B, ignore_BN):
+        assert ignore_BN.shape == (6, len(plan.document_ids))
+        return (query_BD - document_ND[positive_index_B]).square().sum(1)
+
+    encoder = tiny.double()
+    result, found = run_step(encoder, plan, distance, chunk_tokens=60, graph_memory_gib=0.0)
+    encoder.zero_grad()
+    query, document = (
+        encoder(PackedTexts.of(ids, prefixes))
+        for ids, prefixes in ((plan.query_ids, plan.query_prefixes), (plan.document_ids, plan.document_prefixes))
+    )
+    weights = torch.from_numpy(plan.weights)
+    losses = distance(query, document, torch.from_numpy(plan.positive_index_B), torch.from_numpy(plan.ignore_BN))
+    loss = (losses * weights).sum() / weights.sum()
+    loss.backward()
+    assert abs(result.loss_nats - loss.item()) < 1e-6
+    assert (found - gradient(encoder)).abs().max() < 1e-6 < 1e-3 < gradient(encoder).abs().max()
 
 
 def test_a_row_of_weight_zero_gives_no_gradient_of_its_own(tiny, plan):

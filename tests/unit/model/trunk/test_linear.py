@@ -110,3 +110,8 @@ def test_the_processor_decides(
         assert speed_up_linear(torch.nn.Linear(2, 2)) == faster
     finally:
         linear.convolution_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("tokens", "computed"), [(FEWEST_ROWS - 1, FEWEST_ROWS - 1), (512, 512), (600, 768)])
+def test_packed_texts_say_how_many_tokens_are_computed(convolving: None, tokens: int, computed: int) -> None:
+    assert PackedTexts.of([np.arange(tokens)], [0]).computed_tokens == computed

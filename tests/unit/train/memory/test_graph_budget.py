@@ -6,7 +6,9 @@ import psutil
 import pytest
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.train.memory import graph_budget as free_memory
+from reasonir.train.memory.estimate import explain_out_of_memory
 
 CPU = torch.device("cpu")
 
@@ -42,3 +44,22 @@ def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.M
     assert free_memory.device_memory_gib(CPU) == 8_000_000 / 2**30
     line.unlink()
     assert free_memory.graph_allowance(CPU) > 2_000_000
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_does_not_suffice_is_the_users_to_change(error: RuntimeError) -> None:
+    advice = explain_out_of_memory(8_192, 2_048, None, False)
+    with pytest.raises(UserError) as caught, free_memory.refuse_out_of_memory(advice):
+        raise error
+    said = str(caught.value)
+    assert "lower chunk_tokens (now 8192; a single text needs 2048)" in said
+    assert "set graph_memory_gib=0" in said and "gradient_checkpointing=true" in said and "zero3" in said
+    assert "chunk_tokens" not in explain_out_of_memory(2_048, 2_048, 4.0, True)
+    assert "lower graph_memory_gib (now 4)" in explain_out_of_memory(2_048, 2_048, 4.0, True)
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="a shape"), free_memory.refuse_out_of_memory("advice"):
+        raise RuntimeError("a shape does not fit")
