@@ -7,21 +7,25 @@ as it kills any process. It does not prove that a cold start works: one test of 
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = itertools.count()
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kit.fork_imports"])
 
@@ -46,8 +50,11 @@ class Started:
             merged: standard error goes into standard output.
         """
         self.args = list(arguments)
-        self._out, self._err = NamedTemporaryFile(), NamedTemporaryFile()  # noqa: SIM115
-        files = self._out.name, self._out.name if merged else self._err.name
+        number = next(NUMBERS)
+        self._files = _folder() / f"{number}.out", _folder() / f"{number}.err"
+        for file in self._files:
+            file.touch()
+        files = str(self._files[0]), str(self._files[0 if merged else 1])
         _start_server()
         given = dict(os.environ if env is None else env)
         self._process = CONTEXT.Process(target=_become, args=(self.args, given, str(cwd or Path.cwd()), files))
@@ -80,7 +87,7 @@ class Started:
 
     def said(self) -> tuple[str, str]:
         """Return what the program has written so far."""
-        out, err = (Path(file.name).read_text(encoding="utf-8", errors="replace") for file in (self._out, self._err))
+        out, err = (file.read_text(encoding="utf-8", errors="replace") for file in self._files)
         return out, err
 
 
@@ -118,6 +125,14 @@ def finish(programs: Sequence[Started], timeout: float) -> subprocess.CompletedP
     status = status or next((code for program in programs if (code := program.poll())), 0)
     out, err = ("".join(parts) for parts in zip(*(program.said() for program in programs), strict=True))
     return subprocess.CompletedProcess(programs[0].args, status, out, err)
+
+
+@cache
+def _folder() -> Path:
+    """Make the folder of the programs' output, which goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="reasonir-test-output-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _start_server() -> None:

@@ -1,21 +1,19 @@
 """scripts/bench_train.py and bench_encode.py on tiny sizes: all ways compute the same, every line says what it must."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.kit import fork
 from tests.kit.texts import SENTENCES, write_rows
 
+pytestmark = pytest.mark.seconds(20)
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 
 def lines_of(script: str, *options: str) -> list[dict]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *options], capture_output=True, text=True, check=False
-    )
+    done = fork.run([str(SCRIPTS / script), *options])
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

@@ -1,19 +1,17 @@
 """scripts/bench_search.py on tiny sizes: every line says what it must, and more probes find more."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.kit import fork
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_search.py"
 
 
 def test_smoke() -> None:
     sizes = ["--vectors", "1200", "--dimension", "16", "--queries", "20", "--pq-bytes", "4", "--shards", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = fork.run([str(SCRIPT), *sizes])
+    assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert rows[-1]["variant"] == "exact" and rows[-1]["ms"] > 0
     found = {(row["variant"], row["probes"]): row["recall_at_10"] for row in rows[:-1]}

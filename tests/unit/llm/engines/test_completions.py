@@ -1,7 +1,6 @@
 """The log of paid answers: torn lines, locks, kills, and what it holds in memory."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from reasonir.core.errors import UserError
 from reasonir.llm import Completion, Message, Request
 from reasonir.llm.engines.completions import Budget, CompletionLog
+from tests.kit import fork
 from tests.kit.servers import ScriptedServer
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -140,16 +140,22 @@ def test_ten_kills_pay_for_little_more_than_every_document(tmp_path: Path) -> No
     path = tmp_path / "completions.jsonl"
     in_flight = 0
     with ScriptedServer(latency=0.02) as server:
-        command = [sys.executable, "-c", CHILD, server.url, str(path), str(documents)]
+        command = ["-c", CHILD, server.url, str(path), str(documents)]
         for _ in range(kills):
-            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
-                assert child.stdout is not None and child.stdout.readline() == b"first\n"
-                time.sleep(draw.uniform(0.01, 0.2))
-                os.kill(child.pid, signal.SIGKILL)
-                in_flight += 4  # what max_concurrency allows
+            child = fork.Started(command, cwd=ROOT)
+            while child.said()[0] != "first\n":
+                assert child.poll() is None, child.said()
+                time.sleep(0.005)
+            enough = server.paid + draw.randrange(6, 20)
+            while server.paid < enough:
+                assert child.poll() is None, child.said()
+                time.sleep(0.001)
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            in_flight += 4  # what max_concurrency allows
         before = server.paid
         assert before > 50, "the kills came too early to test anything"
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        assert fork.run(command, cwd=ROOT).returncode == 0
         assert documents <= server.paid <= documents + in_flight
         assert server.paid > before, "the kills came too late to test anything"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
