@@ -123,7 +123,7 @@ def bm25_difference(folder: Path, sample: list[dict[str, float]]) -> float:
     queries = [row["text"] for _, row in read_jsonl(folder / "queries.jsonl")]
     texts = list(read_documents(str(folder)).values())
     reference.analyse = analyse  # the slow one is for Latin letters only; the tests compare the two
-    expected = reference.rank(texts, [queries[q] for q in checked(queries)], "plain")
+    expected = reference.rank(texts, [queries[q] for q in checked(queries)], "bm25")
     differences = [0.0]
     for ours, slow in zip(sample, expected, strict=True):
         assert len(ours) == min(TOP, len(slow)), "the same documents share a term with the query"
