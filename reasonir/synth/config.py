@@ -9,9 +9,10 @@ from enum import StrEnum
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import TemplateChoice
+from reasonir.core.fields import at_least, positive, within
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
+from reasonir.retrieval.config import ModelConfig
 
 MAY_DIFFER = ("output_dir", "debug", "report", "window", *generator_config.MAY_DIFFER)
 """Options that say how the work is done, not what comes out: an output folder may be continued with others."""
@@ -42,20 +43,19 @@ class PositiveForm(StrEnum):
     id = "id"
 
 
-# --- FilterConfig and MineConfig: owned by filters.py and negatives.py ------------------------------------------------
 @dataclass(kw_only=True, slots=True)
 class FilterConfig(SynthConfig):
     """Keep the documents worth writing queries for: no duplicates, a fair length, a good quality score."""
 
     corpus: str = MISSING
     """BRIGHT or BEIR folder, JSONL with id and content, or a folder of .txt and .md files."""
-    min_words: int = MISSING
+    min_words: int = at_least(0)
     """Least words of a document."""
     max_words: int | None = MISSING
     """Most words of a document; null is no bound."""
     english: bool = MISSING
     """Drop documents that do not look English."""
-    near_duplicate: float = MISSING
+    near_duplicate: float = within(0, 1)
     """Share of common word triples (Jaccard) from which a document repeats an earlier one; 0 drops equal ones only."""
     classifier: str | None = MISSING
     """Sequence classifier (folder or hub id) that scores quality: HuggingFaceFW/fineweb-edu-classifier in the paper,
@@ -64,23 +64,18 @@ class FilterConfig(SynthConfig):
     """Score by this label's probability; null takes a single output as it is, several as the expected label number."""
     min_score: float | None = MISSING
     """Least score of a document; null is no bound. The paper drops below 2, its code by default below 1."""
-    top: int | None = MISSING
+    top: int | None = positive()
     """Best documents kept, by score, then id; null keeps all."""
-    max_tokens: int = MISSING
+    max_tokens: int = positive()
     """Tokens of a document that the classifier reads."""
-    chunk_tokens: int = MISSING
+    chunk_tokens: int = positive()
     """Tokens of one forward pass."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, and thresholds on scores that nothing gives."""
+        """Refuse bounds that contradict each other, and thresholds on scores that nothing gives."""
         SynthConfig.validate(self)
-        require(self.min_words >= 0, "min_words", self.min_words, "must not be negative")
         most = self.max_words
         require(most is None or most >= max(self.min_words, 1), "max_words", most, "must be null or >= min_words")
-        require(0 <= self.near_duplicate <= 1, "near_duplicate", self.near_duplicate, "must lie in [0, 1]")
-        for name in ("top", "max_tokens", "chunk_tokens"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "must be positive")
         if self.classifier is None and (self.top is not None or self.label is not None):
             raise UserError("top and label need scores: give classifier=HuggingFaceFW/fineweb-edu-classifier or such")
 
@@ -90,17 +85,6 @@ class Miner(StrEnum):
 
     bm25 = "bm25"
     dense = "dense"
-
-
-@dataclass(kw_only=True, slots=True)
-class MinerModelConfig:
-    """The encoder of retriever=dense."""
-
-    path: str | None = MISSING
-    """Hub id or folder."""
-    template: TemplateChoice = MISSING
-    """A preset: text form, attention and pooling; auto takes what the folder or a known hub id says, else reasonir for
-    decoders and plain for encoders."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -120,35 +104,35 @@ class MineConfig(SynthConfig):
     """Tasks of a BRIGHT root; null is all."""
     retriever: Miner = MISSING
     """bm25 (Lucene's, k1 0.9, b 0.4) or dense (model.path)."""
-    model: MinerModelConfig = MISSING
+    model: ModelConfig = MISSING
     instruction: str = MISSING
     """Put before queries that bring none (dense); none is none."""
-    query_max_tokens: int | None = MISSING
+    query_max_tokens: int | None = positive()
     """Tokens of a query's input; null is what the model declares."""
-    document_max_tokens: int | None = MISSING
+    document_max_tokens: int | None = positive()
     """Tokens of a document's input; null is what the model declares."""
-    chunk_tokens: int | None = MISSING
+    chunk_tokens: int | None = positive()
     """Tokens of one forward pass; null is 4,096 on a CPU, 65,536 on a GPU."""
-    first_rank: int = MISSING
+    first_rank: int = positive()
     """Best rank of a negative, from 1, excluded documents taken out, positives counted. The release: 20."""
     last_rank: int = MISSING
     """Worst rank of a negative."""
-    negatives_per_row: int = MISSING
+    negatives_per_row: int = positive()
     """Negatives to add to a row; rows with fewer are counted."""
     draw: bool = MISSING
     """Draw from the window by the seed; false takes the best ranks."""
-    margin: float | None = MISSING
+    margin: float | None = at_least(0)
     """A negative must score less than the row's lowest positive by this much; null is no rule."""
     relative_margin: bool = MISSING
     """The margin is a share of the positive's score (0.05: below 95 % of it)."""
-    near_duplicate: float = MISSING
+    near_duplicate: float = within(0, 1)
     """A document this similar to a positive is no negative (common word triples, or how far one lies within the
     other), 0 to 1; 0 is off. Equal texts never are."""
     form: PositiveForm = MISSING
     """How negatives are written (and positives, with queries=): text, or id for rows whose positives are ids."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, both or neither source of queries, dense without a model."""
+        """Refuse both or neither source of queries, dense without a model."""
         SynthConfig.validate(self)
         if (self.rows is None) == (self.queries is None):
             raise UserError("give one of rows=FILE (with corpus=) and queries=FOLDER")
@@ -156,17 +140,9 @@ class MineConfig(SynthConfig):
             raise UserError("corpus: rows need one to mine from; queries=FOLDER brings its own")
         if self.retriever is Miner.dense and self.model.path is None:
             raise UserError("model.path is missing: name the encoder, or retriever=bm25")
-        for name in ("query_max_tokens", "document_max_tokens", "chunk_tokens", "first_rank", "negatives_per_row"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "must be positive")
         require(self.last_rank >= self.first_rank, "last_rank", self.last_rank, "must not be below first_rank")
-        require(self.margin is None or self.margin >= 0, "margin", self.margin, "must be null or not negative")
         most = 1 if self.relative_margin else float("inf")
         require((self.margin or 0) < most, "margin", self.margin, "must lie below 1 where it is relative")
-        require(0 <= self.near_duplicate <= 1, "near_duplicate", self.near_duplicate, "must lie in [0, 1]")
-
-
-# --- end of FilterConfig and MineConfig -------------------------------------------------------------------------------
 
 
 class RelevantNegative(StrEnum):
@@ -375,13 +351,8 @@ class SplitConfig(SynthConfig):
     """Training rows (.jsonl, .jsonl.gz, .parquet); their positives are texts, or all are ids of corpus."""
     corpus: str = MISSING
     """What held-out queries are searched in: the corpus that the rows were made from."""
-    test_share: float = MISSING
+    test_share: float = within(0, 1, "()")
     """Share of the corpus' documents, at least one, whose rows are held out. Which, follows from texts and seed."""
-
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        SynthConfig.validate(self)
-        require(0 < self.test_share < 1, "test_share", self.test_share, "must lie between 0 and 1")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,27 +1,27 @@
 """Recipe `filter`, top to bottom: a corpus in, the documents worth writing queries for out.
 
-Invariant: an interrupted run that is started again ends in the same bytes as an unbroken one, and scores nothing
-twice. Every document that goes in comes out once, in documents.jsonl or with its reason in rejections.jsonl, both in
-the order of the corpus. Texts stream; what stays in memory is about 500 bytes a document.
+Invariant: an interrupted run that is started again ends in the same bytes as an unbroken one, and scores no document
+twice. Every document of the corpus comes out once, in documents.jsonl or with its reason in rejections.jsonl, both in
+the order of the corpus. Texts stream; about 500 bytes a document stay in memory.
 """
 
 import hashlib
 import heapq
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import torch
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, write_json, write_jsonl
+from reasonir.core.files import read_jsonl, whole_file, write_jsonl
 from reasonir.core.progress import Progress
-from reasonir.core.run_folder import RunFolder, describe_inputs
+from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import check_same_inputs
 from reasonir.data.collections import stream_documents
 from reasonir.model.packing import token_budget_chunks
 from reasonir.synth.config import MAY_DIFFER, FilterConfig
@@ -33,10 +33,11 @@ from reasonir.text.words import one_spelling
 
 DOCUMENTS_FILE, REJECTIONS_FILE = "documents.jsonl", "rejections.jsonl"
 RETHRESHOLDED = ("min_score", "top", "chunk_tokens")
-"""Options that a finished folder may be run again with: scores are kept, the choice is made anew."""
+"""Options that may differ when a finished folder is run again: scores are kept, the choice is made anew."""
 TEXTS_PER_BLOCK = 8_192
 """Texts sorted by length and scored together: 8,192 documents of 2,000 words are 100 MB."""
 SCORE_DIGITS = 6
+"""Of the scores in the files: float32 holds about seven, and the last one differs between machines."""
 
 
 def filter_corpus(config: FilterConfig) -> dict[str, int]:
@@ -55,52 +56,42 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
     work.mkdir(exist_ok=True)
     candidates, dropped = work / "candidates.jsonl", work / "dropped.jsonl"
     surveyed = candidates.exists() and dropped.exists()
-    check_same_input(work / "input.json", inputs, begun=surveyed)
+    refusal = f"corpus={config.corpus} changed since {run.path} was begun; name a new output_dir"
+    check_same_inputs(work / "input.json", inputs, begun=surveyed, refusal=refusal)
     if not surveyed:
+        checks = Survey(config.min_words, config.max_words, config.english, config.near_duplicate)
         try:
-            survey(config, candidates, dropped)
+            _survey(config.corpus, checks, candidates, dropped)
         except UserError:
             shutil.rmtree(work)  # a corpus that was refused binds nobody to it
             raise
     scores = None if quality is None else score_all(quality, candidates, work, config.chunk_tokens)
-    counts = choose(config, scores, candidates, dropped, run.path)
+    counts = choose(scores, candidates, dropped, run.path, min_score=config.min_score, top=config.top)
     if not counts["kept"]:
-        raise UserError(f"no document of {config.corpus} is left ({describe(counts)}); loosen the options")
+        raise UserError(f"no document of {config.corpus} is left ({_describe_counts(counts)}); loosen the options")
     run.finish(inputs=inputs, counts=counts, classifier_fingerprint=quality.fingerprint if quality else None)
-    print(f"{describe(counts)}: {run.path / DOCUMENTS_FILE}")
+    print(f"{_describe_counts(counts)}: {run.path / DOCUMENTS_FILE}")
     return counts
 
 
-def describe(counts: dict[str, int]) -> str:
-    """Return counts in words."""
+def _describe_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-
-
-def check_same_input(record: Path, inputs: list[str], begun: bool) -> None:
-    """Note what the corpus holds; refuse to go on with another one where something was made from it."""
-    described = [{"path": one["path"], "sha256": one["sha256"]} for one in describe_inputs(inputs)]
-    if not begun or not record.exists():
-        write_json(record, described)
-    elif json.loads(record.read_text(encoding="utf-8")) != described:
-        raise UserError(f"corpus={inputs[0]} changed since {record.parent.parent} was begun; name a new output_dir")
 
 
 # --- without a model --------------------------------------------------------------------------------------------------
 
 
-def survey(config: FilterConfig, candidates: Path, dropped: Path) -> None:
+def _survey(corpus: str, checks: "Survey", candidates: Path, dropped: Path) -> None:
     """Write the documents that pass every check but the score, and the others with the reason."""
-    scratch = dropped.with_name(f".{dropped.name}.partial")
-    with scratch.open("w", encoding="utf-8") as stream:
-        write_jsonl(candidates, _survivors(config, stream))
-    os.replace(scratch, dropped)
+    # `dropped` gets its name last: both files are there, or the survey is made anew.
+    with whole_file(dropped) as stream:
+        write_jsonl(candidates, _survivors(corpus, checks, stream))
 
 
-def _survivors(config: FilterConfig, dropped: TextIO) -> Iterator[dict[str, Any]]:
-    judge = Survey(config)
+def _survivors(corpus: str, checks: "Survey", dropped: IO[str]) -> Iterator[dict[str, Any]]:
     progress = Progress("survey", 0, "documents")
-    for position, document in enumerate(stream_documents(config.corpus)):
-        verdict = judge.reject(document.id, document.text)
+    for position, document in enumerate(stream_documents(corpus)):
+        verdict = checks.reject(document.id, document.text)
         if verdict is None:
             yield {"position": position, "id": document.id, "content": document.text}
         else:
@@ -111,38 +102,40 @@ def _survivors(config: FilterConfig, dropped: TextIO) -> Iterator[dict[str, Any]
 
 
 class Survey:
-    """What a document is compared with: the ids, texts and signatures of those before it.
+    """All checks of a document but its score, against the ids, texts and signatures of the documents before it.
 
-    Memory a document: about 200 bytes for two hashes and the id, and for each kept one 200 more of the index of
-    near duplicates (its formula stands at `DuplicateTexts`); 1,000,000 kept documents are about 450 MiB.
+    Memory a document: about 150 bytes for two hashes and the id, and for each kept one 200 more of the index of
+    near duplicates (its formula stands at `DuplicateTexts`); 1,000,000 kept documents are about 400 MiB.
     """
 
-    def __init__(self, config: FilterConfig) -> None:
-        self._config = config
-        self._ids = DigestTable()
-        self._first_of: dict[int, str] = {}
-        self._near = DuplicateTexts(config.near_duplicate) if config.near_duplicate else None
+    def __init__(self, min_words: int, max_words: int | None, english: bool, near_duplicate: float) -> None:
+        """Start with no document; each argument is the option of its name (`FilterConfig`)."""
+        self._min_words, self._max_words, self._english = min_words, max_words, english
+        self._ids, self._texts = DigestTable(), DigestTable()
+        self._names: list[str] = []  # ids of distinct texts; the table of texts holds places in this list
+        self._near = DuplicateTexts(near_duplicate) if near_duplicate else None
         self._near_ids: list[str] = []
 
     def reject(self, identifier: str, text: str) -> tuple[str, Any] | None:
         """Return (reason, value) against a document; None takes it in.
 
-        The order: a document that is itself refused must not shadow a near copy of it that would pass. Only equal
-        texts come first, whose verdict is the same.
+        Near duplicates are checked last: a document that is refused for another reason must not keep out a near copy
+        of it that would pass. Equal texts are checked first, because their verdicts are equal too.
         """
         if not text.strip():
             return "empty", 0
         if self._ids.seen(identifier):
             return "same_id", None
-        first = self._first_of.setdefault(text_digest(one_spelling(text)), identifier)
-        if first is not identifier:
-            return "duplicate", first
-        count, config = word_count(text), self._config
-        if count < config.min_words:
+        first = self._texts.setdefault(text_digest(one_spelling(text)), len(self._names))
+        if first is not None:
+            return "duplicate", self._names[first]
+        self._names.append(identifier)
+        count = word_count(text)
+        if count < self._min_words:
             return "too_short", count
-        if config.max_words is not None and count > config.max_words:
+        if self._max_words is not None and count > self._max_words:
             return "too_long", count
-        if config.english and not looks_english(text):
+        if self._english and not looks_english(text):
             return "not_english", text[:80]
         if self._near is not None:
             match = self._near.match_or_add(text)
@@ -156,10 +149,19 @@ class Survey:
 
 
 class QualityClassifier:
-    """A sequence classifier of transformers as a score: its one output, a label's probability, the expected label."""
+    """Quality scores by a sequence classifier of transformers.
+
+    The score is the single logit of a model with one output; else the probability of `label`; without a label, the
+    expected number of the label.
+    """
 
     def __init__(self, path: str, label: str | None, max_tokens: int) -> None:
-        """Load a folder or hub id.
+        """Load a classifier.
+
+        Args:
+            path: Folder or hub id.
+            label: Whose probability is the score; None takes the logit or the expected label.
+            max_tokens: Tokens of a document that the classifier reads; lowered to what the model can take.
 
         Raises:
             UserError: unreadable, without trained classifier weights, or without the label.
@@ -224,9 +226,13 @@ class QualityClassifier:
 
 
 def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_tokens: int) -> dict[str, float]:
-    """Return the score of every candidate, by id; those already in the work folder are not computed again.
+    """Return the score of every candidate, by id; scores that lie in the work folder are not computed again.
 
-    A batch is computed as in an unbroken run, whatever part of it is known, so that padding changes no score.
+    Args:
+        quality: The classifier.
+        candidates: JSONL of id and content.
+        work: Folder of the scores, in a file named by the classifier's fingerprint.
+        chunk_tokens: Tokens of one forward pass.
     """
     store = work / f"scores-{quality.fingerprint[:16]}.jsonl"
     scores = _stored_scores(store)
@@ -241,6 +247,7 @@ def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_to
                 new = [place for place, number in enumerate(batch) if block[number]["id"] not in scores]
                 if not new:
                     continue
+                # The whole batch, as in an unbroken run: the longest text sets the padding, and scores depend on it.
                 values = quality.score([block[number]["content"] for number in batch])
                 found = {block[batch[place]]["id"]: values[place] for place in new}
                 stream.write("".join(json.dumps({"id": i, "score": value}) + "\n" for i, value in found.items()))
@@ -252,7 +259,7 @@ def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_to
 
 
 def _stored_scores(store: Path) -> dict[str, float]:
-    """Read what an earlier run scored; a last line that it did not finish is cut off."""
+    """Return the scores of an earlier run; a last line that a kill left unfinished is cut off the file."""
     if not store.exists():
         return {}
     content = store.read_bytes()
@@ -274,14 +281,29 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def choose(
-    config: FilterConfig, scores: dict[str, float] | None, candidates: Path, dropped: Path, folder: Path
+    scores: dict[str, float] | None,
+    candidates: Path,
+    dropped: Path,
+    folder: Path,
+    *,
+    min_score: float | None,
+    top: int | None,
 ) -> dict[str, int]:
-    """Apply threshold and number, write the two files, return the counts."""
-    floor = float("-inf") if config.min_score is None else config.min_score
+    """Apply threshold and number, write the two files, return the counts.
+
+    Args:
+        scores: By id; None where nothing is scored.
+        candidates: Documents that passed all other checks, with their positions in the corpus.
+        dropped: The others, with positions and reasons.
+        folder: Where the two files go.
+        min_score: Least score; None is no bound.
+        top: Best documents to keep, by score, then id; None keeps all.
+    """
+    floor = float("-inf") if min_score is None else min_score
     chosen: set[str] | None = None
-    if scores is not None and config.top is not None:
+    if scores is not None and top is not None:
         eligible = ((-score, identifier) for identifier, score in scores.items() if score >= floor)
-        chosen = {identifier for _, identifier in heapq.nsmallest(config.top, eligible)}
+        chosen = {identifier for _, identifier in heapq.nsmallest(top, eligible)}
     reasons: Counter[str] = Counter()
 
     def verdict(identifier: str) -> str | None:

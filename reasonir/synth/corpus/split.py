@@ -1,7 +1,7 @@
 """Recipe `split`, top to bottom: training rows in, rows to train on and a task to measure on out.
 
-Invariant: documents are held out, not rows. No row about a held-out document is trained on, and whether one is held out
-depends on the texts of the corpus, `test_share` and `seed` alone, so that rows of several recipes split alike. The
+Invariant: documents are held out, not rows. No row about a held-out document is trained on. Which documents are held
+out depends on the texts of the corpus, `test_share` and `seed` alone, so that rows of several recipes split alike. The
 task's corpus is the whole corpus: held-out documents stand among those that were trained on.
 """
 
@@ -35,7 +35,13 @@ def split_rows(config: SplitConfig) -> dict[str, int]:
     held = hold_out(documents.values(), config.test_share, config.seed)
     counts: Counter[str] = Counter(train=0, heldout=0, both=0, documents_heldout=len(held))
     train, heldout = _divide(config.rows, documents, held, counts)
-    _refuse_empty(config, counts)
+    if not counts["heldout"]:
+        raise UserError(
+            f"no row of {config.rows} is about one of the {counts['documents_heldout']} held-out documents: raise "
+            f"test_share={config.test_share:g}, take another seed, or name the corpus that the rows were made from"
+        )
+    if not counts["train"]:
+        raise UserError(f"no row of {config.rows} is left to train on: lower test_share={config.test_share:g}")
     instruction = _instruction(config.rows, heldout)
     run.start()
     write_jsonl(run.path / TRAIN_FILE, train)
@@ -51,7 +57,14 @@ def split_rows(config: SplitConfig) -> dict[str, int]:
 
 
 def hold_out(texts: Collection[str], share: float, seed: int) -> set[str]:
-    """Return the texts that are held out: of the distinct ones, `share`, at least one, first by a seeded hash."""
+    """Return the texts that are held out, those that a seeded hash puts first.
+
+    Args:
+        texts: Of the corpus; equal ones count once, empty ones not at all.
+        share: Of the distinct texts; at least one is held out.
+        seed: Of the order.
+    """
+    # A hash of each text, not a shuffle: a document that joins the corpus moves hardly any other.
     distinct = sorted(
         {text for text in texts if text.strip()},
         key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest(),
@@ -67,7 +80,7 @@ def _divide(
     heldout: list[TrainingExample] = []
     for row, example in _rows(source, documents):
         sides = {positive.text in held for positive in example.positives}
-        if len(sides) == 2:
+        if len(sides) == 2:  # in training the row would show a held-out document, in the task it would have no answer
             counts["both"] += 1
         elif sides == {True}:
             heldout.append(example)
@@ -82,16 +95,6 @@ def _rows(source: str, documents: Mapping[str, str]) -> Iterator[tuple[dict[str,
     examples = read_training_examples(source, documents if positives_are_ids(source, documents) else None)
     for (_, row), example in zip(read_training_rows(source), examples, strict=True):
         yield row, example
-
-
-def _refuse_empty(config: SplitConfig, counts: Mapping[str, int]) -> None:
-    if not counts["heldout"]:
-        raise UserError(
-            f"no row of {config.rows} is about one of the {counts['documents_heldout']} held-out documents: raise "
-            f"test_share={config.test_share:g}, take another seed, or name the corpus that the rows were made from"
-        )
-    if not counts["train"]:
-        raise UserError(f"no row of {config.rows} is left to train on: lower test_share={config.test_share:g}")
 
 
 def _instruction(source: str, heldout: list[TrainingExample]) -> str:

@@ -17,7 +17,8 @@ from reasonir.data.bright import read_bright
 from reasonir.data.training_rows import read_training_examples
 from reasonir.model import Encoder
 from reasonir.retrieval.bm25 import BM25Index
-from reasonir.synth.config import MineConfig, Miner, MinerModelConfig, PositiveForm
+from reasonir.retrieval.config import ModelConfig
+from reasonir.synth.config import MineConfig, Miner, PositiveForm
 from reasonir.synth.corpus.mine import mine_negatives
 from reasonir.synth.gates.text import near_duplicate
 from tests.kit.shared import SHARED_DATA, requires_shared_data
@@ -29,7 +30,7 @@ def options(folder: Path, **changes: Any) -> MineConfig:
     values: dict[str, Any] = {
         "recipe": "mine", "output_dir": str(folder), "seed": 0, "debug": False, "rows": None, "corpus": None,
         "queries": None, "split": "train", "tasks": None, "retriever": Miner.bm25,
-        "model": MinerModelConfig(path=None, template=TemplateChoice.auto), "instruction": "none",
+        "model": ModelConfig(path=None, template=TemplateChoice.auto), "instruction": "none",
         "query_max_tokens": None, "document_max_tokens": None, "chunk_tokens": None, "first_rank": 1, "last_rank": 8,
         "negatives_per_row": 2, "draw": True, "margin": None, "relative_margin": False, "near_duplicate": 0.8,
         "form": PositiveForm.text,
@@ -209,7 +210,7 @@ def test_dense_equals_the_full_sort_and_encodes_once(
     tiny.save_pretrained(str(tmp_path / "model"))
     monkeypatch.setattr("reasonir.retrieval.sharding.BLOCK_TEXTS", 7)  # several blocks, the last one shorter
     monkeypatch.setattr("reasonir.synth.corpus.mine.ROWS_PER_BLOCK", 2)
-    model = MinerModelConfig(path=str(tmp_path / "model"), template=TemplateChoice.auto)
+    model = ModelConfig(path=str(tmp_path / "model"), template=TemplateChoice.auto)
     given = {"rows": str(rows), "corpus": str(corpus), "retriever": Miner.dense, "model": model, "draw": False}
     after = mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
     text = texts_of(corpus)
