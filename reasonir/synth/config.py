@@ -1,6 +1,6 @@
-"""The options of `reasonir-synth`'s recipes: names, types, units. Values stand in `configs/synth/`. Imports no torch.
+"""The options of `reasonir-synth`'s recipes: names, types, units, ranges. `configs/synth/` has the values.
 
-One dataclass a recipe, so that `reasonir-synth recipe=hq --help` shows what hq reads and nothing else is taken.
+Each recipe has a dataclass of its own: its --help shows the options that the recipe reads, and others are refused.
 """
 
 from dataclasses import dataclass
@@ -15,29 +15,25 @@ from reasonir.llm.config import GeneratorConfig
 from reasonir.retrieval.config import ModelConfig
 
 MAY_DIFFER = ("output_dir", "debug", "report", "window", *generator_config.MAY_DIFFER)
-"""Options that say how the work is done, not what comes out: an output folder may be continued with others."""
+"""Options that do not change the rows: a run may be continued with other values."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SynthConfig:
-    """What all recipes share."""
+    """Options of all recipes."""
 
     recipe: str = MISSING
-    """Which recipe this is; chosen by recipe=NAME."""
+    """Name of the recipe; chosen by recipe=NAME."""
     output_dir: str = MISSING
     """Folder of data.jsonl, rejections.jsonl, report.md and manifest.json."""
-    seed: int = MISSING
-    """Of everything drawn: lengths, tasks, and the generator's own sampling. A draw depends on it and the item's id."""
+    seed: int = at_least(0)
+    """Seed of lengths, tasks and the generator's sampling. Each draw depends on it and on the item's id alone."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
 
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        require(self.seed >= 0, "seed", self.seed, "must not be negative")
-
 
 class PositiveForm(StrEnum):
-    """How a row names its positive: the document's text, or its id (resolved by data.documents in training)."""
+    """How a row gives a document: by its text, or by its id, which training looks up in data.documents."""
 
     text = "text"
     id = "id"
@@ -73,7 +69,6 @@ class FilterConfig(SynthConfig):
 
     def validate(self) -> None:
         """Refuse bounds that contradict each other, and thresholds on scores that nothing gives."""
-        SynthConfig.validate(self)
         most = self.max_words
         require(most is None or most >= max(self.min_words, 1), "max_words", most, "must be null or >= min_words")
         if self.classifier is None and (self.top is not None or self.label is not None):
@@ -133,7 +128,6 @@ class MineConfig(SynthConfig):
 
     def validate(self) -> None:
         """Refuse both or neither source of queries, dense without a model."""
-        SynthConfig.validate(self)
         if (self.rows is None) == (self.queries is None):
             raise UserError("give one of rows=FILE (with corpus=) and queries=FOLDER")
         if (self.corpus is None) == (self.queries is None):
@@ -146,7 +140,7 @@ class MineConfig(SynthConfig):
 
 
 class RelevantNegative(StrEnum):
-    """What becomes of a negative that the judge finds relevant."""
+    """What happens to a negative that the judge finds relevant."""
 
     drop = "drop"
     relabel = "relabel"
@@ -154,66 +148,58 @@ class RelevantNegative(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class GatesConfig:
-    """What an answer must be like. Each gate can be switched off; what it refuses is counted under its name."""
+    """Checks of written texts. Each can be switched off; rejections are counted under its name."""
 
     language: bool = MISSING
     """Texts must look English."""
     refusals: bool = MISSING
     """No refusals, no talk about being a language model."""
     self_contained: bool = MISSING
-    """A query must not speak of 'the document', 'the passage' and their like."""
+    """A query must not refer to 'the document', 'the passage' and the like."""
     duplicates: bool = MISSING
-    """A query equal to an earlier accepted one (letter case, punctuation and spacing aside) is rejected."""
-    copied_words: int = MISSING
-    """A query sharing this many consecutive words with its document is refused; 0 is off."""
-    near_duplicate: float = MISSING
-    """Two texts of a row (negative and positive; query and positive) this similar are refused: share of shared word
-    triples, 0 to 1; 0 is off."""
-    min_words: int = MISSING
-    """Least words of a written text: the query (hq, eq), the negative (negatives), the rewrite (rewrite)."""
+    """A query equal to an earlier accepted one is rejected; letter case, punctuation and spacing are ignored."""
+    copied_words: int = at_least(0)
+    """A query that shares this many consecutive words with its document is rejected; 0 is off."""
+    near_duplicate: float = within(0, 1)
+    """Two texts of a row (negative and positive; query and positive) with this share of common word triples are
+    rejected; 0 is off."""
+    min_words: int = at_least(1)
+    """Fewest words of a written text: the query (hq, eq), the negative (negatives), the rewrite (rewrite)."""
     max_words: int | None = MISSING
-    """Most words of it; null is no bound."""
-    max_repetition: float = MISSING
-    """Share of a text that may repeat itself (loops of words or characters), 0 to 1; 1 is off."""
+    """Most words of a written text; null is no limit."""
+    max_repetition: float = within(0, 1)
+    """Largest share of a text that repeats itself (loops of words or characters); 1 is off."""
     boilerplate: bool = MISSING
     """No unfilled placeholders, no talk around the text such as 'Sure, here is'."""
-    length_ratio: float = MISSING
-    """Least words obtained per word drawn, of query and positive (recipes that draw lengths: vl); 0 is off."""
+    length_ratio: float = within(0, 1)
+    """Fewest words of query and positive, as a share of the drawn length (vl, which draws lengths); 0 is off."""
 
     def validate(self) -> None:
-        """Refuse values outside their range."""
-        require(self.copied_words >= 0, "gates.copied_words", self.copied_words, "must be 0 (off) or positive")
-        require(0 <= self.near_duplicate <= 1, "gates.near_duplicate", self.near_duplicate, "must lie in [0, 1]")
-        require(0 <= self.max_repetition <= 1, "gates.max_repetition", self.max_repetition, "must lie in [0, 1]")
-        require(0 <= self.length_ratio <= 1, "gates.length_ratio", self.length_ratio, "must lie in [0, 1]")
-        require(self.min_words >= 1, "gates.min_words", self.min_words, "must be at least 1")
+        """Refuse limits in the wrong order."""
         most = self.max_words
         require(most is None or most >= self.min_words, "gates.max_words", most, "must be null or >= gates.min_words")
 
 
 @dataclass(kw_only=True, slots=True)
 class WritingConfig(SynthConfig):
-    """What recipes that ask a language model share."""
+    """Options of the recipes that ask a language model."""
 
     generator: GeneratorConfig = MISSING
     gates: GatesConfig = MISSING
     prompts: str | None = MISSING
-    """Folder of edited prompt files (<name>.yaml); files it lacks are taken from the package's own."""
-    window: int | None = MISSING
-    """Items begun but not yet written, which bounds the memory; null is 32 per generator.max_concurrency."""
+    """Folder of edited prompt files (<name>.yaml); a file that it lacks is taken from the package."""
+    window: int | None = positive()
+    """Most items that are begun and not yet written, which bounds the memory; null is 32 per
+    generator.max_concurrency."""
     shard: str = MISSING
     """i/n: this run takes the items whose id's hash is i modulo n, i from 0. recipe=merge joins the shards."""
-    limit: int | None = MISSING
-    """First items of the input to take; null is all."""
+    limit: int | None = positive()
+    """Number of items to take, from the input's beginning; null is all."""
     report: bool = MISSING
     """Write report.md and its plots at the end."""
 
     def validate(self) -> None:
-        """Refuse values outside their range."""
-        SynthConfig.validate(self)
-        for name in ("window", "limit"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "must be positive, or null")
+        """Refuse a shard that is not i/n."""
         parse_shard(self.shard)
 
 
@@ -223,17 +209,12 @@ class JudgeConfig:
 
     enabled: bool = MISSING
     """Score every accepted row; judge=true is short for it."""
-    positive_min: int = MISSING
+    positive_min: int = within(0, 5)
     """A row whose positive scores less is rejected."""
-    negative_max: int = MISSING
-    """A negative that scores more is relevant after all."""
+    negative_max: int = within(0, 5)
+    """A negative that scores more counts as relevant."""
     relevant_negative: RelevantNegative = MISSING
     """drop such a negative, or relabel it as a further positive."""
-
-    def validate(self) -> None:
-        """Refuse thresholds off the scale."""
-        for name in ("positive_min", "negative_max"):
-            require(0 <= getattr(self, name) <= 5, f"judge.{name}", getattr(self, name), "must lie in [0, 5]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -244,16 +225,10 @@ class QueryConfig(WritingConfig):
     """BRIGHT or BEIR folder, JSONL with id and content (the documents.jsonl of recipe=filter is one), or a folder of
     .txt and .md files, each a document named by its path within it."""
     positive: PositiveForm = MISSING
-    """text: rows carry the document; id: its id, to be resolved with data.documents=[CORPUS]."""
-    document_max_words: int | None = MISSING
-    """Words of a document that the prompt shows, for the generator's context; cut documents are counted."""
+    """text: rows contain the document; id: its id, to be resolved with data.documents=[CORPUS]."""
+    document_max_words: int | None = at_least(1)  # `positive` is a field here
+    """Words of a document that the prompt shows, to fit the generator's context; cut documents are counted."""
     judge: JudgeConfig = MISSING
-
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        WritingConfig.validate(self)
-        most = self.document_max_words
-        require(most is None or most >= 1, "document_max_words", most, "must be positive, or null")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -261,30 +236,27 @@ class VariedLengthConfig(WritingConfig):
     """Varied-length rows: brainstorm tasks, then a long query and its positive at drawn lengths for each."""
 
     corpus: str | None = MISSING
-    """Documents that show the brainstorming what the tasks should be about; null lets the prompt's fields alone say."""
+    """Documents that give the brainstorming its subjects; null leaves the subjects to the prompt's fields."""
     tasks: str | None = MISSING
     """tasks.jsonl of an earlier run; null brainstorms. Needed for more than one shard."""
-    brainstorm_calls: int = MISSING
+    brainstorm_calls: int = positive()
     """Requests for tasks, about 20 tasks each (tasks=null)."""
-    tasks_per_call: int = MISSING
-    """Tasks asked of one request."""
-    pairs: int = MISSING
+    tasks_per_call: int = positive()
+    """Tasks that one request asks for."""
+    pairs: int = at_least(0)
     """Rows to write; 0 stops after the tasks."""
-    query_words: list[int] = MISSING
-    """Bounds between which a query's length is drawn, in words."""
-    positive_words: list[int] = MISSING
-    """Bounds between which a positive's length is drawn, in words."""
+    query_words: list[int] = positive()
+    """Smallest and largest length of a query, in words; the length is drawn between them."""
+    positive_words: list[int] = positive()
+    """Smallest and largest length of a positive, in words; the length is drawn between them."""
     judge: JudgeConfig = MISSING
 
     def validate(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse bounds in the wrong order, and shards that would each brainstorm their own tasks."""
         WritingConfig.validate(self)
-        for name in ("brainstorm_calls", "tasks_per_call"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
-        require(self.pairs >= 0, "pairs", self.pairs, "must not be negative")
         for name in ("query_words", "positive_words"):
             bounds = getattr(self, name)
-            ordered = len(bounds) == 2 and 1 <= bounds[0] <= bounds[1]
+            ordered = len(bounds) == 2 and bounds[0] <= bounds[1]
             require(ordered, name, bounds, "must be two numbers of words, the smaller first")
         if self.tasks is None and self.shard != "0/1":
             raise UserError(
@@ -300,19 +272,12 @@ class NegativesConfig(WritingConfig):
     rows: str = MISSING
     """Training rows (.jsonl, .jsonl.gz, .parquet), such as the data.jsonl of hq, eq or vl."""
     corpus: str | None = MISSING
-    """Where document ids in rows are looked up; null takes positives as texts."""
-    negatives_per_row: int = MISSING
-    """Negatives to write for a row; a row is rejected when none is accepted."""
-    document_max_words: int | None = MISSING
+    """Corpus in which document ids of the rows are looked up; null takes positives as texts."""
+    negatives_per_row: int = positive()
+    """Negatives to write for a row; a row is rejected if none is accepted."""
+    document_max_words: int | None = positive()
     """Words of a query and of a positive that the prompt shows; cut texts are counted."""
     judge: JudgeConfig = MISSING
-
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        WritingConfig.validate(self)
-        require(self.negatives_per_row >= 1, "negatives_per_row", self.negatives_per_row, "must be at least 1")
-        most = self.document_max_words
-        require(most is None or most >= 1, "document_max_words", most, "must be positive, or null")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -322,15 +287,9 @@ class RewriteConfig(WritingConfig):
     rows: str = MISSING
     """Training rows, or JSONL of id and query."""
     append: bool = MISSING
-    """Put the rewrite after the query instead of in its place."""
-    length_tokens: int | None = MISSING
+    """Write the rewrite after the query; false writes it in the query's place."""
+    length_tokens: int | None = positive()
     """Tokens to ask for and to stop at; null leaves the length to the generator."""
-
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        WritingConfig.validate(self)
-        tokens = self.length_tokens
-        require(tokens is None or tokens >= 1, "length_tokens", tokens, "must be positive, or null")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -359,7 +318,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Return (i, n) of a shard written i/n.
 
     Raises:
-        UserError: not of that form, or i outside 0 .. n - 1.
+        UserError: Another form, or i outside 0 .. n - 1.
     """
     first, _, second = text.partition("/")
     if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):

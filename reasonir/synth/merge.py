@@ -1,6 +1,6 @@
-"""Shards of one input into one folder, as a single run would have written it.
+"""Joins the folders of all shards of an input into one, as a single run would have written it.
 
-Invariant: rows and rejections come in the order of the input; a query that two shards wrote alike keeps its first row.
+Invariant: rows and rejections come in the order of the input. Of rows with the same query only the first is accepted.
 """
 
 import heapq
@@ -15,28 +15,30 @@ import yaml
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
 from reasonir.core.run_folder import RunFolder
-from reasonir.llm.attempts import Rejection
+from reasonir.llm.attempts import Rejection, Trail
 from reasonir.synth.config import MAY_DIFFER, MergeConfig, parse_shard
-from reasonir.synth.gates.text import DuplicateQueries
-from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, place_of
+from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, position_of
 from reasonir.synth.pipeline import finish
 from reasonir.synth.recipes.inputs import Item
-from reasonir.synth.recipes.writing import Outcome, Trail
+from reasonir.synth.recipes.writing import Outcome
+from reasonir.text.near_duplicates import DuplicateTexts
 
 NEW_QUERIES = ("hq", "eq", "vl")
+"""Recipes with `Recipe.new_queries`."""
 WRITTEN_LAST = ("id", "position", "final", "input_tokens", "output_tokens")
-"""What `Output` adds to a refusal."""
+"""Fields that `Output` adds to a rejected answer."""
 
 
 def merge_shards(config: MergeConfig) -> None:
-    """Check that the shards belong together and are whole, then join them."""
+    """Check that the shards are complete and of one run, then join them."""
     stored = _check_shards(config.inputs)
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
     folder.start()
+    # A merge starts anew: it is fast, and a killed one has nothing to pay for again.
     for name in (DATA_FILE, REJECTIONS_FILE):
         (folder.path / name).unlink(missing_ok=True)
     unique = stored["recipe"] in NEW_QUERIES and stored["gates"]["duplicates"]
-    with closing(Output(folder.path, DuplicateQueries().seen if unique else None)) as output:
+    with closing(Output(folder.path, DuplicateTexts().seen if unique else None)) as output:
         output.recover(iter(()))
         for item, outcome in heapq.merge(*map(_outcomes, config.inputs), key=lambda pair: pair[0].position):
             output.write(item, outcome)
@@ -47,7 +49,11 @@ def merge_shards(config: MergeConfig) -> None:
 
 
 def _check_shards(inputs: list[str]) -> dict[str, Any]:
-    """Return the stored options of the first shard; refuse what is unfinished, missing, twice or of another run."""
+    """Return the stored options of the first shard.
+
+    Raises:
+        UserError: A shard is unfinished, missing, given twice or of another run.
+    """
     if not inputs:
         raise UserError("inputs is empty: give inputs=[DIR0,DIR1,…], the folder of every shard")
     stored: list[dict[str, Any]] = []
@@ -57,6 +63,7 @@ def _check_shards(inputs: list[str]) -> dict[str, Any]:
         if not (folder / MANIFEST_FILE).is_file():
             raise UserError(f"inputs: {folder} is not finished; run its command again")
         stored.append(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    # Shards may have been written by several servers, so that the generator's options need not be the same.
     ignored = {"shard", *(name for name in MAY_DIFFER if "." not in name), "generator"}
     for shard, options in zip(inputs, stored, strict=True):
         different = [name for name in options if name not in ignored and options[name] != stored[0].get(name)]
@@ -71,18 +78,19 @@ def _check_shards(inputs: list[str]) -> dict[str, Any]:
 
 
 def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
-    """Yield a shard's items in order, as they ended."""
+    """Yield a shard's items in order, with their outcomes."""
     lines = (_lines(Path(shard) / name) for name in (REJECTIONS_FILE, DATA_FILE))
     trail = Trail()
-    for row in heapq.merge(*lines, key=place_of):  # an item's refusals come before its row: merge is stable
+    # The merge is stable: of one item the rejected answers come before the row, as in `lines`.
+    for row in heapq.merge(*lines, key=position_of):
         accepted = "provenance" in row
         ending = row["provenance"] if accepted else row
         if not accepted:
             trail.refused.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
         if accepted or row["final"]:
             trail.input_tokens, trail.output_tokens = ending["input_tokens"], ending["output_tokens"]
-            refusal = None if accepted else Rejection(row["reason"], row["detail"])
-            yield Item(str(row["id"]), place_of(row)), Outcome(trail, row if accepted else None, refusal)
+            rejection = None if accepted else Rejection(row["reason"], row["detail"])
+            yield Item(str(row["id"]), position_of(row)), Outcome(trail, row if accepted else None, rejection)
             trail = Trail()
 
 

@@ -1,8 +1,9 @@
-"""The two files of a recipe, written in the order of its items, continued after any kill.
+"""The two output files of a recipe, in the order of its items, continued after any kill.
 
-`data.jsonl` holds accepted rows, `rejections.jsonl` refused answers (`final` on the last one of a rejected item).
-Invariant: both are append-only; every item ends exactly once, in one of them; their bytes depend on items and answers,
-not on time, concurrency or interruptions. An item's refusals are written before its row.
+`data.jsonl` has the accepted rows, `rejections.jsonl` the rejected answers; `final` marks the last one of a rejected
+item. An item's rejected answers are written before its row.
+Invariant: both files only grow. Every item ends exactly once, in one of them. Their bytes depend on items and answers,
+not on time, concurrency or interruptions.
 """
 
 import json
@@ -22,20 +23,32 @@ from reasonir.synth.recipes.writing import Outcome
 
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 SECONDS_BETWEEN_FLUSHES = 0.2
-"""Every flush costs a switch between threads, and what is lost in a kill is in the log of answers."""
+"""Each flush costs a switch between threads. Rows that a kill loses are made again from completions.jsonl."""
 DUPLICATE = Rejection("duplicate_query", "The query says the same as that of an earlier row.")
 
 
 @dataclass(slots=True)
 class _Line:
+    """A line of a file, and the byte behind it."""
+
     row: dict[str, Any]
     end: int
 
+    @property
+    def final(self) -> bool:
+        return bool(self.row["final"])
+
 
 class Output:
-    """Writes outcomes; `seen` says whether a query came before (None where queries may repeat)."""
+    """Writes outcomes and counts them."""
 
     def __init__(self, folder: Path, seen: Callable[[str], bool] | None) -> None:
+        """Prepare the files of a folder; `recover` opens them.
+
+        Args:
+            folder: The run's folder.
+            seen: Remembers a query and returns whether it was known; None lets queries repeat.
+        """
         self._paths = (folder / DATA_FILE, folder / REJECTIONS_FILE)
         self._seen = seen
         self._held: list[tuple[Item, Outcome]] = []
@@ -44,38 +57,41 @@ class Output:
         self._last_flush = 0.0
         self.items = self.accepted = self.input_tokens = self.output_tokens = 0
         self.rejected: Counter[str] = Counter()
-        self.refused_answers: Counter[str] = Counter()
+        self.rejected_answers: Counter[str] = Counter()
         self.tallies: Counter[str] = Counter()
 
     def recover(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Go past the items that were finished before, cut off what was not, and return the rest.
+        """Pass over the finished items, cut the lines of an unfinished one off, and return the remaining items.
 
         Raises:
-            UserError: the files hold items that the input does not have at that place.
+            UserError: The files contain items that the input does not have at their place.
         """
-        data, refused = (_read_lines(path) for path in self._paths)
-        row, refusal = next(data, None), next(refused, None)
+        data, rejections = (_read_lines(path) for path in self._paths)
+        row, rejection = next(data, None), next(rejections, None)
         ends = [0, 0]
         items = iter(items)
         rest: Iterator[Item] = iter(())
         for item in items:
+            # 1 the item's lines: rejected answers up to the final one, or a row
             lines: list[_Line] = []
-            while refusal is not None and _belongs(refusal.row, item) and not (lines and lines[-1].row["final"]):
-                lines.append(refusal)
-                refusal = next(refused, None)
-            accepted = not (lines and lines[-1].row["final"]) and row is not None and _belongs(row.row, item)
-            if not accepted and not (lines and lines[-1].row["final"]):
-                rest = chain((item,), items)
-                break
+            while rejection is not None and _belongs(rejection.row, item) and not (lines and lines[-1].final):
+                lines.append(rejection)
+                rejection = next(rejections, None)
+            accepted = None
+            if not (lines and lines[-1].final):
+                if row is None or not _belongs(row.row, item):
+                    rest = chain((item,), items)
+                    break
+                accepted, row = row, next(data, None)
+            # 2 both files are kept up to the last finished item
             if lines:
                 ends[1] = lines[-1].end
-            self._count([line.row for line in lines], row.row if accepted and row is not None else None)
-            if accepted and row is not None:
-                ends[0] = row.end
+            self._count([line.row for line in lines], None if accepted is None else accepted.row)
+            if accepted is not None:
+                ends[0] = accepted.end
                 if self._seen is not None:
-                    self._seen(query_text(row.row))
-                row = next(data, None)
-        left = row or refusal
+                    self._seen(query_text(accepted.row))
+        left = row or rejection
         if left is not None:
             raise UserError(
                 f"{self._paths[0].parent} holds item {left.row['id']!r}, which the input no longer has at that place; "
@@ -88,32 +104,36 @@ class Output:
         return rest
 
     def write(self, item: Item, outcome: Outcome) -> None:
-        """Write the next item. Items that the server failed wait for one that it did not.
+        """Write the next item, or hold it back if the server failed on it.
 
-        A server that went down thus leaves no trail of rejections: its items are asked for again in the next run.
+        Such items wait for the next one on which the server did not fail. A server that went down thus leaves no trail
+        of rejections, and the next run asks for its items again.
         """
         self._held.append((item, outcome))
-        if outcome.refusal is None or outcome.refusal.reason != SERVER_ERROR:
+        if outcome.rejection is None or outcome.rejection.reason != SERVER_ERROR:
             self.release()
 
     def release(self) -> None:
-        """Write what waits."""
+        """Write the items that are held back."""
         for item, outcome in self._held:
             self._write(item, outcome)
         self._held.clear()
 
     def _write(self, item: Item, outcome: Outcome) -> None:
-        row, refusal, trail = outcome.row, outcome.refusal, outcome.trail
+        row, rejection, trail = outcome.row, outcome.rejection, outcome.trail
         tokens = {"input_tokens": trail.input_tokens, "output_tokens": trail.output_tokens}
         lines = trail.refused
+        # 1 a repeated query rejects its row; a rejection without an answer, such as an empty document, gets a line too
         if row is not None:
             row["provenance"] |= {"position": item.position, **tokens}
             if self._seen is not None and self._seen(query_text(row)):
-                attempt = row["provenance"]["attempt"]
-                lines = [*lines, _refusal_line(DUPLICATE, attempt, query_text(row))]
+                lines = [*lines, _rejection_line(DUPLICATE, row["provenance"]["attempt"], query_text(row))]
                 row = None
-        elif not lines or lines[-1]["reason"] != refusal.reason:  # type: ignore[union-attr]
-            lines = [*lines, _refusal_line(refusal, 0, "")]  # type: ignore[arg-type]
+        else:
+            assert rejection is not None, "an outcome has a row or a rejection"
+            if not lines or lines[-1]["reason"] != rejection.reason:
+                lines = [*lines, _rejection_line(rejection, 0, "")]
+        # 2 rejected answers before the row, see `recover`
         lines = [{"id": item.id, "position": item.position, "final": False} | line for line in lines]
         if row is None:
             lines[-1] |= {"final": True, **tokens}
@@ -124,13 +144,14 @@ class Output:
         self._count(lines, row)
 
     def _append(self, which: int, rows: list[dict[str, Any]]) -> None:
+        # A model may write half a surrogate pair, which UTF-8 cannot express: it becomes a question mark.
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._pending[which].extend(text.encode("utf-8", "replace"))
         if time.monotonic() - self._last_flush > SECONDS_BETWEEN_FLUSHES:
             self._flush()
 
     def _flush(self) -> None:
-        """Hand whole lines to the operating system, refusals before rows; a kill in between is mended by `recover`."""
+        """Hand whole lines to the operating system, rejected answers first; `recover` mends a kill in between."""
         for stream, lines in reversed(list(zip(self._streams, self._pending, strict=True))):
             stream.write(lines)
             stream.flush()
@@ -139,7 +160,7 @@ class Output:
 
     def _count(self, lines: list[dict[str, Any]], row: dict[str, Any] | None) -> None:
         self.items += 1
-        self.refused_answers.update(line["reason"] for line in lines)
+        self.rejected_answers.update(line["reason"] for line in lines)
         if row is None:
             self.rejected[lines[-1]["reason"]] += 1
         else:
@@ -150,19 +171,19 @@ class Output:
         self.output_tokens += ending["output_tokens"]
 
     def counts(self) -> dict[str, Any]:
-        """Return items in, rows out and rejections by reason, over all runs of this folder."""
+        """Return the numbers of items, rows and rejections by reason, over all runs of this folder."""
         return {
             "in": self.items,
             "accepted": self.accepted,
             "rejected": dict(sorted(self.rejected.items())),
-            "refused_answers": dict(sorted(self.refused_answers.items())),
+            "refused_answers": dict(sorted(self.rejected_answers.items())),
             "tallies": dict(sorted(self.tallies.items())),
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
         }
 
     def close(self) -> None:
-        """Put both files on the disk; what waits for a server is left for the next run."""
+        """Wait until the disk has both files; items that are held back are left to the next run."""
         if self._streams:
             self._flush()
         for stream in self._streams:
@@ -177,21 +198,21 @@ def query_text(row: dict[str, Any]) -> str:
     return query if isinstance(query, str) else str(query[1])
 
 
-def place_of(row: dict[str, Any]) -> int:
-    """Return the place in the input of a line of either file."""
+def position_of(row: dict[str, Any]) -> int:
+    """Return the item's place in the input from a line of either file."""
     return int(row["position"] if "position" in row else row["provenance"]["position"])
 
 
 def _belongs(row: dict[str, Any], item: Item) -> bool:
-    return bool(row["id"] == item.id and place_of(row) == item.position)
+    return bool(row["id"] == item.id and position_of(row) == item.position)
 
 
-def _refusal_line(refusal: Rejection, attempt: int, text: str) -> dict[str, Any]:
-    return {"reason": refusal.reason, "detail": refusal.detail, "stage": "row", "attempt": attempt, "text": text}
+def _rejection_line(rejection: Rejection, attempt: int, text: str) -> dict[str, Any]:
+    return {"reason": rejection.reason, "detail": rejection.detail, "stage": "row", "attempt": attempt, "text": text}
 
 
 def _read_lines(path: Path) -> Iterator[_Line]:
-    """Yield the whole lines of an output file; a torn last one is left out."""
+    """Yield the whole lines of an output file; a torn last line is left out."""
     if not path.exists():
         return
     end = 0
@@ -202,7 +223,7 @@ def _read_lines(path: Path) -> Iterator[_Line]:
                 return
             try:
                 row = json.loads(raw)
-                place_of(row)
+                position_of(row)
                 yield _Line(row, end)
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}:{number}: not a line that this command wrote ({error}); remove it") from error

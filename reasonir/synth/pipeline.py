@@ -1,15 +1,15 @@
 """The main path of every recipe that asks a language model: items in, rows and rejections out.
 
-Items stream in the order of the input; a bounded window of them is in work; outcomes are written in the same order.
-What was paid for is in completions.jsonl, what was decided in data.jsonl and rejections.jsonl, so that the same
-command goes on after any interruption and ends with the same bytes.
+Items are read as a stream; a bounded window of them is in work; outcomes are written in the order of the input.
+completions.jsonl keeps every paid answer, data.jsonl and rejections.jsonl every outcome. The same command therefore
+continues after any interruption and ends with the same bytes.
 """
 
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,37 +22,46 @@ from reasonir.llm.prompts import describe_prompts, keep_prompts, save_prompts
 from reasonir.synth.config import (
     MAY_DIFFER,
     NegativesConfig,
+    PositiveForm,
     QueryConfig,
+    RelevantNegative,
     RewriteConfig,
     VariedLengthConfig,
     WritingConfig,
     parse_shard,
 )
-from reasonir.synth.gates.text import DuplicateQueries
+from reasonir.synth.gates.checks import Gates
 from reasonir.synth.output import Output
 from reasonir.synth.recipes.hard_negatives import NegativesRecipe
 from reasonir.synth.recipes.inputs import Item, take_shard
+from reasonir.synth.recipes.judge import Judge
 from reasonir.synth.recipes.query import QueryRecipe, Recipe
 from reasonir.synth.recipes.rewrite import RewriteRecipe
 from reasonir.synth.recipes.varied_length import VariedLengthRecipe
-from reasonir.synth.recipes.writing import Outcome
+from reasonir.synth.recipes.writing import Outcome, WritingSettings
+from reasonir.text.near_duplicates import DuplicateTexts
 
 WINDOW_PER_REQUEST = 32
-"""Items in work per request in flight: one slow answer holds back the writing of so many others, not their asking."""
+"""Items in work for each request in flight. A slow answer delays the writing of so many later items, not their work."""
 
 
 def write_rows(config: WritingConfig) -> None:
     """Run a recipe from its input to its report."""
-    recipe = choose(config)
-    items = _opened(take_shard(recipe.items(), parse_shard(config.shard), config.limit))
+    # 1 the input and the prompts are checked before a folder is made
+    recipe = choose_recipe(config)
+    shard = parse_shard(config.shard)
+    items = _open(take_shard(recipe.items(), shard, config.limit))
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
     keep_prompts(folder.path, recipe.prompts)
     folder.start()
     save_prompts(folder.path, recipe.prompts)
+    window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
+    total = min(recipe.total, config.limit or recipe.total) // shard[1]
+    # 2 one conversation for each item
     with closing(open_generator(config.generator, folder.path / "completions.jsonl")) as generator:
         recipe.prepare(generator, folder.path)
-        seen = DuplicateQueries().seen if recipe.new_queries and config.gates.duplicates else None
-        with closing(Output(folder.path, seen)) as output, closing(_progress(config, recipe)) as progress:
+        seen = DuplicateTexts().seen if recipe.new_queries and config.gates.duplicates else None
+        with closing(Output(folder.path, seen)) as output, closing(Progress(config.recipe, total, "items")) as progress:
             rest = output.recover(items)
             if output.items:
                 print(f"{config.recipe}: {output.items} items were done before; going on", file=sys.stderr)
@@ -61,50 +70,69 @@ def write_rows(config: WritingConfig) -> None:
                 output.write(item, outcome)
                 progress.update(1, f"{output.accepted} rows")
 
-            window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
-            hold_conversations(generator, rest, recipe.steps, write, window=window)
+            hold_conversations(generator, rest, recipe.converse, write, window=window)
             output.release()
+    # 3 manifest and report
     finish(folder, recipe.inputs, output.counts(), config.report, prompts=describe_prompts(recipe.prompts))
 
 
-def choose(config: WritingConfig) -> Recipe:
-    """Return the recipe of a configuration."""
+def choose_recipe(config: WritingConfig) -> Recipe:
+    """Return the recipe of a configuration. Below this function there are plain arguments only."""
+    generator = config.generator
+    settings = WritingSettings(
+        recipe=config.recipe, seed=config.seed, prompts=config.prompts, gates=Gates(**asdict(config.gates)),
+        model=generator.model, temperature=generator.temperature, top_p=generator.top_p,
+        max_new_tokens=generator.max_new_tokens, max_attempts=generator.max_attempts,
+    )  # fmt: skip
+    if isinstance(config, RewriteConfig):
+        settings = replace(settings, max_new_tokens=config.length_tokens or generator.max_new_tokens)
+        return RewriteRecipe(settings, config.rows, config.append, config.length_tokens)
+    assert isinstance(config, QueryConfig | VariedLengthConfig | NegativesConfig)
+    relabel, judge = config.judge.relevant_negative is RelevantNegative.relabel, None
+    if config.judge.enabled:
+        limits = {"positive_min": config.judge.positive_min, "negative_max": config.judge.negative_max}
+        judge = Judge(settings, relabel=relabel, **limits)
     if isinstance(config, QueryConfig):
-        return QueryRecipe(config)
-    if isinstance(config, VariedLengthConfig):
-        return VariedLengthRecipe(config)
+        is_id = config.positive is PositiveForm.id
+        return QueryRecipe(settings, judge, config.corpus, is_id, config.document_max_words)
     if isinstance(config, NegativesConfig):
-        return NegativesRecipe(config)
-    assert isinstance(config, RewriteConfig)
-    return RewriteRecipe(config)
+        given = (config.rows, config.corpus, config.negatives_per_row, config.document_max_words)
+        return NegativesRecipe(settings, judge, *given)
+    calls = (config.corpus, config.tasks, config.brainstorm_calls, config.tasks_per_call)
+    return VariedLengthRecipe(settings, judge, *calls, config.pairs, config.query_words, config.positive_words)
 
 
-def _opened(items: Iterator[Item]) -> Iterator[Item]:
+def _open(items: Iterator[Item]) -> Iterator[Item]:
     """Read the first item now, so that a missing or broken input is refused before a folder is made."""
     first = list(item for _, item in zip(range(1), items, strict=False))
     return chain(first, items)
 
 
-def _progress(config: WritingConfig, recipe: Recipe) -> Progress:
-    total = min(recipe.total, config.limit or recipe.total) // parse_shard(config.shard)[1]
-    return Progress(config.recipe, total, "items")
+def finish(folder: RunFolder, inputs: Iterable[str], counts: dict[str, Any], report: bool, **more: Any) -> None:
+    """Write the manifest and the report, print the summary.
+
+    Args:
+        folder: The run's folder.
+        inputs: Files and folders that were read, for the manifest.
+        counts: As `Output.counts` returns them.
+        report: Whether to write report.md.
+        **more: Further entries of the manifest.
+    """
+    folder.finish(inputs=[path for path in inputs if not path.startswith("hub:")], counts=counts, **more)
+    print(_summarize(counts, folder.path))
+    if not report:
+        return
+    # Imported late: its numpy and matplotlib are not loaded before the work is done, nor where there is no report.
+    from reasonir.synth.report import write_report
+
+    try:
+        print(write_report(folder.path))
+    except Exception as error:  # the manifest is written and the data complete: the run must not count as failed
+        print(f"the report failed ({error}); the data is whole: {folder.path}", file=sys.stderr)
 
 
-def finish(folder: RunFolder, inputs: list[str], counts: dict[str, Any], report: bool, **more: Any) -> None:
-    """Write the manifest and the report, print the summary."""
-    paths = [path for path in inputs if not path.startswith("hub:")]
-    folder.finish(inputs=paths, counts=counts, **more)
-    print(summary(counts, folder.path))
-    if report:
-        # A process of its own: numpy and plotting stay out of this one, and their failure leaves the data as it is.
-        # -P: a folder called reasonir in the working directory is not this package.
-        done = subprocess.run([sys.executable, "-P", "-m", "reasonir.synth.report", str(folder.path)], check=False)
-        if done.returncode:
-            print(f"the report failed; the data is whole: {folder.path}", file=sys.stderr)
-
-
-def summary(counts: dict[str, Any], folder: Path) -> str:
-    """Return the table that a run ends with."""
+def _summarize(counts: dict[str, Any], folder: Path) -> str:
+    """Return the table that is printed at the end of a run."""
     rows = [("items", counts["in"]), ("accepted", counts["accepted"])]
     rows += [(f"rejected: {reason}", count) for reason, count in counts["rejected"].items()]
     rows += [(tally.replace("_", " "), count) for tally, count in counts["tallies"].items()]
@@ -114,5 +142,5 @@ def summary(counts: dict[str, Any], folder: Path) -> str:
 
 
 def obey_sigterm() -> None:
-    """Let SIGTERM end the command as Ctrl-C does, with status 143, files closed."""
+    """Let SIGTERM end the command as Ctrl-C does: files are closed, the status is 143."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))

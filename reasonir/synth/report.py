@@ -1,11 +1,9 @@
-"""report.md of a finished output folder: what came out, what was refused, and whether the queries are hard.
+"""report.md of a finished output folder: its rows, its rejections, and whether the queries are hard.
 
-`python -m reasonir.synth.report DIR`, a process of its own: numpy and plotting stay out of the run. Reads the files as
-streams; what is drawn or indexed is a bounded sample, the same for the same files.
+The files are read as streams. Counts are of all rows; BM25 ranks a bounded sample, the same for the same files.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,23 +13,26 @@ from typing import Any
 
 import yaml
 
-from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, write_text
 from reasonir.data.collections import stream_documents
 from reasonir.llm.prompts import draw_number
 from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, query_text
 from reasonir.text.language import ENGLISH
+from reasonir.text.markdown import markdown_table
 from reasonir.text.words import words_and_operators
 
 SIDES = ("query", "positive", "negative")
 BIN_WORDS = 20
+"""Width of a bar in the plot of lengths."""
 RANKED_QUERIES, RANKED_DOCUMENTS, DEEPEST_RANK = 500, 20_000, 1_000
+"""Bounds of the BM25 ranking, which takes seconds with them."""
 SAMPLES, SAMPLE_CHARACTERS = 5, 700
+"""Rows that the report shows, and characters of each text."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What one pass over the files gives. Lengths in words; overlaps as shares of a query's content words, in %."""
+    """Counts of one pass over the files. Lengths in words; overlaps as shares of a query's content words, in %."""
 
     rows: int = 0
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
@@ -39,8 +40,8 @@ class Findings:
     ratios: Counter[int] = field(default_factory=Counter)
     """Words obtained per word drawn (varied length), in %."""
     sample: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Refused answers by (reason, final or followed by another try)."""
+    rejected: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Rejected answers by (reason, whether the item was rejected with it)."""
 
 
 def write_report(folder: Path) -> Path:
@@ -48,6 +49,7 @@ def write_report(folder: Path) -> Path:
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     corpus = options.get("corpus") or (manifest.get("source") if manifest.get("merged") in ("hq", "eq") else None)
+    # A corpus on the hub is not downloaded for a report.
     if corpus is not None and not Path(corpus).exists():
         corpus = None
     found = survey(folder, corpus if options.get("positive") == "id" else None)
@@ -56,14 +58,12 @@ def write_report(folder: Path) -> Path:
     lines = [f"# {manifest.get('merged') or options['recipe']}: {found.rows:,} rows", *_counts(manifest, found)]
     lines += [*_lengths(found), *_difficulty(found, ranks, pool), *plots, *_samples(found)]
     path = folder / "report.md"
-    scratch = folder / ".report.md.partial"
-    scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 
 def survey(folder: Path, corpus: str | None) -> Findings:
-    """Read both files once. Overlaps and lengths of positives named by id are left out."""
+    """Read both files once. Overlaps and lengths of positives that are ids (`corpus` is not None) are left out."""
     found = Findings()
     for row in _rows(folder / DATA_FILE):
         found.rows += 1
@@ -80,29 +80,26 @@ def survey(folder: Path, corpus: str | None) -> Findings:
             if name in row["provenance"]:
                 drawn, obtained = row["provenance"][name]
                 found.ratios[round(100 * obtained / drawn)] += 1
-        # A uniform sample: the rows with the smallest draws.
+        # The rows with the smallest draws are a uniform sample. Sorting at twice its size bounds memory and time.
         found.sample.append((draw_number(0, "sample", row["id"]), row))
         if len(found.sample) >= 2 * RANKED_QUERIES:
             found.sample = sorted(found.sample, key=lambda entry: entry[0])[:RANKED_QUERIES]
     found.sample = sorted(found.sample, key=lambda entry: entry[0])[:RANKED_QUERIES]
     for line in _rows(folder / REJECTIONS_FILE):
-        found.refused[line["reason"], "final" if line["final"] else "tried again"] += 1
+        found.rejected[line["reason"], bool(line["final"])] += 1
     return found
 
 
 def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[list[int | None], int]:
-    """Return BM25's rank of each sampled row's positive (None beyond the deepest), and the documents ranked.
+    """Return BM25's rank of each sampled row's positive (None beyond the deepest), and the number of documents.
 
     The documents are the sample's positives and negatives and the corpus's first ones.
     """
     sample = [row for row in sample if row.get("pos")]
     if not sample:
         return [], 0
-    by_id = (
-        {document.id: document.text for document in islice(stream_documents(corpus), RANKED_DOCUMENTS)}
-        if corpus
-        else {}
-    )
+    documents = islice(stream_documents(corpus), RANKED_DOCUMENTS) if corpus else ()
+    by_id = {document.id: document.text for document in documents}
     targets = [by_id.get(_text(row["pos"][0]), _text(row["pos"][0])) for row in sample]
     texts = dict.fromkeys(targets) | dict.fromkeys(_text(n) for row in sample for n in row.get("neg", []))
     texts |= dict.fromkeys(by_id.values())
@@ -121,23 +118,23 @@ def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[li
 
 
 def draw_plots(folder: Path, found: Findings, ranks: list[int | None]) -> list[str]:
-    """Write the plots beside the report; return the lines that show them."""
-    import matplotlib
+    """Write the plots beside the report; return the lines that show them.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Args:
+        folder: Receives report.png.
+        found: The counts.
+        ranks: As `rank_positives` returns them.
+    """
+    # Not pyplot, which keeps figures and a backend for the whole process.
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for side in SIDES:
-        if found.lengths[side]:
-            bins = range(0, max(found.lengths[side]) + 2 * BIN_WORDS, BIN_WORDS)
-            counts = found.lengths[side]
-            axes[0].hist(list(counts), weights=list(counts.values()), bins=bins, histtype="step", label=side)
-    for side, counts in found.overlaps.items():
-        if counts:
-            axes[1].hist(
-                list(counts), weights=list(counts.values()), bins=range(0, 105, 5), histtype="step", label=side
-            )
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, sides, width in ((axes[0], found.lengths, BIN_WORDS), (axes[1], found.overlaps, 5)):
+        for side, counts in sides.items():
+            if counts:
+                bins = range(0, max(counts) + 2 * width, width) if width == BIN_WORDS else range(0, 105, width)
+                axis.hist(list(counts), weights=list(counts.values()), bins=bins, histtype="step", label=side)
     if ranks:
         buckets = _rank_buckets(ranks)
         axes[2].bar(list(buckets), list(buckets.values()))
@@ -147,39 +144,33 @@ def draw_plots(folder: Path, found: Findings, ranks: list[int | None]) -> list[s
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     figure.savefig(folder / "report.png", dpi=110)
-    pyplot.close(figure)
     return ["", "![lengths, lexical overlap, BM25 rank](report.png)"]
 
 
 def _counts(manifest: dict[str, Any], found: Findings) -> list[str]:
     counts = manifest["counts"]
-    lines = ["", "| | |", "|---|---:|", f"| items | {counts['in']:,} |", f"| accepted | {counts['accepted']:,} |"]
-    lines += [f"| rejected: {reason} | {count:,} |" for reason, count in counts["rejected"].items()]
-    lines += [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts["tallies"].items()]
-    lines += [f"| tokens read | {counts['input_tokens']:,} |", f"| tokens written | {counts['output_tokens']:,} |"]
-    lines += [f"| seconds of the last run | {manifest['wall_seconds']:,.1f} |"]
-    if found.refused:
-        lines += ["", "## Refused answers", "", "| reason | tried again | final |", "|---|---:|---:|"]
-        for reason in sorted({reason for reason, _ in found.refused}):
-            lines.append(
-                f"| {reason} | {found.refused[reason, 'tried again']:,} | {found.refused[reason, 'final']:,} |"
-            )
+    rows = [("items", counts["in"]), ("accepted", counts["accepted"])]
+    rows += [(f"rejected: {reason}", count) for reason, count in counts["rejected"].items()]
+    rows += [(name.replace("_", " "), count) for name, count in counts["tallies"].items()]
+    rows += [("tokens read", counts["input_tokens"]), ("tokens written", counts["output_tokens"])]
+    cells = [(name, f"{count:,}") for name, count in rows]
+    cells.append(("seconds of the last run", f"{manifest['wall_seconds']:,.1f}"))
+    lines = ["", markdown_table(["", ""], cells)]
+    if found.rejected:
+        reasons = sorted({reason for reason, _ in found.rejected})
+        rejected = [(name, *(f"{found.rejected[name, final]:,}" for final in (False, True))) for name in reasons]
+        lines += ["", "## Rejected answers", "", markdown_table(["reason", "tried again", "final"], rejected)]
     return lines
 
 
 def _lengths(found: Findings) -> list[str]:
-    lines = [
-        "",
-        "## Lengths, in words",
-        "",
-        "| | texts | 5 % | median | 95 % | longest |",
-        "|---|---:|---:|---:|---:|---:|",
+    rows = [
+        (side, f"{counts.total():,}", *(f"{_quantile(counts, share):,}" for share in (0.05, 0.5, 0.95, 1.0)))
+        for side, counts in found.lengths.items()
+        if counts
     ]
-    for side in SIDES:
-        counts = found.lengths[side]
-        if counts:
-            marks = " | ".join(f"{_quantile(counts, share):,}" for share in (0.05, 0.5, 0.95, 1.0))
-            lines.append(f"| {side} | {counts.total():,} | {marks} |")
+    header = ["", "texts", "5 %", "median", "95 %", "longest"]
+    lines = ["", "## Lengths, in words", "", markdown_table(header, rows)]
     if found.ratios:
         marks = ", ".join(f"{name} {_quantile(found.ratios, share)} %" for name, share in
                           (("least", 0.0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95)))  # fmt: skip
@@ -220,7 +211,7 @@ def _rank_buckets(ranks: list[int | None]) -> dict[str, int]:
 
 
 def _quantile(counts: Counter[int], share: float) -> int:
-    """Return the smallest value that `share` of the counted ones do not exceed."""
+    """Return the smallest value that at least `share` of the counted values do not exceed."""
     passed, total = 0, counts.total()
     for value in sorted(counts):
         passed += counts[value]
@@ -237,10 +228,3 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         with path.open("rb") as stream:
             yield from map(json.loads, stream)
-
-
-if __name__ == "__main__":
-    try:
-        print(write_report(Path(sys.argv[1])))
-    except UserError as error:
-        sys.exit(f"reasonir-synth report: {error}")

@@ -98,7 +98,7 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
         (["recipe=negatives", *NEEDED["negatives"], "negatives_per_row=0"], "negatives_per_row=0"),
         (["recipe=rewrite", *NEEDED["rewrite"], "length_tokens=0"], "length_tokens=0"),
         (["recipe=split", *NEEDED["split"]], "c: no corpus here"),
-        (["recipe=split", *NEEDED["split"], "test_share=1"], "test_share=1.0 must lie between 0 and 1"),
+        (["recipe=split", *NEEDED["split"], "test_share=1"], "test_share=1.0 must lie in (0, 1)"),
         (["recipe=merge"], "inputs is empty"),
         (["recipe=merge", "inputs=[a]"], "a is no output folder"),
     ],

@@ -1,59 +1,98 @@
-"""Which gates a text passes, by the options: from `GatesConfig` to the reason of a refusal.
+"""The gates with their limits: from a text to a rejection whose sentence the model reads before its next attempt.
 
-The checks themselves are in `gates.py`; here are their limits, and the sentence that the model reads when refused.
+The patterns and measures are in `text.py`, `reasonir.text` and `reasonir.llm.refusals`.
 """
 
+from dataclasses import dataclass
+
 from reasonir.llm.attempts import Rejection
-from reasonir.synth.config import GatesConfig
-from reasonir.synth.gates import text as gates
+from reasonir.llm.refusals import refusal_phrase
+from reasonir.synth.gates.text import (
+    boilerplate,
+    longest_copied_span,
+    repetition,
+    shares_run,
+    source_mention,
+    word_count,
+)
+from reasonir.text.language import looks_english
+from reasonir.text.near_duplicates import near_duplicate
 
 
-def check_text(text: str, what: str, config: GatesConfig) -> Rejection | None:
-    """Return what is wrong with a written text whatever it is for, None for nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """Which gates are on, and their limits; the fields are those of the options `gates.*`.
 
-    Args:
-        what: its name in sentences, such as "query".
+    Each method returns None for a text that passes.
     """
-    if not text.strip():
-        return Rejection("empty", f"The {what} is empty.")
-    if config.refusals and (phrase := gates.refusal_phrase(text)):
-        return Rejection("refusal", f"The {what} declines the task ({phrase!r}); write it as asked.")
-    if config.boilerplate and (phrase := gates.boilerplate(text)):
-        return Rejection("boilerplate", f"The {what} holds {phrase!r}; write the text itself and nothing around it.")
-    if config.max_repetition < 1 and (share := gates.repetition(text)) > config.max_repetition:
-        return Rejection("repetition", f"The {what} repeats itself ({share:.0%}); say each thing once.")
-    if config.language and not gates.looks_english(text):
-        return Rejection("language", f"The {what} is not in English; write it in English.")
-    return None
 
+    language: bool
+    refusals: bool
+    self_contained: bool
+    duplicates: bool
+    copied_words: int
+    near_duplicate: float
+    min_words: int
+    max_words: int | None
+    max_repetition: float
+    boilerplate: bool
+    length_ratio: float
 
-def check_length(text: str, what: str, least: int, most: int | None = None) -> Rejection | None:
-    """Return whether a text has too few or too many words."""
-    count = gates.word_count(text)
-    if count < least:
-        return Rejection("too_short", f"The {what} has {count} words; it must have at least {least}.")
-    if most is not None and count > most:
-        return Rejection("too_long", f"The {what} has {count} words; it must have at most {most}.")
-    return None
+    def check_text(self, text: str, what: str) -> Rejection | None:
+        """Apply the gates of every written text; `what` is its name in sentences, such as "query"."""
+        if not text.strip():
+            return Rejection("empty", f"The {what} is empty.")
+        if self.refusals and (phrase := refusal_phrase(text)):
+            return Rejection("refusal", f"The {what} declines the task ({phrase!r}); write it as asked.")
+        if self.boilerplate and (phrase := boilerplate(text)):
+            return Rejection(
+                "boilerplate", f"The {what} holds {phrase!r}; write the text itself and nothing around it."
+            )
+        if self.max_repetition < 1 and (share := repetition(text)) > self.max_repetition:
+            return Rejection("repetition", f"The {what} repeats itself ({share:.0%}); say each thing once.")
+        if self.language and not looks_english(text):
+            return Rejection("language", f"The {what} is not in English; write it in English.")
+        return None
 
+    def check_length(self, text: str, what: str, least: int | None = None) -> Rejection | None:
+        """Compare the number of words with the limits.
 
-def check_query(query: str, document: str, config: GatesConfig) -> Rejection | None:
-    """Return what keeps a query from standing on its own beside its document."""
-    refusal = check_text(query, "query", config) or check_length(query, "query", config.min_words, config.max_words)
-    if refusal is not None:
-        return refusal
-    if config.self_contained and (phrase := gates.source_mention(query)):
-        return Rejection(
-            "not_self_contained", f"The query says {phrase!r}, but its reader has no such text before them."
-        )
-    if config.copied_words and gates.shares_run(query, document, config.copied_words):
-        run = gates.longest_copied_span(query, document)
-        return Rejection("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
-    return None
+        Args:
+            text: The written text.
+            what: Its name in sentences.
+            least: Fewest words; None is `min_words`.
+        """
+        count, least = word_count(text), self.min_words if least is None else least
+        if count < least:
+            return Rejection("too_short", f"The {what} has {count} words; it must have at least {least}.")
+        if self.max_words is not None and count > self.max_words:
+            return Rejection("too_long", f"The {what} has {count} words; it must have at most {self.max_words}.")
+        return None
 
+    def check_query(self, query: str, document: str) -> Rejection | None:
+        """Apply the gates of a query, which must make sense without its document."""
+        rejection = self.check_text(query, "query") or self.check_length(query, "query")
+        if rejection is not None:
+            return rejection
+        if self.self_contained and (phrase := source_mention(query)):
+            sentence = f"The query says {phrase!r}, but its reader has no such text before them."
+            return Rejection("not_self_contained", sentence)
+        # The exact number costs more than the test, and only rejections need it.
+        if self.copied_words and shares_run(query, document, self.copied_words):
+            run = longest_copied_span(query, document)
+            return Rejection("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
+        return None
 
-def check_different(text: str, what: str, other: str, name: str, config: GatesConfig) -> Rejection | None:
-    """Return whether a text says the same as another one of its row."""
-    if config.near_duplicate and gates.near_duplicate(text, other, config.near_duplicate):
-        return Rejection(f"{what}_like_{name}", f"The {what} is nearly the same as the {name}; write a different one.")
-    return None
+    def check_different(self, text: str, what: str, other: str, name: str) -> Rejection | None:
+        """Reject a text that is nearly the same as another one of its row.
+
+        Args:
+            text: The written text.
+            what: Its name in sentences.
+            other: The text beside it.
+            name: The name of that text.
+        """
+        if self.near_duplicate and near_duplicate(text, other, self.near_duplicate):
+            sentence = f"The {what} is nearly the same as the {name}; write a different one."
+            return Rejection(f"{what}_like_{name}", sentence)
+        return None

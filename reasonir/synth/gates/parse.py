@@ -1,7 +1,7 @@
-"""From a model's answer to the fields that were asked for, or the reason why not.
+"""From a model's answer to the fields of a JSON schema, or to the reason why it has none.
 
-Invariant: what is returned obeys the schema and holds only text that a file can hold. Tolerant of what models wrap
-around JSON (thoughts, code fences, a sentence before), never of what is inside it.
+Invariant: returned fields obey the schema, and a file can hold their text as UTF-8. Thoughts, code fences and sentences
+around the JSON are ignored; mistakes inside it are not.
 """
 
 import json
@@ -17,7 +17,13 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Rejection:
-    """Return the fields of an answer; `{"text": …}` where no schema asks for JSON."""
+    """Return the fields of an answer; `{"text": …}` without a schema.
+
+    Args:
+        text: The answer, thoughts included.
+        finish: The engine's reason for its end; "length" means that it was cut off.
+        schema: JSON schema of the object; None takes the answer as it stands.
+    """
     text = without_thoughts(text)
     if schema is None:
         return {"text": text} if _is_text(text) else Rejection("empty", "The answer was empty.")
@@ -29,6 +35,7 @@ def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[s
     problem = schema_problem(found, schema)
     if problem:
         return Rejection("schema", f"The JSON object is not as asked: {problem}.")
+    # Half a surrogate pair is valid in JSON (as an escape) but not in UTF-8.
     if not _is_text(json.dumps(found, ensure_ascii=False)):
         return Rejection("json", "The answer holds half a surrogate pair, which is no text.")
     return found
@@ -43,10 +50,12 @@ def _is_text(text: str) -> bool:
 
 
 def _first_object(text: str) -> dict[str, Any] | None:
-    """Return the first JSON object in a text that parses; line breaks within strings are let pass."""
+    """Return the first JSON object of a text."""
+    # Models write line breaks into strings, which strict JSON forbids.
     decoder = json.JSONDecoder(strict=False)
     start = text.find("{")
-    for _ in range(8):  # a brace in a sentence before the object
+    # Sentences before the object may contain a brace. Eight tries bound the time on a text full of braces.
+    for _ in range(8):
         if start < 0:
             return None
         try:
@@ -59,8 +68,15 @@ def _first_object(text: str) -> dict[str, Any] | None:
 
 
 def schema_problem(value: Any, schema: dict[str, Any], name: str = "the object") -> str:
-    """Return what breaks the schema first, "" where nothing does. Knows the parts of JSON schema that prompts use."""
+    """Return the first violation of a schema in words, "" for none.
+
+    Args:
+        value: Parsed JSON.
+        schema: A schema of the keywords that our prompts use; others are ignored.
+        name: The value's name in words.
+    """
     kind = schema.get("type")
+    # Python's booleans are integers; JSON's are not.
     if kind is not None and (not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "boolean")):
         return f"{name} must be of type {kind}"
     if "enum" in schema and value not in schema["enum"]:

@@ -1,22 +1,16 @@
-"""Checks on a generated text: pure, fast, without a model. Each says what is wrong, in the text's own words.
+"""Checks on a generated text, without a model. Each returns the words that are wrong, or a number.
 
-Invariant: a check looks at texts only and gives the same verdict in every process; where it cannot tell, the text
-passes. The rules are for English. Which of them a recipe applies, and with which limits, is the recipe's business;
-pairs and collections of texts that repeat each other belong to `duplicates.py`.
+Invariant: a check sees texts only and gives the same result in every process. A text passes where a check cannot tell.
+The patterns (patterns.yaml) are for English. `checks.py` applies the limits of the options.
 """
 
 import re
+from pathlib import Path
+from typing import Any
 
-from reasonir.llm.refusals import refusal_phrase
-from reasonir.text.language import looks_english
-from reasonir.text.near_duplicates import DuplicateTexts, near_duplicate
+import yaml
+
 from reasonir.text.words import words_and_operators
-
-__all__ = [
-    "DuplicateQueries", "boilerplate", "longest_copied_span", "looks_english", "near_duplicate", "refusal_phrase",
-    "repetition", "shares_run", "source_mention", "word_count",
-]  # fmt: skip
-DuplicateQueries = DuplicateTexts
 
 
 def word_count(text: str) -> int:
@@ -25,7 +19,13 @@ def word_count(text: str) -> int:
 
 
 def shares_run(text: str, source: str, count: int) -> bool:
-    """Say whether `count` words in a row of `text` stand in `source`: `longest_copied_span` reaches it, for less."""
+    """Return whether two texts share a run of words: `longest_copied_span(text, source) >= count`, but faster.
+
+    Args:
+        text: The written text.
+        source: The text it may have been copied from.
+        count: Words of the run.
+    """
     ours, theirs = words_and_operators(text), words_and_operators(source)
     if min(len(ours), len(theirs)) < count:
         return False
@@ -34,11 +34,9 @@ def shares_run(text: str, source: str, count: int) -> bool:
 
 
 def longest_copied_span(text: str, source: str) -> int:
-    """Return the length in words of the longest run of `text` that stands in `source`; punctuation and case are even.
-
-    A suffix automaton of the source, walked along the text: time and memory grow linearly, whatever repeats. Source:
-    Blumer et al. 1985.
-    """
+    """Return the words of the longest run of `text` that `source` contains; punctuation and case are ignored."""
+    # A suffix automaton of the source (Blumer et al. 1985) is walked along the text. Time and memory stay linear, also
+    # for texts of a model in a loop, on which difflib's longest match is quadratic.
     moves: list[dict[str, int]] = [{}]
     link, length = [-1], [0]
     last = 0
@@ -76,64 +74,33 @@ def longest_copied_span(text: str, source: str) -> int:
     return longest
 
 
-_SOURCE = (
-    r"(?:document|passage|text|article|excerpt|paragraph|snippet|reading|source (?:text|material|document)|context)"
-)
-_POINTED = (
-    r"(?:given|provided|above|preceding|supplied|attached|accompanying|aforementioned|above-mentioned|referenced)"
-)
-# After these words the source is named, or the noun is another thing.
-_PUBLIC = (
-    r"(?! (?:of|by|on|from|titled|called|entitled|published|editor|box|field|file|object|model|processing|mining))"
-)
-_SAYS = (
-    r"(?:says?|said|states?|mentions?|mentioned|describes?|discuss(?:es)?|explains?|argues?|argued|claims?|suggests?|"
-    r"presents?|refers?|impl(?:y|ies)|notes?|mean(?:s|t)?|emphasi[sz]es?|highlights?|outlines?|concludes?|"
-    r"conveys?|focus(?:es)? on|convinces?|propose[sd]?|tells? us|talks? about|assumes?)"
-)
-_IS_SAID = (
-    r"(?:described|mentioned|discussed|stated|explained|presented|outlined|shown|defined|reported|introduced|listed|"
-    r"referenced|covered|referred to|highlighted|proposed|noted|detailed|found|provided|given|used|contained)"
-)
-MENTIONS = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\b(?:according to|based (?:up)?on|as per|per|judging by) (?:only )?(?:the|this) (?:{_POINTED} )?"
-        rf"(?:{_SOURCE}|authors?|study|paper|lecture|report|material|information (?:above|provided|given))\b{_PUBLIC}",
-        rf"\b(?:the|this) {_POINTED} {_SOURCE}\b{_PUBLIC}",
-        rf"\b(?:in|from|of|by|using|about|within) {_POINTED} {_SOURCE}\b{_PUBLIC}",
-        rf"\b(?:the|this) {_SOURCE} (?:above|below|provided|given|supplied)\b",
-        rf"\b{_IS_SAID} (?:\w+ )?(?:in|by|within|throughout) (?:the|this) (?:{_SOURCE}|authors?)\b{_PUBLIC}",
-        rf"\b(?:does|do|did|would|is) (?:the|this) (?:{_SOURCE}|authors?)\b{_PUBLIC}(?: \w+)? {_SAYS}\b",
-        rf"\b(?:the|this) (?:{_SOURCE}|authors?) (?:also |further |explicitly )?{_SAYS}\b(?!-)",
-        rf"\b(?:main|central|key|primary) (?:idea|point|argument|theme|purpose|topic|message|claim) of (?:the|this) "
-        rf"(?:{_SOURCE}|authors?)\b{_PUBLIC}",
-        r"\bthe authors?['’]s? (?:\w+ )?(?:view|argument|claim|point|opinion|tone|purpose|perspective|main|position)",
-        r"\b(?:in|from|within|throughout) (?:the|this) (?:passage|excerpt)\b(?! (?:of|from|between|through|to|into)\b)",
-        rf"\bsummari[sz]e (?:the|this) {_SOURCE}\b{_PUBLIC}",
-    )
-]
-NAMED = (
-    "document", "passage", "text", "article", "excerpt", "paragraph", "snippet", "reading", "source", "author", "study",
-    "paper", "lecture", "report", "material", "information",
-)  # fmt: skip
-"""Every pattern above needs one of these ("text" covers "context"); most queries hold none and are done at once."""
-INTRODUCED = re.compile(
-    r"\b(?:an?|this|my|some|one|another|recent|following|old) (?:[\w-]+ ){0,3}?(?:paper|book|novel|poem|essay|article|"
-    r"passage|text|document|paragraph|textbook|excerpt|play|story|letter|study|report|blog|post|tutorial|contract)\b",
-    re.IGNORECASE,
-)
+PATTERNS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(encoding="utf-8"))
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    spelled_out = re.sub(r"<(\w+)>", lambda name: PATTERNS["parts"].get(name[1], name[0]), pattern)
+    return re.compile(spelled_out, re.IGNORECASE)
+
+
+MENTIONS = [_compile(pattern) for pattern in PATTERNS["mentions"]]
+INTRODUCED = _compile(PATTERNS["introduced"])
+BOILERPLATE = [_compile(pattern) for pattern in PATTERNS["boilerplate"]]
+REPEATED_WORDS = 4
+"""Words of a run whose repetition counts."""
+CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
+"""A group of one to eight characters, eight times or more in a row."""
 
 
 def source_mention(text: str) -> str | None:
-    """Return the words by which a query leans on a text that its reader does not have; None where it stands alone.
+    """Return the words by which a query refers to a text that its reader does not have; None for a query without.
 
-    "According to the passage", "the author argues", "the above text", "described in this document". A source that
-    the query itself brings in before ("I read a paper ... the author claims") is its own, and so are things that only
-    share the name: a legal document, a text editor, the passage of time, the author of a named book.
+    Found are "according to the passage", "the author argues" or "described in this document". Not found are sources
+    that the query introduces itself ("I read a paper ... the author claims") and other things of the same name: a
+    legal document, a text editor, the passage of time, the author of a named book.
     """
+    # Most queries contain none of these words, and need no pattern.
     folded = text.casefold()
-    if not any(name in folded for name in NAMED):
+    if not any(name in folded for name in PATTERNS["named"]):
         return None
     matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
     for found in sorted(matches, key=lambda match: match.start()):
@@ -142,40 +109,20 @@ def source_mention(text: str) -> str | None:
     return None
 
 
-BOILERPLATE = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        r"\[(?:insert|your|add|enter|placeholder|fill)\b(?![\w\[\].(]*\])[^\]\n]*\]|\[(?:insert|placeholder)\]",
-        r"\[(?:name|your name|company(?: name)?|date|city|topic|author(?: name)?|specific [^\]\n]+)\](?!\()",
-        r"<(?:insert|your|placeholder)[ -][^>\n]{2,60}>",
-        r"\blorem ipsum\b",
-        r"\b(?:insert|add|put) (?:your )?(?:\w+ ){0,2}here\b(?=\s*[\])>.]*\s*(?:$|[\])>]))",
-        r"\A\W*(?:sure|certainly|of course|absolutely|okay|ok)[!,.:]+ (?:here|i['’]ve|i have|i can|below)\b",
-        r"\A\W*(?:here(?: is|['’]s| are)|below is) (?:an?|the|your|my|one) (?:\w+[ -]){0,5}?(?:query|question|document|"
-        r"passage|hard negative|json|response|output|rewrite|rewritten)\b[^.?!\n]{0,80}:",
-        r"\A\W*(?:hard[- _]negative(?:[- _]document)?|positive[- _]document|user[- _]query|rewritten query)\W*:",
-        r"\blet me know if you(?:['’]d| would| need| have| want)\b[^\n]{0,80}\W*\Z",
-        r"\bas requested in (?:the|your) (?:prompt|instructions)\b",
-    )
-]
-REPEATED_WORDS = 4
-CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
-
-
 def boilerplate(text: str) -> str | None:
-    """Return what a writer left unfilled or said around the text ("[insert name]", "Sure, here is"), or None."""
+    """Return an unfilled placeholder or talk around the text ("[insert name]", "Sure, here is"), or None."""
     return next((found[0] for pattern in BOILERPLATE if (found := pattern.search(text))), None)
 
 
 def repetition(text: str) -> float:
-    """Return how much of a text repeats itself, 0 to 1.
+    """Return the share of a text that repeats itself, 0 to 1.
 
-    The larger of two shares: runs of four words that stood before, and characters in loops of eight or more turns
-    ("ahahahahahahahahah"). Prose lies below 0.05, code and tables below 0.3; a model caught in a loop nears 1.
-    Under eight words only loops of characters count.
+    It is the larger of two shares: runs of four words that occurred before, and characters in loops of eight or more
+    turns ("ahahahahahahahahah"). Prose lies below 0.05, code and tables below 0.3, a model in a loop near 1.
     """
     looped = sum(len(found[0]) for found in CHARACTER_LOOP.finditer(text)) / max(len(text), 1)
     parts = words_and_operators(text)
+    # In a text of fewer than eight words one repeated run would be a large share.
     if len(parts) < 2 * REPEATED_WORDS:
         return looped
     runs = list(zip(parts, parts[1:], parts[2:], parts[3:], strict=False))

@@ -1,55 +1,59 @@
-"""Hard negatives, each in a turn of its own after query and positive.
+"""Hard negatives, each written in a conversation of its own that shows a finished query and positive.
 
-Asked for together with the query, negatives come out short and easy (arXiv 2504.20595); here the conversation shows a
-finished query and positive, and only then asks for the document that misleads.
+Negatives that are asked for together with the query come out short and easy (arXiv 2504.20595).
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from reasonir.data.training_rows import InstructedText
 from reasonir.llm.attempts import Rejection, Trail
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import load_prompt
-from reasonir.llm.records import Generator as LanguageModel
-from reasonir.synth.config import NegativesConfig
-from reasonir.synth.gates.checks import check_different, check_length, check_text
 from reasonir.synth.recipes.inputs import Item, Row, count_lines, cut_words, read_query_rows
-from reasonir.synth.recipes.judge import Candidate, Judge
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
+from reasonir.synth.recipes.judge import Candidate, Judge, finish_row
+from reasonir.synth.recipes.query import Recipe
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 
 VARIABLES = ("instruction", "query", "positive", "negatives", "min_words")
 
 
-class NegativesRecipe:
-    """Adds written negatives to rows."""
+@dataclass
+class NegativesRecipe(Recipe):
+    """Adds `negatives_per_row` written negatives to the rows of a file.
 
+    corpus: Where document ids of the rows are looked up; None where positives are texts. document_max_words: Words of
+    query and positive that the prompt shows; None is all. judge: None accepts rows without a second reading.
+    """
+
+    settings: WritingSettings
+    judge: Judge | None
+    rows: str
+    corpus: str | None
+    negatives_per_row: int
+    document_max_words: int | None
     new_queries = False
 
-    def __init__(self, config: NegativesConfig) -> None:
-        self._config = config
-        prompt = load_prompt("negatives", config.prompts, VARIABLES, "negative")
-        self._author = Author(config.recipe, prompt, config.generator, config.seed)
-        self._judge = Judge(config, config.judge) if config.judge.enabled else None
-        self.prompts = [prompt, *([self._judge.prompt] if self._judge else [])]
-        self.inputs = [config.rows, *([config.corpus] if config.corpus else [])]
-        self.total = count_lines(config.rows)
+    def __post_init__(self) -> None:
+        prompt = load_prompt("negatives", self.settings.prompts, VARIABLES, "negative")
+        self._author = Author(self.settings, prompt)
+        self.prompts = [prompt, *([self.judge.prompt] if self.judge else [])]
+        self.inputs = [self.rows, *([self.corpus] if self.corpus else [])]
+        self.total = count_lines(self.rows)
 
     def items(self) -> Iterator[Item]:
         """Yield the rows."""
-        return read_query_rows(self._config.rows, self._config.corpus)
+        return read_query_rows(self.rows, self.corpus)
 
-    def prepare(self, generator: LanguageModel, folder: Path) -> None:
-        """Nothing to do."""
-
-    def steps(self, item: Item) -> Steps:
-        """Ask for the negatives of one row; have all of it judged."""
+    def converse(self, item: Item) -> Conversation[Outcome]:
+        """Ask for the negatives of one row; have the row judged."""
         trail, given = Trail(), item.source
         answers = yield from self._ask_all(item.id, given, trail)
         if isinstance(answers, Rejection):
-            return Outcome(trail, refusal=answers)
+            return Outcome(trail, rejection=answers)
         written = [answer.fields["negative"].strip() for answer in answers]
+        # A row may use the long names and a single text for a list; the written row has the short names and lists.
         pos, neg = (given.fields.get(name) or given.fields.get(other) or []
                     for name, other in (("pos", "positive"), ("neg", "negative")))  # fmt: skip
         pos, neg = ([side] if isinstance(side, str) else list(side) for side in (pos, neg))
@@ -58,30 +62,23 @@ class NegativesRecipe:
         row["provenance"] = answers[0].provenance | {"attempts": [a.provenance["attempt"] for a in answers]}
         if given.fields.get("provenance") is not None:
             row["provenance"]["from"] = given.fields["provenance"]
-        if self._judge is not None:
-            texts = [*given.negatives, *(InstructedText("", text) for text in written)]
-            refusal = yield from self._judge.review(
-                item.id, given.query, row,
-                [Candidate(entry, text.text) for entry, text in zip(pos, given.positives, strict=True)],
-                [Candidate(entry, text.text) for entry, text in zip(row["neg"], texts, strict=True)], trail,
-            )  # fmt: skip
-            if refusal is not None:
-                return Outcome(trail, refusal=refusal)
-        return Outcome(trail, row)
+        texts = [*given.negatives, *(InstructedText("", text) for text in written)]
+        positives = [Candidate(entry, text.text) for entry, text in zip(pos, given.positives, strict=True)]
+        negatives = [Candidate(entry, text.text) for entry, text in zip(row["neg"], texts, strict=True)]
+        return (yield from finish_row(self.judge, given.query, row, positives, negatives, trail))
 
     def _ask_all(self, name: str, given: Row, trail: Trail) -> Conversation[list[Answer] | Rejection]:
-        """Return the answers that passed, one or more, or why there is none."""
-        config = self._config
+        """Return the answers that passed, one or more, or the last rejection."""
         answers: list[Answer] = []
-        refusal = Rejection("empty", "")
-        for number in range(1, config.negatives_per_row + 1):
+        rejection = Rejection("empty", "")
+        for number in range(1, self.negatives_per_row + 1):
             written = [answer.fields["negative"] for answer in answers]
             values = {
                 "instruction": given.query.instruction,
-                "query": cut_words(given.query.text, config.document_max_words)[0],
-                "positive": cut_words(given.positives[0].text, config.document_max_words)[0],
+                "query": cut_words(given.query.text, self.document_max_words)[0],
+                "positive": cut_words(given.positives[0].text, self.document_max_words)[0],
                 "negatives": written,
-                "min_words": config.gates.min_words,
+                "min_words": self.settings.gates.min_words,
             }
 
             def check(fields: dict[str, Any], written: list[str] = written) -> Rejection | None:
@@ -91,16 +88,14 @@ class NegativesRecipe:
             if isinstance(answer, Answer):
                 answers.append(answer)
             else:
-                refusal = answer
-        return answers or refusal
+                rejection = answer
+        return answers or rejection
 
     def _check(self, negative: str, given: Row, written: list[str]) -> Rejection | None:
-        gates = self._config.gates
-        refusal = check_text(negative, "negative", gates)
-        refusal = refusal or check_length(negative, "negative", gates.min_words, gates.max_words)
-        refusal = refusal or check_different(negative, "negative", given.query.text, "query", gates)
-        for positive in given.positives:
-            refusal = refusal or check_different(negative, "negative", positive.text, "positive", gates)
-        for other in (*(entry.text for entry in given.negatives), *written):
-            refusal = refusal or check_different(negative, "negative", other, "negative", gates)
-        return refusal
+        gates = self.settings.gates
+        rejection = gates.check_text(negative, "negative") or gates.check_length(negative, "negative")
+        others = [("query", given.query.text), *(("positive", positive.text) for positive in given.positives)]
+        others += [("negative", text) for text in (*(entry.text for entry in given.negatives), *written)]
+        for name, other in others:
+            rejection = rejection or gates.check_different(negative, "negative", other, name)
+        return rejection

@@ -1,6 +1,7 @@
-"""What the recipes read, as streams: corpora document by document, rows line by line, a shard's part of them.
+"""The recipes' inputs as streams: corpora document by document, rows line by line, and a shard's part of them.
 
-Invariant: the order is the input's own; memory grows by some 30 bytes an item (hashes of ids), not by its text.
+Invariant: items come in the order of the input. Memory grows by some 30 bytes for each item (hashes of ids), whatever
+the length of its text.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.data.collections import Document, read_lookup, stream_documents
+from reasonir.data.collections import read_lookup, stream_documents
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
 from reasonir.text.digests import DigestTable
@@ -20,7 +21,7 @@ from reasonir.text.digests import DigestTable
 
 @dataclass(slots=True)
 class Item:
-    """One piece of work. id: its name in all outputs; position: its place in the whole input, all shards together."""
+    """One piece of work. id: its name in all outputs. position: its place in the whole input, all shards together."""
 
     id: str
     position: int
@@ -29,7 +30,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A training row: as it stands in the file, and its texts resolved. No positives: a mere query."""
+    """A training row: its fields in the file, and its resolved texts; only a query has no positives."""
 
     fields: dict[str, Any]
     query: InstructedText
@@ -38,7 +39,13 @@ class Row:
 
 
 def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None) -> Iterator[Item]:
-    """Yield the items of shard i of n (by the hash of their id) among the first `limit`."""
+    """Yield the items of a shard.
+
+    Args:
+        items: The whole input.
+        shard: (i, n): the items whose id's hash is i modulo n.
+        limit: Takes the shard from so many first items; None from all.
+    """
     part, parts = shard
     for item in islice(items, limit):
         if parts == 1 or int.from_bytes(hashlib.sha256(item.id.encode()).digest()[:8], "big") % parts == part:
@@ -46,17 +53,17 @@ def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None)
 
 
 def read_corpus(path: str) -> Iterator[Item]:
-    """Yield the documents of a corpus; `source` is the Document, None for an id that stood before."""
+    """Yield the documents of a corpus; `source` is the Document, or None if an earlier one has the same id."""
     known = DigestTable()
     for position, document in enumerate(stream_documents(path)):
         yield Item(document.id, position, None if known.seen(document.id) else document)
 
 
 def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
-    """Yield training rows; `source` is a Row. Ids are resolved in `corpus`, where one is given.
+    """Yield training rows; `source` is a Row. Document ids are looked up in `corpus` if it is not None.
 
     Raises:
-        UserError: a row that training would refuse, by file and line.
+        UserError: Training would refuse a row; names file and line.
     """
     documents: Lookup | None = None if corpus is None else read_lookup(corpus)
     rows = zip(read_training_rows(path), read_training_examples(path, documents), strict=True)
@@ -65,7 +72,7 @@ def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
 
 
 def read_queries(path: str) -> Iterator[Item]:
-    """Yield the queries of training rows or of JSONL with id and query; `source` is a Row without texts resolved."""
+    """Yield the queries of training rows or of JSONL with id and query; `source` is a Row of the query alone."""
     for position, (line, fields) in enumerate(read_rows(path)):
         query = fields.get("query")
         if isinstance(query, str):
@@ -81,7 +88,7 @@ def read_queries(path: str) -> Iterator[Item]:
 
 
 def positives_are_ids(path: str, documents: Lookup) -> bool:
-    """Say whether the first row of a file names its positives by ids of a corpus; a file has one form throughout."""
+    """Return whether the first row of a file names its positives by ids of a corpus; all rows must have one form."""
     _, first = next(read_training_rows(path))
     entries = first.get("pos", first.get("positive")) or [""]
     entry = entries if isinstance(entries, str) else entries[0]
@@ -90,7 +97,7 @@ def positives_are_ids(path: str, documents: Lookup) -> bool:
 
 
 def count_lines(path: str) -> int:
-    """Return the lines of a plain file, for the progress line; 0 where only reading it all would tell."""
+    """Return the number of lines of a plain file, for the progress bar; 0 for other inputs."""
     file = Path(path)
     if not file.is_file() or file.suffix not in (".jsonl", ".json"):
         return 0
@@ -99,12 +106,8 @@ def count_lines(path: str) -> int:
 
 
 def cut_words(text: str, most: int | None) -> tuple[str, int]:
-    """Return a text's first words, and how many were cut off."""
+    """Return a text's first words with the layout between them, and the number of words cut off."""
     if most is None:
         return text, 0
     ends = [found.end() for found in re.finditer(r"\S+", text)]
     return (text, 0) if len(ends) <= most else (text[: ends[most - 1]], len(ends) - most)
-
-
-__all__ = ["Document", "Item", "Row", "count_lines", "cut_words", "positives_are_ids", "read_corpus",
-           "read_queries", "read_query_rows", "take_shard"]  # fmt: skip

@@ -1,69 +1,81 @@
 """A second reading of accepted rows: how well does each document serve the query, 0 to 5?
 
-Invariant: a score is asked for on its own, without saying which document is meant to be the positive.
+Invariant: each score is asked for by itself, and the prompt does not say which document is meant to be the positive.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonir.data.training_rows import InstructedText
 from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import load_prompt
-from reasonir.synth.config import JudgeConfig, RelevantNegative, WritingConfig
-from reasonir.synth.recipes.writing import Answer, Author
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 
 VARIABLES = ("instruction", "query", "document")
 MAX_NEW_TOKENS = 512
+"""A reason of some sentences and a number, with room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document to score. entry: as it stands in the row; text: what the judge reads."""
+    """A document to score. entry: as the row has it; text: as the judge reads it."""
 
     entry: Any
     text: str
 
 
 class Judge:
-    """Scores, and drops or relabels by the thresholds."""
+    """Scores the documents of a row, and drops or relabels them by thresholds."""
 
-    def __init__(self, config: WritingConfig, judge: JudgeConfig) -> None:
-        self.prompt = load_prompt("judge", config.prompts, VARIABLES, "score")
-        self._config = judge
-        tokens = min(MAX_NEW_TOKENS, config.generator.max_new_tokens)
-        self._author = Author(
-            config.recipe, self.prompt, config.generator, config.seed, temperature=0.0, max_new_tokens=tokens
-        )
+    def __init__(self, settings: WritingSettings, *, positive_min: int, negative_max: int, relabel: bool) -> None:
+        """Load the prompt.
 
-    def review(
-        self, name: str, query: InstructedText, row: dict[str, Any], pos: list[Candidate], neg: list[Candidate],
+        Args:
+            settings: The recipe's; the judge's temperature is 0.
+            positive_min: A positive with a lower score is dropped.
+            negative_max: A negative with a higher score is relevant.
+            relabel: Make relevant negatives positives; False drops them.
+        """
+        self.prompt = load_prompt("judge", settings.prompts, VARIABLES, "score")
+        tokens = min(MAX_NEW_TOKENS, settings.max_new_tokens)
+        self._author = Author(replace(settings, temperature=0.0, max_new_tokens=tokens), self.prompt)
+        self._positive_min, self._negative_max, self._relabel = positive_min, negative_max, relabel
+
+    def _review(
+        self,
+        query: InstructedText,
+        row: dict[str, Any],
+        positives: Sequence[Candidate],
+        negatives: Sequence[Candidate],
         trail: Trail,
-    ) -> Conversation[Rejection | None]:  # fmt: skip
-        """Score a row's documents, rewrite its `pos` and `neg` by the scores, or return why it is rejected."""
+    ) -> Conversation[Rejection | None]:
+        """Rewrite a row's `pos` and `neg` by the scores, or return why the row is rejected."""
+        # 1 one conversation for each document
         scores: dict[str, list[int]] = {"pos": [], "neg": []}
-        for side, candidates in (("pos", pos), ("neg", neg)):
+        for side, candidates in (("pos", positives), ("neg", negatives)):
             for number, candidate in enumerate(candidates):
-                score = yield from self._score(f"{name}:{side}{number}", query, candidate.text, trail)
+                score = yield from self._score(f"{row['id']}:{side}{number}", query, candidate.text, trail)
                 if isinstance(score, Rejection):
                     return score
                 scores[side].append(score)
-        limits = self._config
         row["provenance"]["judge"] = scores
-        kept = [c.entry for c, s in zip(pos, scores["pos"], strict=True) if s >= limits.positive_min]
-        relevant = [c.entry for c, s in zip(neg, scores["neg"], strict=True) if s > limits.negative_max]
-        row["neg"] = [c.entry for c, s in zip(neg, scores["neg"], strict=True) if s <= limits.negative_max]
+        # 2 thresholds
+        scored = list(zip(negatives, scores["neg"], strict=True))
+        kept = [c.entry for c, score in zip(positives, scores["pos"], strict=True) if score >= self._positive_min]
+        relevant = [candidate.entry for candidate, score in scored if score > self._negative_max]
+        row["neg"] = [candidate.entry for candidate, score in scored if score <= self._negative_max]
         if not kept:
             return Rejection("judge_positive", f"The positive scored {max(scores['pos'], default=0)} of 5.")
-        relabel = limits.relevant_negative is RelevantNegative.relabel
-        row["pos"] = kept + (relevant if relabel else [])
-        if relevant and not relabel and not row["neg"]:
+        row["pos"] = kept + (relevant if self._relabel else [])
+        if relevant and not self._relabel and not row["neg"]:
             return Rejection("judge_negative", f"The negative scored {max(scores['neg'])} of 5.")
+        # 3 counts for the manifest
         tallies = row["provenance"].setdefault("tallies", {})
-        for tally, count in (("positives_dropped", len(pos) - len(kept)),
-                             ("negatives_relabelled" if relabel else "negatives_dropped", len(relevant))):  # fmt: skip
-            if count:
-                tallies[tally] = count
+        moved = "negatives_relabelled" if self._relabel else "negatives_dropped"
+        counts = {"positives_dropped": len(positives) - len(kept), moved: len(relevant)}
+        tallies |= {tally: count for tally, count in counts.items() if count}
         return None
 
     def _score(self, name: str, query: InstructedText, document: str, trail: Trail) -> Conversation[int | Rejection]:
@@ -72,3 +84,28 @@ class Judge:
         if isinstance(answer, Answer):
             return int(answer.fields["score"])
         return answer if answer.reason == SERVER_ERROR else Rejection("judge_unreadable", answer.detail)
+
+
+def finish_row(
+    judge: Judge | None,
+    query: InstructedText,
+    row: dict[str, Any],
+    positives: Sequence[Candidate],
+    negatives: Sequence[Candidate],
+    trail: Trail,
+) -> Conversation[Outcome]:
+    """Return the outcome of a written row, after a second reading if there is a judge.
+
+    Args:
+        judge: None accepts the row.
+        query: The row's query.
+        row: A judge changes `pos`, `neg`, and `judge` and `tallies` of its provenance.
+        positives: The documents of `pos`, in order.
+        negatives: The documents of `neg`, in order.
+        trail: Takes the tokens and the rejected answers.
+    """
+    if judge is not None:
+        rejection = yield from judge._review(query, row, positives, negatives, trail)
+        if rejection is not None:
+            return Outcome(trail, rejection=rejection)
+    return Outcome(trail, row)

@@ -1,84 +1,89 @@
-"""What every recipe is to the pipeline, and the one that writes a query per document (hq, eq)."""
+"""The interface of recipes, and the recipe that writes one query for each document (hq, eq)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from reasonir.data.training_rows import InstructedText
 from reasonir.llm.attempts import Rejection, Trail
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt, load_prompt
 from reasonir.llm.records import Generator as LanguageModel
-from reasonir.synth.config import PositiveForm, QueryConfig
-from reasonir.synth.gates.checks import check_query
 from reasonir.synth.recipes.inputs import Item, count_lines, cut_words, read_corpus
-from reasonir.synth.recipes.judge import Candidate, Judge
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
+from reasonir.synth.recipes.judge import Candidate, Judge, finish_row
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 
 
 class Recipe(Protocol):
-    """Items in, one coroutine each."""
+    """Reads items, and holds one conversation for each."""
 
     prompts: list[Prompt]
-    """All that it asks with."""
+    """All prompts that it asks with."""
     inputs: list[str]
     """Files and folders that it reads."""
     new_queries: bool
     """Whether it writes queries, which must then differ from each other."""
     total: int
-    """Items, for the progress line; 0 is unknown."""
+    """Number of items, for the progress bar; 0 is unknown."""
 
     def items(self) -> Iterator[Item]:
-        """Yield the work, in the order of the input."""
+        """Yield the items in the order of the input."""
         ...
 
     def prepare(self, generator: LanguageModel, folder: Path) -> None:
-        """Do what must be done before the first item."""
+        """Do what the first item depends on; most recipes need nothing."""
+        return None
+
+    def converse(self, item: Item) -> Conversation[Outcome]:
+        """Return the conversation of one item."""
         ...
 
-    def steps(self, item: Item) -> Steps:
-        """Return the coroutine of one item."""
-        ...
 
+@dataclass
+class QueryRecipe(Recipe):
+    """Writes one query for each document of `corpus`, with the prompt of the recipe's name (hq or eq).
 
-class QueryRecipe:
-    """One query per document, in the style of the prompt file of the recipe's name."""
+    positive_is_id: A row's positive is the document's id; False writes its text. document_max_words: Words of a
+    document that the prompt shows; None is all. judge: None accepts rows without a second reading.
+    """
 
+    settings: WritingSettings
+    judge: Judge | None
+    corpus: str
+    positive_is_id: bool
+    document_max_words: int | None
     new_queries = True
 
-    def __init__(self, config: QueryConfig) -> None:
-        self._config = config
-        prompt = load_prompt(config.recipe, config.prompts, ("document",), "query")
-        self._author = Author(config.recipe, prompt, config.generator, config.seed)
-        self._judge = Judge(config, config.judge) if config.judge.enabled else None
-        self.prompts = [prompt, *([self._judge.prompt] if self._judge else [])]
-        self.inputs = [config.corpus]
-        self.total = count_lines(config.corpus)
+    def __post_init__(self) -> None:
+        prompt = load_prompt(self.settings.recipe, self.settings.prompts, ("document",), "query")
+        self._author = Author(self.settings, prompt)
+        self.prompts = [prompt, *([self.judge.prompt] if self.judge else [])]
+        self.inputs = [self.corpus]
+        self.total = count_lines(self.corpus)
 
     def items(self) -> Iterator[Item]:
         """Yield the documents."""
-        return read_corpus(self._config.corpus)
+        return read_corpus(self.corpus)
 
-    def prepare(self, generator: LanguageModel, folder: Path) -> None:
-        """Nothing to do."""
-
-    def steps(self, item: Item) -> Steps:
-        """Ask for the query of one document; have it judged."""
+    def converse(self, item: Item) -> Conversation[Outcome]:
+        """Ask for the query of one document; have the row judged."""
         trail = Trail()
         if item.source is None:
-            return Outcome(trail, refusal=Rejection("duplicate_id", "An earlier document has the same id."))
+            return Outcome(trail, rejection=Rejection("duplicate_id", "An earlier document has the same id."))
         document = item.source.text
         if not document.strip():
-            return Outcome(trail, refusal=Rejection("empty_document", "The document has no text."))
-        shown, cut = cut_words(document, self._config.document_max_words)
+            return Outcome(trail, rejection=Rejection("empty_document", "The document has no text."))
+        shown, cut = cut_words(document, self.document_max_words)
 
         def check(fields: dict[str, Any]) -> Rejection | None:
-            return check_query(fields["query"], document, self._config.gates)
+            return self.settings.gates.check_query(fields["query"], document)
 
         answer = yield from self._author.ask(item.id, {"document": shown}, check, trail)
         if not isinstance(answer, Answer):
-            return Outcome(trail, refusal=answer)
+            return Outcome(trail, rejection=answer)
         query = InstructedText(self._author.prompt.instruction, answer.fields["query"].strip())
-        positive = ["", item.id if self._config.positive is PositiveForm.id else document]
+        positive = ["", item.id if self.positive_is_id else document]
         tallies = {"tallies": {"documents_cut": 1}} if cut else {}
         row: dict[str, Any] = {
             "id": item.id,
@@ -87,9 +92,4 @@ class QueryRecipe:
             "neg": [],
             "provenance": answer.provenance | {"document": item.id} | tallies,
         }
-        if self._judge is not None:
-            pos = [Candidate(positive, document)]
-            refusal = yield from self._judge.review(item.id, query, row, pos, [], trail)
-            if refusal is not None:
-                return Outcome(trail, refusal=refusal)
-        return Outcome(trail, row)
+        return (yield from finish_row(self.judge, query, row, [Candidate(positive, document)], [], trail))

@@ -1,58 +1,61 @@
-"""Reasoning rewrites of queries: what the problem is, what would help, a first answer.
+"""Rewrites of queries by reasoning: what the problem is, what would help, a first answer.
 
-The input's rows come out with their query replaced or extended; everything else of a row stays as it was.
+Rows keep everything but their query, which the rewrite replaces or extends.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from reasonir.llm.attempts import Rejection, Trail
+from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import REWRITE_VARIABLES, load_prompt, rewrite_values
-from reasonir.llm.records import Generator as LanguageModel
-from reasonir.synth.config import RewriteConfig
-from reasonir.synth.gates.checks import check_length, check_text
 from reasonir.synth.recipes.inputs import Item, count_lines, read_queries
-from reasonir.synth.recipes.writing import Answer, Author, Outcome, Steps
+from reasonir.synth.recipes.query import Recipe
+from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 
 
-class RewriteRecipe:
-    """Rewrites one query a row."""
+@dataclass
+class RewriteRecipe(Recipe):
+    """Rewrites the query of each row of a file.
 
+    append: Write the rewrite after the query; False writes it in the query's place. length_tokens: Tokens that the
+    prompt asks for; None names no length.
+    """
+
+    settings: WritingSettings
+    rows: str
+    append: bool
+    length_tokens: int | None
     new_queries = False
 
-    def __init__(self, config: RewriteConfig) -> None:
-        self._config = config
-        prompt = load_prompt("rewrite", config.prompts, REWRITE_VARIABLES, "text")
-        self._author = Author(config.recipe, prompt, config.generator, config.seed, max_new_tokens=config.length_tokens)
+    def __post_init__(self) -> None:
+        prompt = load_prompt("rewrite", self.settings.prompts, REWRITE_VARIABLES, "text")
+        self._author = Author(self.settings, prompt)
         self.prompts = [prompt]
-        self.inputs = [config.rows]
-        self.total = count_lines(config.rows)
+        self.inputs = [self.rows]
+        self.total = count_lines(self.rows)
 
     def items(self) -> Iterator[Item]:
         """Yield the rows."""
-        return read_queries(self._config.rows)
+        return read_queries(self.rows)
 
-    def prepare(self, generator: LanguageModel, folder: Path) -> None:
-        """Nothing to do."""
-
-    def steps(self, item: Item) -> Steps:
+    def converse(self, item: Item) -> Conversation[Outcome]:
         """Ask for the rewrite of one query."""
         trail, given = Trail(), item.source
-        values = rewrite_values(given.query.text, self._config.length_tokens, given.query.instruction)
+        values = rewrite_values(given.query.text, self.length_tokens, given.query.instruction)
 
         def check(fields: dict[str, Any]) -> Rejection | None:
-            gates, text = self._config.gates, fields["text"]
-            refusal = check_text(text, "rewrite", gates)
-            refusal = refusal or check_length(text, "rewrite", gates.min_words, gates.max_words)
+            gates, text = self.settings.gates, fields["text"]
+            rejection = gates.check_text(text, "rewrite") or gates.check_length(text, "rewrite")
             same = text.split() == given.query.text.split()
-            return refusal or (Rejection("unchanged", "The rewrite is the query itself.") if same else None)
+            return rejection or (Rejection("unchanged", "The rewrite is the query itself.") if same else None)
 
         answer = yield from self._author.ask(item.id, values, check, trail)
         if not isinstance(answer, Answer):
-            return Outcome(trail, refusal=answer)
+            return Outcome(trail, rejection=answer)
         text = answer.fields["text"].strip()
-        if self._config.append:
+        if self.append:
             text = f"{given.query.text}\n\n{text}"
         row = dict(given.fields)
         before = row.pop("provenance", None)

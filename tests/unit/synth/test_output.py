@@ -21,9 +21,9 @@ def outcome(number: int) -> Outcome:
         trail.refuse("hq", 1, Rejection("json", "Not JSON."), "half a pair: \ud800")
     if number % 3 == 0:
         trail.refuse("hq", 2, Rejection("language", "Not English."), "nein")
-        return Outcome(trail, refusal=Rejection("language", "Not English."))
+        return Outcome(trail, rejection=Rejection("language", "Not English."))
     if number % 7 == 0:
-        return Outcome(trail, refusal=Rejection("empty_document", "The document has no text."))
+        return Outcome(trail, rejection=Rejection("empty_document", "The document has no text."))
     query = "the same" if number % 10 == 0 else f"query {number}"
     return Outcome(trail, {"id": f"d{number}", "query": ["", query], "provenance": {"attempt": 1}})
 
@@ -72,7 +72,7 @@ def test_output_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
 def test_items_that_the_server_failed_wait_for_one_that_it_did_not(tmp_path: Path) -> None:
     output = Output(tmp_path, None)
     list(output.recover(iter(())))
-    failed = Outcome(Trail(), refusal=Rejection("server_error", "503"))
+    failed = Outcome(Trail(), rejection=Rejection("server_error", "503"))
     output.write(Item("a", 0), failed)
     assert output.items == 0
     output.write(Item("d1", 1), outcome(1))

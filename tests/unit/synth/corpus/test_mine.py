@@ -20,7 +20,7 @@ from reasonir.retrieval.bm25 import BM25Index
 from reasonir.retrieval.config import ModelConfig
 from reasonir.synth.config import MineConfig, Miner, PositiveForm
 from reasonir.synth.corpus.mine import mine_negatives
-from reasonir.synth.gates.text import near_duplicate
+from reasonir.text.near_duplicates import near_duplicate
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 
 TOPICS = ("enzyme", "bridge", "inflation", "glacier", "compiler")

@@ -5,18 +5,17 @@ import time
 
 import pytest
 
+from reasonir.llm.refusals import refusal_phrase
 from reasonir.synth.gates.text import (
-    DuplicateQueries,
     boilerplate,
     longest_copied_span,
-    near_duplicate,
-    refusal_phrase,
     repetition,
     shares_run,
     source_mention,
     word_count,
 )
 from reasonir.text.language import looks_english
+from reasonir.text.near_duplicates import DuplicateTexts, near_duplicate
 
 PASSAGE = (
     "Photosynthesis takes place in the chloroplasts of plant cells. Light strikes the pigment chlorophyll, electrons "
@@ -291,7 +290,7 @@ def test_word_count_counts_what_white_space_separates() -> None:
 
 
 def test_duplicate_queries_are_seen_in_any_spelling_and_nearly() -> None:
-    queries = DuplicateQueries()
+    queries = DuplicateTexts()
     assert not queries.seen(PASSAGE)
     assert queries.seen(PASSAGE)
     assert queries.seen(PASSAGE.upper().replace(",", " ;"))
@@ -302,7 +301,7 @@ def test_duplicate_queries_are_seen_in_any_spelling_and_nearly() -> None:
 
 @pytest.mark.parametrize("text", ["", "???", "quantum", "why? why!"])
 def test_short_and_empty_queries_are_seen_twice_only(text: str) -> None:
-    queries = DuplicateQueries()
+    queries = DuplicateTexts()
     assert not queries.seen("something else")
     assert not queries.seen(text)
     assert queries.seen(text)
@@ -314,7 +313,7 @@ def drawn(draw: random.Random, count: int) -> list[str]:
 
 def test_duplicate_queries_find_pairs_by_their_similarity() -> None:
     draw = random.Random(1)
-    queries, seen_near, seen_far = DuplicateQueries(), 0, 0
+    queries, seen_near, seen_far = DuplicateTexts(), 0, 0
     originals = [drawn(draw, 60) for _ in range(600)]
     assert sum(queries.seen(" ".join(text)) for text in originals) == 0
     for text in originals:
@@ -326,7 +325,7 @@ def test_duplicate_queries_find_pairs_by_their_similarity() -> None:
 
 def test_duplicate_queries_do_not_depend_on_growth_and_stay_within_the_formula() -> None:
     draw = random.Random(2)
-    queries = DuplicateQueries()
+    queries = DuplicateTexts()
     texts = [" ".join(drawn(draw, 12)) for _ in range(3_000)]  # past two doublings of the tables
     assert not any(queries.seen(text) for text in texts)
     assert all(queries.seen(text) for text in texts)
@@ -340,7 +339,7 @@ def test_duplicate_queries_do_not_depend_on_growth_and_stay_within_the_formula()
 def test_a_shared_opening_does_not_hide_or_slow() -> None:
     opening = " ".join(f"same{i}" for i in range(40))
     draw = random.Random(5)
-    queries = DuplicateQueries()
+    queries = DuplicateTexts()
     texts = [f"{opening} {' '.join(drawn(draw, 40))}" for _ in range(2_000)]
     started = time.perf_counter()
     assert sum(queries.seen(text) for text in texts) <= 2
