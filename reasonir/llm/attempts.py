@@ -8,8 +8,8 @@ from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt
 from reasonir.llm.records import Completion, Message, Request
 
+# Reason of a rejection without an answer: the engine tried as often as it may. The next run asks again.
 SERVER_ERROR = "server_error"
-"""Reason of a rejection without an answer: the engine tried as often as it may. The next run asks again."""
 AnswerType = TypeVar("AnswerType")
 
 

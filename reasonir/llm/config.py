@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from reasonir.core.errors import UserError
 from reasonir.core.fields import at_least, positive, within
 
+# Options that change how answers are got and not which: an output folder may be continued with other values.
 MAY_DIFFER = tuple(
     f"generator.{name}"
     for name in (
@@ -18,7 +19,6 @@ MAY_DIFFER = tuple(
         "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
     )
 )  # fmt: skip
-"""Options that change how answers are got and not which: an output folder may be continued with other values."""
 
 
 class Provider(StrEnum):

@@ -13,15 +13,15 @@ from typing import Any
 from reasonir.core.errors import UserError
 from reasonir.llm.records import Message
 
+# Estimate without a tokenizer. English has about 4 UTF-8 bytes a token, code 3, Chinese 3 to 4. The lowest is taken,
+# because a prompt that is too long is refused by the server and one that is shorter than need be is not.
 BYTES_PER_TOKEN = 3
-"""Estimate without a tokenizer. English has about 4 UTF-8 bytes a token, code 3, Chinese 3 to 4. The lowest is taken,
-because a prompt that is too long is refused by the server and one that is shorter than need be is not."""
+# Estimated tokens that a chat template puts around a turn.
 TOKENS_PER_TURN = 16
-"""Estimated tokens that a chat template puts around a turn."""
+# Form of a turn, and of the opening of the answer, for a tokenizer that has no chat template.
 PLAIN_TURN, PLAIN_OPENING = "{role}: {content}\n\n", "assistant:"
-"""Form of a turn, and of the opening of the answer, for a tokenizer that has no chat template."""
+# Turns a query and documents into a prompt.
 Render = Callable[[str, list[str]], tuple[Message, ...]]
-"""Turns a query and documents into a prompt."""
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:

@@ -17,8 +17,8 @@ from reasonir.llm.records import Generator as LanguageModel
 
 ItemType = TypeVar("ItemType")
 OutcomeType = TypeVar("OutcomeType")
+# One item's coroutine. Its requests' ids are overwritten; every turn makes at least one request.
 Conversation = Generator[list[Request], list[Completion], OutcomeType]
-"""One item's coroutine. Its requests' ids are overwritten; every turn makes at least one request."""
 
 
 def hold_conversations(
@@ -87,6 +87,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
         while self._unsent or self._open or self._more_items:
             if self._unsent:
                 yield self._unsent.popleft()
+            # A new item only here, where the model wants a request and no open conversation has one.
             elif self._more_items and (self._window is None or len(self._open) < self._window):
                 self._open_next()
             else:
@@ -106,6 +107,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
         except StopIteration:
             self._more_items = False
             return
+        # Not BaseException: Ctrl-C ends the run at once.
         except Exception as error:
             self._more_items, self.reading_error = False, error
             return

@@ -21,10 +21,11 @@ from reasonir.llm.records import Completion, Message
 
 OWN_FILES = Path(__file__).resolve().parents[1] / "prompts"
 ROLES = ("system", "user", "assistant")
+# Characters of a rejected answer that the model is shown again. An answer that did not end would fill the context.
 SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
-"""Characters of a rejected answer that the model is shown again. An answer that did not end would fill the context."""
+# Names that the turns of rewrite.yaml may use.
 REWRITE_VARIABLES = ("instruction", "query", "length_tokens", "length_words")
-"""Names that the turns of rewrite.yaml may use."""
+# StrictUndefined: a misspelt variable is an error and not an empty text.
 _environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -58,6 +59,7 @@ class Prompt:
 
 def draw_number(seed: int, *names: object) -> int:
     """Return a number below 2**31 that depends on the seed and the names alone."""
+    # Part of every stored request's key: another form of this text would pay for all answers again.
     text = ":".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 

@@ -21,6 +21,7 @@ def without_thoughts(text: str, *, keep_unfinished: bool = False) -> str:
 
 
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]{12,}’|(?<!\w)'[^'\n]{12,}'(?!\w)|(?m:^>.*$)")
+# "I cannot", "I'm unable to", and what an assistant would do, and what it was asked for.
 _UNABLE = r"(?:can ?not|can[’']?t|won[’']?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m) not going to)"
 _ACT = (
     r"(?:assist|help|provide|fulfil?l|comply|generate|create|produce|write|answer|complete|share|offer|engage|proceed"
@@ -45,6 +46,7 @@ _REFUSALS = [
         r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
     )
 ]
+# Words of a text within which a refusal must begin; else the share of the text that refusing sentences must make up.
 _OPENING_WORDS, _DOMINATED_SHARE = 12, 0.5
 
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from reasonir.llm.refusals import without_thoughts
 
+# Words before the integer of a pointwise answer (prompt variable `phrase`).
 PHRASE = "Relevance score:"
-"""Words before the integer of a pointwise answer (prompt variable `phrase`)."""
 LARGEST_SCORE, LARGEST_GRADE = 5, 10
 DIGITS = ("0", "1", "2", "3", "4", "5")
+# Scores of an answer without a readable integer, and of one without the phrase, as in the paper (arXiv 2504.20595,
+# release 0aac962).
 UNPARSABLE_SCORE, NO_PHRASE_SCORE = -1.0, 0.0
-"""Scores of an answer without a readable integer, and of one without the phrase, as in the paper (arXiv 2504.20595,
-release 0aac962)."""
 
 _PHRASE = re.compile(r"relevance[\s_-]*score", re.IGNORECASE)
 # Between the phrase and the integer may stand marks, a scale in parentheses and a small word. A hyphen before a space

@@ -10,8 +10,8 @@ from reasonir.core.fields import positive
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 
+# Options that change no score: an output folder may be continued with other values.
 MAY_DIFFER = ("output_dir", "debug", "model_parameters", *generator_config.MAY_DIFFER)
-"""Options that change no score: an output folder may be continued with other values."""
 
 
 class Method(StrEnum):
@@ -29,8 +29,8 @@ class Scoring(StrEnum):
     expected = "expected"
 
 
+# Tokens that an answer needs for each document it lists: a number, brackets, a grade, separators.
 TOKENS_PER_LISTED = 10
-"""Tokens that an answer needs for each document it lists: a number, brackets, a grade, separators."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,7 @@ class Reranker:
             (answer,) = yield [self._request(query, [documents[name] for name in shown], result.counts)]
             if self._answered(answer, result.counts):
                 order[start:end] = [shown[i] for i in read_permutation(answer.text, len(shown), result.counts)]
+        # Places, not answers, make the score: a window that could not be read kept its order.
         result.scores = {name: (len(order) - place) / len(order) for place, name in enumerate(order)}
         return result
 
@@ -124,6 +125,7 @@ class Reranker:
         result, groups = Reranked(), []
         for number in range(self.settings.rounds):
             order = list(documents)
+            # By the query's id and the round: groups must be the same after a kill, in whatever order queries are open.
             random.Random(f"{self.settings.seed}:{name}:{number}").shuffle(order)
             count = -(-len(order) // self.settings.group_size)
             groups += [order[first::count] for first in range(count)]
@@ -163,12 +165,12 @@ class Reranker:
         )
 
 
+# Names that the turns of a method's prompt may use.
 VARIABLES = {
     Method.pointwise: ("query", "document", "scoring", "phrase"),
     Method.listwise: ("query", "documents"),
     Method.groupwise: ("query", "documents"),
 }
-"""Names that the turns of a method's prompt may use."""
 
 
 def _count_tokens(answer: Completion, counts: Counter[str]) -> None:

@@ -34,19 +34,19 @@ from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
+# The paper's weights for cosines and for BM25's scores (arXiv 2504.20595, release 0aac962).
 COSINE_WEIGHTS, BM25_WEIGHTS = [0.5, 0.5], [100.0, 1.0]
-"""The paper's weights for cosines and for BM25's scores (arXiv 2504.20595, release 0aac962)."""
+# Distance between documents below `top`, relative to the lowest score above them. trec_eval reads scores as float32,
+# which has 7 digits: a smaller step would tie them.
 STEP_BELOW = 1e-3
-"""Distance between documents below `top`, relative to the lowest score above them. trec_eval reads scores as float32,
-which has 7 digits: a smaller step would tie them."""
+# Share of useless answers above which a run warns.
 MANY = 0.1
-"""Share of useless answers above which a run warns."""
+# Counts that a run ends with on the screen, in this order.
 SHOWN_COUNTS = (
     "answers", "phrase_missing", "unparsable", "no_digit", "failed", "missing_documents", "documents_cut",
     "repeated_documents", "unknown_documents", "grades_out_of_range", "queries_cut", "input_tokens", "output_tokens",
     "documents_below_top", "excluded_documents_removed", "queries_without_gold", "queries_missing_in_run",
 )  # fmt: skip
-"""Counts that a run ends with on the screen, in this order."""
 
 
 def rerank_run(config: RerankConfig) -> None:
@@ -143,6 +143,7 @@ def rerank_task(
         for name, result in results.items()
     }
     place = candidates.folder(root)
+    # Removed before and written last, so that a kill in between does not leave a stamp beside other files.
     remove_stamp(place / TASK_FILE)
     label = f"rerank_{settings.method}"
     write_task(candidates.folder(root / ALONE), alone, candidates.qrels, label, candidates.aspects)

@@ -13,9 +13,9 @@ from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 
 BM25 = ("bm25", "bm25_query_weighted")
+# More tasks, lengths and samples come beside those that a folder holds; what was paid for serves again.
 REWRITE_MAY_DIFFER = ("output_dir", "debug", "tasks", "length_tokens", "samples", "tokenizer",
                       *generator_config.MAY_DIFFER)  # fmt: skip
-"""More tasks, lengths and samples come beside those that a folder holds; what was paid for serves again."""
 SCALING_MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens", "retrievers", "length_tokens", "tokenizer")
 
 

@@ -12,8 +12,8 @@ from typing import Any
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^vP*X"
+# Size of a label in the font of 9 points: its line in points, a character in inches.
 LINE_HEIGHT_POINTS, CHARACTER_INCHES = 11.0, 0.075
-"""Size of a label in the font of 9 points: its line in points, a character in inches."""
 LONGEST_LABEL = 34
 TEXT_COLOUR = "#222222"
 
@@ -45,6 +45,7 @@ def draw(folder: Path, curves: Sequence[Curve], x_label: str, y_label: str) -> N
 
     height = max(3.6, 1.6 + len(curves) * LINE_HEIGHT_POINTS / 72)
     width = 6.0 + max(len(_shown(curve.label)) for curve in curves) * CHARACTER_INCHES
+    # A fixed salt for the ids and no date: the same curves give the same bytes.
     style: Any = {"svg.hashsalt": "scaling", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")

@@ -23,8 +23,8 @@ from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, sto
 from reasonir.llm.engines.concurrency import SECONDS_BETWEEN_LOOKS
 from reasonir.llm.records import Completion, Request
 
+# Of a batch's file; half of OpenAI's limit, because the prompts' characters are counted and not the file's bytes.
 LARGEST_FILE_BYTES = 100_000_000
-"""Of a batch's file; half of OpenAI's limit, because the prompts' characters are counted and not the file's bytes."""
 ENDED = {"completed", "failed", "expired", "cancelled"}
 T = TypeVar("T")
 
@@ -79,6 +79,7 @@ class BatchGenerator:
             if not block:
                 time.sleep(SECONDS_BETWEEN_LOOKS if more else 0.0)
                 continue
+            # One batch; what failed in it stays in the block for the next one, up to max_attempts times.
             failures = self._run(block)
             tried.update(block.keys())
             for key in [key for key in block if key in self._log or tried[key] >= self._max_attempts]:
@@ -103,6 +104,7 @@ class BatchGenerator:
             lines.append(json.dumps(row).encode() + b"\n")
         content = ("requests.jsonl", b"".join(lines))
         file = self._call(lambda: self._client.files.create(file=content, purpose="batch"))
+        # The name is on disk before the batch is submitted: a run killed in between finds the batch by its metadata.
         name = uuid.uuid4().hex
         self._note(name, "submitting")
         batch = self._call(lambda: self._find(name) or self._submit(file.id, name))
@@ -156,6 +158,7 @@ class BatchGenerator:
                 text = self._secret.redact(text)
                 for line in filter(None, text.split("\n")):
                     failures |= self._read_line(json.loads(line))
+        # Only now: every answer is in the log.
         self._note(name, "gathered")
         if batch.status == "failed" and batch.output_file_id is None:
             first = next(iter((batch.errors.data if batch.errors else None) or []), None)

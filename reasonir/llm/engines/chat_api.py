@@ -10,14 +10,14 @@ from typing import Any
 from reasonir.llm.config import Structured
 from reasonir.llm.records import Completion, Message, Request
 
+# Estimate of English text where a server does not count its tokens. It enters the budget and the reported cost alone,
+# so that the mean is taken; `llm/context.py`, where a prompt must fit, takes fewer.
 CHARACTERS_PER_TOKEN = 4
-"""Estimate of English text where a server does not count its tokens. It enters the budget and the reported cost alone,
-so that the mean is taken; `llm/context.py`, where a prompt must fit, takes fewer."""
 SCHEMA_WORDS = "Answer with one JSON object that obeys this JSON schema, and with nothing else:"
 
 
+# Alternatives that OpenAI's chat API reports at most.
 MOST_LOGPROBS = 20
-"""Alternatives that OpenAI's chat API reports at most."""
 NO_LOGPROBS = "the answer has no log-probabilities, though they were asked for"
 
 
@@ -41,6 +41,7 @@ class Dialect:
         messages = request.messages
         body: dict[str, Any] = {"model": model, "temperature": request.temperature}
         body[self.tokens_field] = request.max_new_tokens
+        # Only what differs from the API's default is sent: some servers refuse fields that they do not know.
         if request.top_p < 1:
             body["top_p"] = request.top_p
         if request.seed is not None:

@@ -15,12 +15,14 @@ import tenacity
 
 from reasonir.core.errors import UserError
 
+# Waits grow from the first to the longest by doubling, with jitter, so that many requests do not return at once.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
+# Time-out, conflict, too early, too many requests: another attempt may succeed. So may one after any 5xx.
 TRANSIENT_STATUS = {408, 409, 425, 429}
+# Words of a server's error about one prompt, which does not end the run.
 TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "too large")
-"""Words of a server's error about one prompt, which does not end the run."""
+# A shorter key is a local server's placeholder ("EMPTY"); redacting it would damage ordinary words.
 SHORTEST_SECRET = 8
-"""A shorter key is a local server's placeholder ("EMPTY"); redacting it would damage ordinary words."""
 
 
 class TransientError(Exception):

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, stop_for
 from reasonir.llm.records import Completion, Request
 
+# Pause before a source that had no request is asked again.
 SECONDS_BETWEEN_LOOKS = 0.02
-"""Pause before a source that had no request is asked again."""
 
 
 class ConcurrentGenerator:
@@ -64,6 +64,7 @@ class ConcurrentGenerator:
                     break
                 key = request.key(self.model)
                 known = self._log.find(key, request.id)
+                # A paid answer is handed over even where the budget is spent.
                 if known is not None:
                     yield known
                 elif spent := self._budget.exhausted(self._log):
@@ -72,6 +73,7 @@ class ConcurrentGenerator:
                     unread += 1
                     asyncio.run_coroutine_threadsafe(self._answer(key, request), self._loop).add_done_callback(done.put)
             if unread:
+                # With a timeout only where the caller may have a request soon, else an answer is all that can happen.
                 try:
                     answer = done.get(timeout=SECONDS_BETWEEN_LOOKS if waiting else None)
                 except queue.Empty:
@@ -104,6 +106,7 @@ class ConcurrentGenerator:
         started = time.monotonic()
         async with self._seats:
             completion = await self.ask(request)
+        # A failed request is not logged, so that the next run asks again.
         if completion.finish != "error":
             self._log.append(key, self.model, completion, time.monotonic() - started)
         return completion
@@ -122,6 +125,7 @@ class ConcurrentGenerator:
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
+        # The engine may only be shut once no request uses it.
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)

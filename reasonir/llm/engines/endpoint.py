@@ -43,6 +43,7 @@ class EndpointGenerator(ConcurrentGenerator):
         self._steps_down = config.structured is Structured.auto
         self._dialect = Dialect(Structured.json_schema if self._steps_down else config.structured)
         self._not_before = 0.0
+        # A server is taken for down after two full rounds of failures, and ten more for a small concurrency.
         self._failed_in_a_row, self._patience = 0, 2 * config.max_concurrency + 10
         # wraps: every call has a state of its own
         self._send_with_retries = retrying(tenacity.AsyncRetrying, config.max_attempts).wraps(self._send)

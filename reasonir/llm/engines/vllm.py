@@ -33,7 +33,9 @@ from reasonir.llm.engines.completions import Budget, CompletionLog
 from reasonir.llm.engines.concurrency import ConcurrentGenerator
 from reasonir.llm.records import Completion, Request
 
+# An engine that does not end by itself in this time is killed.
 SECONDS_TO_END = 10.0
+# Waits for the end of its input. If that comes without a word, its parent was killed: it kills the processes named.
 WATCH = """
 import os, sys
 if not sys.stdin.buffer.read():
@@ -43,7 +45,6 @@ if not sys.stdin.buffer.read():
         except ProcessLookupError:
             pass
 """
-"""Waits for the end of its input. If that comes without a word, its parent was killed: it kills the processes named."""
 
 
 class VllmGenerator(ConcurrentGenerator):

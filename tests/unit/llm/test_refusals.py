@@ -17,3 +17,8 @@ from reasonir.llm.refusals import without_thoughts
 )
 def test_thoughts_are_no_answer(text: str, expected: str) -> None:
     assert without_thoughts(text) == expected
+
+
+def test_a_reranker_reads_thoughts_that_never_end() -> None:
+    assert without_thoughts("<think>Relevance score: 4", keep_unfinished=True) == "<think>Relevance score: 4"
+    assert without_thoughts("<think>5</think>3</think> 2", keep_unfinished=True) == "2"
