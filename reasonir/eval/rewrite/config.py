@@ -1,16 +1,17 @@
 """The options of `rewrite` and `scaling`: names, types, units. Values stand in `configs/eval/`. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePath
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError, require
-from reasonir.core.fields import Precision, TemplateChoice
+from reasonir.core.errors import UserError
+from reasonir.core.fields import Precision, TemplateChoice, at_least, positive
 from reasonir.data.rewritings import ORIGINAL
-from reasonir.eval.benchmarks.config import BrightDataConfig
+from reasonir.eval.benchmarks.config import BrightConfig, BrightDataConfig
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
+from reasonir.retrieval.config import ModelConfig, Retriever
 
 BM25 = ("bm25", "bm25_query_weighted")
 # More tasks, lengths and samples come beside those that a folder holds; what was paid for serves again.
@@ -28,10 +29,10 @@ class RewritingConfig:
     """Tasks to rewrite; null is all that the folder or the hub's data set holds."""
     name: str = MISSING
     """Of the rewriting: its files are <task>/<name>.jsonl, <name>_<length>.jsonl, <name>_<length>_s<sample>.jsonl."""
-    length_tokens: list[int] | None = MISSING
+    length_tokens: list[int] | None = at_least(1)
     """Lengths to ask for, each also the limit of its requests, thoughts included; null sets none but
     generator.max_new_tokens. The paper's curve: [64,128,256,512,1024,2048]."""
-    samples: int = MISSING
+    samples: int = positive()
     """Rewritings of each query and length, drawn independently."""
     append: bool = MISSING
     """Put the rewriting after the query instead of in its place."""
@@ -52,7 +53,6 @@ class RewritingConfig:
         _check_source(self.data)
         _check_name(self.name)
         _check_lengths(self.length_tokens)
-        require(self.samples >= 1, "samples", self.samples, "must be positive")
         if self.tasks == []:
             raise UserError("tasks=[] names none; null is all of them")
 
@@ -68,7 +68,7 @@ class ScalingConfig:
     """Folder that `reasonir-eval rewrite` wrote: <task>/<name>_<length>.jsonl."""
     name: str = MISSING
     """Name that the rewritings were given."""
-    length_tokens: list[int] | None = MISSING
+    length_tokens: list[int] | None = at_least(1)
     """Lengths to measure; null is all that the folder holds, with the one without a length."""
     retrievers: list[str] = MISSING
     """bm25, bm25_query_weighted, and folders or hub ids of encoders."""
@@ -78,11 +78,11 @@ class ScalingConfig:
     """bright, none, or a text in which {task} stands for the task's name; as for `bright`."""
     template: TemplateChoice = MISSING
     """A preset of the encoders: text form, attention and pooling; auto takes what a folder says."""
-    query_max_tokens: int | None = MISSING
+    query_max_tokens: int | None = positive()
     """Tokens of a query's input; null is what a model declares."""
-    document_max_tokens: int | None = MISSING
+    document_max_tokens: int | None = positive()
     """Tokens of a document's input; null is what a model declares."""
-    top: int = MISSING
+    top: int = positive()
     """Documents kept a query, after its exclusions."""
     tokenizer: str | None = MISSING
     """Folder, tokenizer.json or hub id of the tokenizer that measures lengths; null estimates GPT-2's tokens."""
@@ -90,7 +90,7 @@ class ScalingConfig:
     """Folder of the curve and of every point's results; null names one under outputs/ by data and name."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
-    chunk_tokens: int | None = MISSING
+    chunk_tokens: int | None = positive()
     """Tokens of one forward pass; null is 4,096 on a CPU, 65,536 on a GPU. Changes no result."""
     precision: Precision = MISSING
     """auto: bf16 on CUDA, fp32 on a CPU."""
@@ -102,14 +102,26 @@ class ScalingConfig:
         _check_source(self.data)
         _check_name(self.name)
         _check_lengths(self.length_tokens)
-        for field in ("query_max_tokens", "document_max_tokens", "top", "chunk_tokens"):
-            value = getattr(self, field)
-            require(value is None or value > 0, field, value, "must be positive")
         if not self.retrievers:
             raise UserError("retrievers=[] names none; give retrievers=[bm25,MODEL_FOLDER]")
         _refuse_twice("retrievers", self.retrievers)
         if self.tasks == []:
             raise UserError("tasks=[] names none; null is all of them")
+
+    def point_options(self, retriever: str, queries: str, output_dir: str) -> BrightConfig:
+        """Return the options of `reasonir-eval bright` for one point of the curve.
+
+        Args:
+            retriever: One of `retrievers`.
+            queries: original, or the path DIR/NAME of a rewriting.
+            output_dir: Folder of the point's results.
+        """
+        dense = retriever not in BM25
+        shared = {option.name for option in fields(self)} & {option.name for option in fields(BrightConfig)}
+        own = {name: getattr(self, name) for name in shared}
+        own |= {"queries": queries, "output_dir": output_dir}
+        model = ModelConfig(path=retriever if dense else None, template=self.template)
+        return BrightConfig(**own, model=model, retriever=Retriever.dense if dense else Retriever(retriever))
 
 
 def retriever_labels(retrievers: list[str]) -> dict[str, str]:
@@ -150,8 +162,6 @@ def _check_lengths(lengths: list[int] | None) -> None:
         return
     if not lengths:
         raise UserError("length_tokens=[] names none; null sets no length")
-    for tokens in lengths:
-        require(tokens >= 1, "length_tokens", lengths, "must be positive numbers of tokens")
     _refuse_twice("length_tokens", lengths)
 
 

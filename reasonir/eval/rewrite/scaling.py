@@ -1,14 +1,12 @@
 """Retrieval over the length of rewritten queries, top to bottom: `measure_scaling` is the main path.
 
 Every point of the curve is a folder of results as `reasonir-eval bright` writes it, OUT/<retriever>/<rewriting>/. A
-retriever is loaded once and a corpus is embedded (or indexed) once for all its points. The same command goes on after
-any kill and ends with the same bytes; what is finished is not computed again.
+retriever is loaded once, and a corpus is embedded (or indexed) once for all its points. The same command continues
+after any kill and ends with the same bytes; a finished point is not computed again.
 """
 
-import contextlib
 import dataclasses
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,18 +15,24 @@ from typing import Any
 from reasonir.core.errors import UserError
 from reasonir.core.files import write_json
 from reasonir.core.run_folder import RunFolder
-from reasonir.data.bright import bright_instruction, examples_file, read_bright
-from reasonir.data.collections import Query
+from reasonir.data.bright import bright_instruction, examples_file
+from reasonir.data.collections import Collection, Query
 from reasonir.data.open_source import open_source
 from reasonir.data.rewritings import ORIGINAL, Rewriting, find_rewritings, read_rewritten, rewritten_file
-from reasonir.eval.benchmarks import evaluate as retrieve
-from reasonir.eval.benchmarks.config import BrightConfig
+from reasonir.eval.benchmarks.evaluate import (
+    Evaluation,
+    check_collection,
+    choose_bright_tasks,
+    evaluate_collection,
+    finish_evaluation,
+    open_evaluation,
+    write_bright_summary,
+)
 from reasonir.eval.rewrite.config import BM25, SCALING_MAY_DIFFER, ScalingConfig, retriever_labels, short_source
 from reasonir.eval.rewrite.plot import Curve, draw
 from reasonir.eval.rewrite.rewrite import read_queries
 from reasonir.eval.scores.results import macro_average
 from reasonir.model.encoder import Encoder
-from reasonir.retrieval.config import ModelConfig, Retriever
 from reasonir.text.lengths import Counter, measure, open_counter
 from reasonir.text.markdown import markdown_table
 
@@ -50,84 +54,117 @@ class Point:
     lengths: dict[str, float]
 
 
+@dataclass(slots=True)
+class OpenPoint:
+    """A point of one retriever, and the evaluation that holds the folder of its results."""
+
+    point: Point
+    evaluation: Evaluation
+
+
 def measure_scaling(config: ScalingConfig) -> None:
     """Read the rewritings, measure every retriever on each, write the table and the plot."""
-    root = config.data.dir or f"hub:{config.data.hub}"
-    tasks = retrieve.choose_bright_tasks(open_source(root), config.tasks, config.long)
-    labels = retriever_labels(config.retrievers)
-    points = read_points(config, root, tasks, open_counter(config.tokenizer))
-    if config.output_dir is None:
-        config.output_dir = str(Path("outputs") / "eval" / f"scaling-{short_source(config.data)}-{config.name}")
-    folder = RunFolder(config.output_dir, config, resume=True, ignored=SCALING_MAY_DIFFER)
-    check_models(config)
+    # 1 everything that can be refused is read before the first retriever works for hours
+    source = open_source(config.data.dir or f"hub:{config.data.hub}")
+    tasks = choose_bright_tasks(source, config.tasks, config.long)
+    labels, counter = retriever_labels(config.retrievers), open_counter(config.tokenizer)
+    queries = {task: read_queries(source.place, task) for task in tasks}
+    rewritings = choose_rewritings(Path(config.rewrites), config.name, tasks, config.length_tokens)
+    points = read_points(queries, config.rewrites, rewritings, counter)
+    path = config.output_dir or str(Path("outputs") / "eval" / f"scaling-{short_source(config.data)}-{config.name}")
+    config = dataclasses.replace(config, output_dir=path)
+    folder = RunFolder(path, config, resume=True, ignored=SCALING_MAY_DIFFER)
+    check_models(config.retrievers, config.template.value)
+    originals = [examples_file(source.place, task) for task in tasks] if config.data.dir else []
+
+    # 2 every retriever on every point
     measured = {}
     for retriever, label in labels.items():
-        opened = open_points(config, retriever, folder.path / label, points)
-        check(config, root, tasks, opened)
+        opened: list[OpenPoint] = []
+        for point in points:
+            place = f"{config.rewrites}/{point.name}" if point.files else ORIGINAL
+            options = config.point_options(retriever, place, str(folder.path / label / point.name))
+            # One retriever serves all points, which differ in their queries only.
+            searcher = opened[0].evaluation.searcher if opened else None
+            opened.append(OpenPoint(point, open_evaluation(options, searcher)))
+        collections = source.collections(tasks, long=config.long)
+        pairs = [(c, bright_instruction(config.instruction, c.name, c.instruction, config.long)) for c in collections]
+        for collection, instruction in pairs:
+            check_collection(opened[0].evaluation.searcher, collection, instruction)
         folder.start()
-        measured[label] = measure_points(config, root, tasks, label, opened)
-    curve = summarize(points, measured, open_counter(config.tokenizer).by)
+        means = measure_points(pairs, opened, label)
+        measured[label] = {
+            each.point.name: close_point(each, means[each.point.name], label, config.long, originals) for each in opened
+        }
+
+    # 3 the curve
+    curve = summarize(points, measured, counter.by)
     write_json(folder.path / "scaling.json", {"metric": "ndcg_at_10", "tasks": tasks, **curve})
     text = curve_table(curve, tasks)
     (folder.path / "scaling.md").write_text(text, encoding="utf-8")
     draw(folder.path, curves_of(curve), f"mean length of the queries ({curve['tokens_by']})", y_label(tasks))
-    inputs = [file for point in points for file in point.files.values()]
-    counts = {"points": len(points), "retrievers": len(labels), "tasks": len(tasks)}
-    folder.finish(inputs=[*example_files(config, root, tasks), *inputs], counts=counts)
+    inputs = [*originals, *(file for point in points for file in point.files.values())]
+    folder.finish(inputs=inputs, counts={"points": len(points), "retrievers": len(labels), "tasks": len(tasks)})
     print(f"\n{text}\n{folder.path}/scaling.png, scaling.svg, scaling.json; each point's results beside them")
 
 
-def check_models(config: ScalingConfig) -> None:
-    """Refuse a model that is not there now, not after the hours that those before it take."""
-    for model in config.retrievers:
+def check_models(retrievers: Sequence[str], template: str) -> None:
+    """Check all model paths before the first long evaluation."""
+    for model in retrievers:
         if model in BM25 or Path(model).is_dir():
             continue
         if model.startswith(("/", ".", "~")):
             raise UserError(f"retrievers: {model}: no such folder; give a model's folder, a hub id or bm25")
-        Encoder.from_pretrained(model, template=config.template.value)
+        Encoder.from_pretrained(model, template=template)
 
 
-def example_files(config: ScalingConfig, root: str, tasks: Sequence[str]) -> list[Path]:
-    """Return the files of the original queries; none for hub data."""
-    return [examples_file(root, task) for task in tasks] if config.data.dir else []
-
-
-def read_points(config: ScalingConfig, root: str, tasks: Sequence[str], counter: Counter) -> list[Point]:
+def read_points(
+    queries: dict[str, list[Query]], rewrites: str, rewritings: Sequence[Rewriting], counter: Counter
+) -> list[Point]:
     """Return the queries of every point, the original ones first, with their lengths measured.
 
+    Args:
+        queries: Of each task, as they are.
+        rewrites: Folder of the rewritings.
+        rewritings: Those to read.
+        counter: Counts tokens.
     Raises:
-        UserError: a task without a rewriting that is asked for or that another task has, or one without a query.
+        UserError: a rewriting that lacks a query.
     """
-    queries = {task: read_queries(root, task) for task in tasks}
     originals = {task: {query.id: query.text for query in of_task} for task, of_task in queries.items()}
     points = [_point(Rewriting(0, 1, ORIGINAL), {}, originals, counter)]
-    for rewriting in choose_rewritings(config, tasks):
-        path = f"{config.rewrites}/{rewriting.name}"
-        files = {task: rewritten_file(path, task, None) for task in tasks}
+    for rewriting in rewritings:
+        path = f"{rewrites}/{rewriting.name}"
+        files = {task: rewritten_file(path, task, None) for task in queries}
         texts = {task: _texts(path, task, of_task) for task, of_task in queries.items()}
         points.append(_point(rewriting, files, texts, counter))
     return points
 
 
-def choose_rewritings(config: ScalingConfig, tasks: Sequence[str]) -> list[Rewriting]:
-    """Return the rewritings of the folder that all tasks have; refuse one that some lack."""
-    root = Path(config.rewrites)
+def choose_rewritings(root: Path, name: str, tasks: Sequence[str], lengths: Sequence[int] | None) -> list[Rewriting]:
+    """Return the rewritings of a folder that all tasks have, the shortest first; refuse one that some tasks lack.
+
+    Args:
+        root: Folder of the rewritings.
+        name: That they were given.
+        tasks: To measure.
+        lengths: Target lengths to take; None takes all.
+    """
     if not root.is_dir():
         raise UserError(f"rewrites={root}: no such folder; make it with reasonir-eval rewrite")
-    found = {task: find_rewritings(root / task, config.name) for task in tasks}
-    wanted = config.length_tokens
+    found = {task: find_rewritings(root / task, name) for task in tasks}
     chosen = list(dict.fromkeys(
         rewriting
         for of_task in found.values()
         for rewriting in of_task
-        if wanted is None or rewriting.length_tokens in wanted
+        if lengths is None or rewriting.length_tokens in lengths
     ))  # fmt: skip
-    absent = [n for n in wanted or () if n not in {rewriting.length_tokens for rewriting in chosen}]
+    absent = [n for n in lengths or () if n not in {rewriting.length_tokens for rewriting in chosen}]
     if absent or not chosen:
-        name = f"{config.name}_{absent[0]}" if absent else f"{config.name}_<length>"
+        wanted = f"{name}_{absent[0]}" if absent else f"{name}_<length>"
         raise UserError(
-            f"rewrites={root} holds no <task>/{name}.jsonl for {', '.join(tasks)}; make them with reasonir-eval "
-            f"rewrite name={config.name} length_tokens=[{absent[0] if absent else '64,256,1024'}]"
+            f"rewrites={root} holds no <task>/{wanted}.jsonl for {', '.join(tasks)}; make them with reasonir-eval "
+            f"rewrite name={name} length_tokens=[{absent[0] if absent else '64,256,1024'}]"
         )
     for task, of_task in found.items():
         missing = next((rewriting for rewriting in chosen if rewriting not in of_task), None)
@@ -156,84 +193,49 @@ def _point(rewriting: Rewriting, files: dict[str, Path], texts: dict[str, dict[s
     return Point(rewriting.name, rewriting.length_tokens or None, rewriting.sample, files, texts, lengths)
 
 
-@dataclass(slots=True)
-class OpenPoint:
-    """A point of one retriever, and the folder of its results."""
-
-    point: Point
-    evaluation: retrieve.Evaluation
-
-
-def open_points(config: ScalingConfig, retriever: str, folder: Path, points: Sequence[Point]) -> list[OpenPoint]:
-    """Load a retriever and claim the folder of each of its points, as `bright` would with these options."""
-    dense = retriever not in BM25
-    searcher, opened = None, []
-    for point in points:
-        options = BrightConfig(
-            output_dir=str(folder / point.name),
-            debug=config.debug,
-            model=ModelConfig(path=retriever if dense else None, template=config.template),
-            chunk_tokens=config.chunk_tokens,
-            precision=config.precision,
-            cache_dir=config.cache_dir,
-            retriever=Retriever.dense if dense else Retriever(retriever),
-            query_max_tokens=config.query_max_tokens,
-            document_max_tokens=config.document_max_tokens,
-            top=config.top,
-            data=config.data,
-            tasks=config.tasks,
-            queries=f"{config.rewrites}/{point.name}" if point.files else ORIGINAL,
-            long=config.long,
-            instruction=config.instruction,
-        )
-        # One retriever serves all points, which differ in their queries only.
-        evaluation = retrieve.open_evaluation(options, searcher)
-        searcher = evaluation.searcher
-        opened.append(OpenPoint(point, evaluation))
-    return opened
-
-
-def check(config: ScalingConfig, root: str, tasks: Sequence[str], opened: Sequence[OpenPoint]) -> None:
-    """Refuse what could not be measured before anything is computed."""
-    for collection in read_bright(root, tasks, long=config.long):
-        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
-        retrieve.check_collection(opened[0].evaluation.searcher, collection, instruction)
-
-
 def measure_points(
-    config: ScalingConfig, root: str, tasks: Sequence[str], label: str, opened: Sequence[OpenPoint]
-) -> dict[str, dict[str, Any]]:
-    """Write each point's results into its folder; return what the curve takes from them, by the point's name."""
+    tasks: Iterable[tuple[Collection, str]], opened: Sequence[OpenPoint], label: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure every point on every task, into its folder; return the means by the point's name and the task.
+
+    Args:
+        tasks: Collections with the instruction before their queries.
+        opened: The points of one retriever.
+        label: The retriever's name, for the lines that are printed.
+    """
     means: dict[str, dict[str, dict[str, float]]] = {each.point.name: {} for each in opened}
     for each in opened:
-        if each.evaluation.run is not None:
-            each.evaluation.run.start()
-    for collection in read_bright(root, tasks, long=config.long):
-        instruction = bright_instruction(config.instruction, collection.name, collection.instruction, config.long)
+        assert each.evaluation.run is not None, "scaling runs on one rank"
+        each.evaluation.run.start()
+    for collection, instruction in tasks:
         for each in opened:
             texts, place = each.point.texts[collection.name], each.evaluation.folder / collection.name
-            # The same collection with other queries, so that what a search keeps of its documents serves all points.
+            # The same collection with other queries: what a search keeps of its documents serves all points.
             collection.queries = [dataclasses.replace(query, text=texts[query.id]) for query in collection.queries]
-            with contextlib.redirect_stdout(io.StringIO()):  # a point is a line here
-                mean = retrieve.evaluate_collection(each.evaluation, collection, instruction, place)
+            mean = evaluate_collection(each.evaluation, collection, instruction, place)
             means[each.point.name][collection.name] = mean
             cut = each.evaluation.counts[collection.name].get("queries_truncated", 0)
             note = f", {cut} queries cut at the model's limit" if cut else ""
             said = f"{label}, {collection.name}, {each.point.name}: nDCG@10 {mean['ndcg_at_10']:.4f}{note}"
             print(said, flush=True)
-    originals = example_files(config, root, tasks)
-    return {
-        each.point.name: close_point(each, means[each.point.name], label, config.long, originals) for each in opened
-    }
+    return means
 
 
 def close_point(
     each: OpenPoint, results: dict[str, dict[str, float]], label: str, long: bool, originals: Sequence[Path]
 ) -> dict[str, Any]:
-    """Write what stands above the tasks of a point's folder; return its part of the curve."""
+    """Write the tables and the manifest of a point's folder; return the point's part of the curve.
+
+    Args:
+        each: The point.
+        results: Its means by task.
+        label: The retriever's name.
+        long: Whether whole pages were ranked.
+        originals: Files of the original queries.
+    """
     evaluation = each.evaluation
-    retrieve.write_bright_summary(evaluation, results, each.point.name, long)
-    retrieve.finish_evaluation(evaluation, [*originals, *each.point.files.values()])
+    write_bright_summary(evaluation, results, each.point.name, long)
+    finish_evaluation(evaluation, [*originals, *each.point.files.values()])
     return {
         "folder": f"{label}/{each.point.name}",
         "ndcg_at_10": macro_average(results)["ndcg_at_10"],
@@ -243,7 +245,13 @@ def close_point(
 
 
 def summarize(points: Sequence[Point], measured: dict[str, dict[str, dict[str, Any]]], by: str) -> dict[str, Any]:
-    """Return lengths and scores of every retriever, samples of one length together."""
+    """Return lengths and scores of every retriever, the samples of one length together.
+
+    Args:
+        points: All sets of queries, the original ones first.
+        measured: By retriever's label and point's name.
+        by: Who counted the tokens.
+    """
     groups: dict[int | str | None, list[Point]] = {}
     for point in points:
         groups.setdefault(ORIGINAL if point.name == ORIGINAL else point.length_tokens, []).append(point)
