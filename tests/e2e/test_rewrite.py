@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasonir.eval import cli
-from reasonir.eval.benchmarks import evaluate as retrieve
+from reasonir.eval.rewrite import scaling as scaling_module
 from reasonir.retrieval import ranking
 from tests.kit.fork import Started
 from tests.kit.servers import Reply, ScriptedServer, error_reply
@@ -366,7 +366,7 @@ def test_scaling_broken_off_goes_on_to_the_same_bytes(
     run([*scaling, f"output_dir={whole}", f"cache_dir={tmp_path / 'other'}"], capsys)
     for calls in (3, 17):
         with pytest.MonkeyPatch.context() as patch:
-            plain, done = retrieve.evaluate_collection, []
+            plain, done = scaling_module.evaluate_collection, []
 
             def fragile(*args: Any, plain: Any = plain, done: list[int] = done, calls: int = calls) -> Any:
                 if len(done) == calls:
@@ -374,7 +374,7 @@ def test_scaling_broken_off_goes_on_to_the_same_bytes(
                 done.append(1)
                 return plain(*args)
 
-            patch.setattr(retrieve, "evaluate_collection", fragile)
+            patch.setattr(scaling_module, "evaluate_collection", fragile)
             with pytest.raises(SystemExit) as exit_info:
                 cli.main(broken)
             assert exit_info.value.code == 130 and not (tmp_path / "broken" / "manifest.json").exists()
