@@ -77,6 +77,7 @@ def compare_results(config: CompareConfig) -> None:
     run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
     systems = read_systems(config.results, config.names, config.metric)
     grid = common_grid(systems, config.common_only)
+    # `start` removes the manifest: results that cannot be read must leave an older comparison of this folder finished.
     run.start()
     # 2 the tests
     values = {system.name: grid.repeats(system) for system in systems}
@@ -137,6 +138,7 @@ def read_systems(results: list[str], names: list[str] | None, metric: str) -> li
 
 def expand(entry: str) -> list[str]:
     """Return the folders that an entry means, in order: the entry itself, or the folders that match its pattern."""
+    # A folder whose own name holds brackets or a star is that folder, not a pattern.
     if Path(entry).exists() or not glob.has_magic(entry):
         return [entry]
     matches = sorted(place for place in glob.glob(entry, recursive=True) if Path(place).is_dir())
@@ -151,6 +153,7 @@ def name_systems(entries: Sequence[str]) -> list[str]:
     depth = 1
     while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len({*parts}):
         depth += 1
+    # Path(".") has no parts: the entry itself is then the name.
     names = ["/".join(part[-depth:]) or entry for part, entry in zip(parts, entries, strict=True)]
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, start=1)]
 
@@ -165,9 +168,11 @@ def _read_scores(result: TaskResult, place: str, metric: str) -> dict[str, float
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(row)}"
             raise UserError(f"metric={metric} is not in {result.folder / QUERIES_FILE}; {hint}")
         score = row[metric]
+        # Python counts a bool as an int, and JSON's NaN as a float.
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
             raise UserError(f"{place}: task {result.name}, query {query!r}: {metric} is {score!r}, no finite number")
         scores[query] = float(score)
+    # A per_query.jsonl that was cut at the end of a line is still valid rows: the stored count finds the loss.
     if len(scores) != result.mean.get("num_queries", len(scores)):
         raise UserError(f"{place}: task {result.name} has {len(scores)} queries, its metrics.json says otherwise")
     return scores
@@ -189,6 +194,7 @@ def common_grid(systems: Sequence[System], common_only: bool) -> Grid:
             _refuse_difference("task", first, scores, first_place, place, remedy)
             for task in first:
                 _refuse_difference(f"task {task}: query", first[task], scores[task], first_place, place, remedy)
+    # Sorted, so that the order of queries in a file changes no draw of the tests.
     queries = {}
     for task in first:
         if all(task in scores for _, scores in folders):
@@ -196,6 +202,7 @@ def common_grid(systems: Sequence[System], common_only: bool) -> Grid:
     queries = {task: ids for task, ids in queries.items() if ids}
     if not queries:
         raise UserError(f"{first_place} and {folders[-1][0]} share no task with a query; nothing can be compared")
+    # A folder that holds exactly what all share is not listed: the page names folders that lost something.
     left_out = {}
     for place, scores in folders:
         tasks = len(scores) - len(queries)
@@ -233,7 +240,9 @@ def compare_pair(
     a, b = names
     scores = dict(zip(names, means, strict=True))
     tasks = {task: _test_tasks([task], *means, test) for task in grid.queries}
+    # Sorted, because the tasks' order decides which draw meets which query, and the first folder must not decide that.
     average = _test_tasks(sorted(grid.queries), *means, test) if len(tasks) > 1 else next(iter(tasks.values()))
+    # Rows below TIE are rounding and would fill the list where two systems are nearly the same.
     moves = [row for row in list_differences([names], scores, grid) if abs(row["difference"]) > TIE]
     moves.sort(key=lambda row: -abs(row["difference"]))
     keys = ("task", "id", "score_a", "score_b", "difference")
@@ -244,10 +253,12 @@ def compare_pair(
 def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: PairedTest) -> dict[str, Any]:
     """Return difference, interval, test and wins over some tasks together."""
     differences = [b[task] - a[task] for task in tasks]
+    # The test drops zeros and counts sign patterns of the rest: rounding must not pass for a query that moved.
     differences = [np.where(np.abs(d) <= TIE, 0.0, d) for d in differences]
     everything = np.concatenate(differences)
     # The tasks' names seed the draws, so that a task's numbers do not depend on the other tasks of the comparison.
     label = crc32("\0".join(tasks).encode())
+    # Two streams, so that another number of permutations leaves the interval as it was.
     flips, resamples = (np.random.default_rng([test.seed, use, label]) for use in (0, 1))
     chance = randomisation_test(differences, test.permutations, flips)
     interval = bootstrap_interval(differences, test.confidence, test.bootstrap, test.bca, resamples)
@@ -258,6 +269,7 @@ def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: Paired
         "difference": float(np.mean([d.mean() for d in differences])),
         "interval": interval,
         "p_value": chance.p_value,
+        # `correct_p_values` replaces this one once all pairs are tested.
         "p_value_holm": chance.p_value,
         "exact": chance.exact,
         "sign_patterns": chance.patterns,
@@ -269,6 +281,7 @@ def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: Paired
 
 def correct_p_values(comparisons: list[dict[str, Any]]) -> None:
     """Set the corrected p-values of all pairs: Holm over the tests of tasks, and apart over the tests of averages."""
+    # Two questions, two families: which tasks differ, and whether the average does.
     by_task = [test for comparison in comparisons for test in comparison["tasks"].values()]
     for family in (by_task, [comparison["average"] for comparison in comparisons]):
         for test, corrected in zip(family, holm([test["p_value"] for test in family]), strict=True):
@@ -301,6 +314,7 @@ def system_summary(system: System, values: TaskScores, confidence: float) -> dic
         confidence: Coverage of the interval.
     """
     by_repeat = {task: array.mean(axis=1) for task, array in values.items()}
+    # Averaged within each repeat first: the deviation is one of whole repeats, not of tasks.
     by_repeat["average"] = np.mean(list(by_repeat.values()), axis=0)
     spread = {}
     for task, repeats in by_repeat.items():

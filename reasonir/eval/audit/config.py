@@ -45,6 +45,7 @@ class CompareConfig:
     """Coverage of all intervals, between 0 and 1."""
     interval: Interval = MISSING
     """bca (bias-corrected and accelerated) or percentile."""
+    # A drawn test's p is at least 1 / (permutations + 1): with fewer than 100 it could not fall below 0.01.
     permutations: int = at_least(100)
     """Sign flips drawn for a test; where there are no more than that in all, each is taken once (exact)."""
     bootstrap: int = at_least(100)
@@ -96,6 +97,7 @@ class ContaminationConfig:
     """Whole pages (long_documents, gold_ids_long) instead of passages."""
     ngram: int = at_least(1)
     """Words of an n-gram."""
+    # Zero is out: a text that shares nothing has the share 0 and would be flagged.
     threshold: float = within(0, 1, "(]")
     """Share of an evaluation text's n-grams in training texts from which the text is flagged, above 0 and up to 1."""
     matches_per_text: int = at_least(1)

@@ -85,6 +85,7 @@ def measure_contamination(config: ContaminationConfig) -> None:
     """Hash the evaluation, stream the rows past it, count, list the matches, print the table and the statement."""
     config = with_output_dir(config, "contamination")
     run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
+    # Refused here, because hashing the evaluation comes first and can take minutes.
     for file in config.rows:
         if not file.startswith("hub:") and not Path(file).is_file():
             raise UserError(f"rows: {file}: no such file (a hub data set is hub:owner/name)")
@@ -107,6 +108,7 @@ def measure_contamination(config: ContaminationConfig) -> None:
     matches = Matches(flagged, config.ngram, config.threshold, config.matches_per_text)
     written = write_jsonl(run.path / "matches.jsonl", matches.find(batches))
 
+    # 5 the report
     report = {
         "rows": {"sources": config.rows, **counts.report()},
         "evaluation": config.data.dir or config.data.hub or config.data.beir,
@@ -123,6 +125,7 @@ def measure_contamination(config: ContaminationConfig) -> None:
     write_text(run.path / "contamination.md", page)
     print(page)
     places = [*config.rows, *(config.documents or ()), config.data.dir, config.data.beir]
+    # The manifest holds checksums, and a hub data set has no file here to take one of.
     inputs = [place for place in places if place is not None and not place.startswith("hub:")]
     run.finish(inputs=inputs, counts={"rows": report["rows"], "matches": report["matches"]})
     print(f"report: {run.path}")
@@ -142,6 +145,7 @@ def hash_evaluation(collections: Iterable[Collection], hasher: TextHasher) -> Ev
         progress = Progress(f"hash {collection.name}", len(collection.queries) + len(collection.documents), "texts")
         for _, texts in in_batches(_texts_of(collection)):
             batch = hasher.hash(texts)
+            # Each n-gram once a batch: the set is largest while it is built, and repeats would lengthen that peak.
             parts.append(np.unique(batch.ngrams))
             hashed.append((batch.exact, batch.counts))
             progress.update(len(texts))
@@ -149,6 +153,7 @@ def hash_evaluation(collections: Iterable[Collection], hasher: TextHasher) -> Ev
         exact, counts = (np.concatenate([batch[i] for batch in hashed]) for i in (0, 1))
         tasks.append(_open_task(collection, exact, counts))
     exact = np.concatenate([task.exact for task in tasks])
+    # Texts without a word share the hash NO_WORDS and are equal to nothing.
     return Evaluation(tasks, MarkedHashes(parts), MarkedHashes([exact[exact != NO_WORDS]]))
 
 
@@ -173,6 +178,7 @@ def _open_task(collection: Collection, exact: np.ndarray, counts: np.ndarray) ->
 
 def _with_progress(label: str, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
     """Yield the batches and show how many rows went by."""
+    # The total is unknown: rows stream, and counting them would read every file once more.
     progress = Progress(label, 0, "rows")
     for batch in batches:
         yield batch
@@ -198,6 +204,7 @@ def mark_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher, eva
         for side in range(len(ROW_SIDES)):
             evaluation.exact.mark(batch.hashed.exact[sides == side], 1 << side)
             evaluation.ngrams.mark(batch.hashed.ngrams[sides[batch.hashed.owners] == side], 1 << side)
+        # A set of places: a row that names several documents, or one that several tasks hold, counts once.
         naming = set()
         for named in batch.named:
             holders = [(task, task.number_of_document.get(named.id)) for task in evaluation.tasks]
@@ -229,6 +236,7 @@ def flag_texts(
             hashed = hasher.hash(texts)
             part = slice(start, start + len(texts))
             task.shares[:, part], task.equal[:, part] = _shares_of(hashed, evaluation)
+            # Texts shorter than an n-gram have the share 0: equality alone can flag them.
             chosen = task.equal[-1, part] | (task.shares[-1, part] >= threshold) | task.seeds[part]
             pieces = hashed.of_text()
             for i in map(int, np.flatnonzero(chosen)):
@@ -246,7 +254,9 @@ def _shares_of(hashed: HashedTexts, evaluation: Evaluation) -> tuple[np.ndarray,
     """Return the marked share of each text's n-grams, and whether the whole text is marked: by side of rows, by any."""
     marks, owners, size = evaluation.ngrams.marks_of(hashed.ngrams), hashed.owners, len(hashed.counts)
     equal_marks = evaluation.exact.marks_of(hashed.exact)
+    # The last mask takes all sides together: the shares of two sides may overlap, so no sum or maximum gives it.
     masks = [*(1 << side for side in range(len(ROW_SIDES))), (1 << len(ROW_SIDES)) - 1]
+    # max(counts, 1): a text shorter than an n-gram has none.
     shares = [np.bincount(owners[(marks & m) != 0], minlength=size) / np.maximum(hashed.counts, 1) for m in masks]
     return np.array(shares), np.array([(equal_marks & mask) != 0 for mask in masks])
 

@@ -68,6 +68,7 @@ class Flagged:
         """
         number = len(self.places)
         self.places.append(place)
+        # Cut twice: joining white space shortens a text, and a whole page need not be split for 160 characters.
         self.snippets.append(" ".join(text[: 2 * SNIPPET_CHARACTERS].split())[:SNIPPET_CHARACTERS])
         self.shares.append(share)
         self.hashes.append(exact)
@@ -86,11 +87,13 @@ class Flagged:
         ngrams = np.concatenate(self.parts)
         self.parts.clear()
         owners = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+        # lexsort's last key counts first: by n-gram, then by text.
         order = np.lexsort((owners, ngrams))
         ngrams, owners = ngrams[order], owners[order]
         new_key = np.r_[True, ngrams[1:] != ngrams[:-1]]
         new_pair = np.flatnonzero(new_key | np.r_[True, owners[1:] != owners[:-1]])
         self.owners = owners[new_pair]
+        # An n-gram that a text repeats counts as often as it stands there, as in the shares of `flag_texts`.
         self.weights = np.diff(np.r_[new_pair, len(ngrams)]).astype(np.int32)
         self.keys = ngrams[new_key]
         self.starts = np.r_[np.flatnonzero(new_key[new_pair]), len(new_pair)]
@@ -99,6 +102,7 @@ class Flagged:
         """Return what one text of a row shares with the flagged texts; None where it shares nothing."""
         if not len(self.keys) or not len(ngrams):
             return None
+        # searchsorted answers len(keys) for an n-gram above all keys.
         found = np.minimum(np.searchsorted(self.keys, ngrams), len(self.keys) - 1)
         places = np.flatnonzero(self.keys[found] == ngrams)
         keys, first = np.unique(found[places], return_index=True)
@@ -110,6 +114,7 @@ class Flagged:
         keys, places = keys[backwards], places[first[backwards]]
         lengths = self.starts[keys + 1] - self.starts[keys]
         ends = np.cumsum(lengths)
+        # One range starts[k] to starts[k + 1] after another, without a Python loop over keys.
         postings = np.arange(ends[-1]) + np.repeat(self.starts[keys] - ends + lengths, lengths)
         owners = self.owners[postings]
         shared = np.bincount(owners, weights=self.weights[postings], minlength=len(self.counts))
@@ -180,6 +185,7 @@ class Matches:
             overlaps = self._flagged.overlaps(ngrams)
             if overlaps is None:
                 continue
+            # Equal texts are pairs of `_equal_and_named` already.
             other = hashes[overlaps.numbers] != exact
             enough = other & (overlaps.shares >= self._threshold)
             # A common phrase leads to thousands of texts: pairs beyond `per_text` are counted without being made.
@@ -202,6 +208,7 @@ def _equal_and_named(flagged: Flagged, batch: RowBatch) -> Iterator[Pair]:
     for named in batch.named:
         for number in flagged.seeds.get(named.id, []):
             if named.fits(flagged.hashes[number]):
+                # The seed of a row is its positive. The pair stands for the id, so that no text is quoted.
                 text = RowText(named.row, named.where, ROW_SIDES.index("positive"), "")
                 yield Pair(text, number, "id", None)
 

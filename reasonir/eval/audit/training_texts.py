@@ -61,6 +61,7 @@ def stream_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher) -
     """
     for source in sources:
         held: list[tuple[dict[str, Any], TrainingExample]] = []
+        # Read twice: an example as training sees it no longer says by which ids its row named documents.
         pairs = zip(read_training_rows(source), read_training_examples(source, lookup), strict=True)
         for (_, row), example in pairs:
             held.append((row, example))
@@ -107,5 +108,6 @@ def _named_ids(row: Mapping[str, Any]) -> dict[str, bool]:
     others = [row.get("id"), provenance.get("document") if isinstance(provenance, dict) else None]
     for identifier in others:
         if isinstance(identifier, str):
+            # An id that also stands in place of a positive keeps that mark: without corpora it has no text.
             named.setdefault(identifier, False)
     return named

@@ -43,9 +43,11 @@ def results_table(model: Path, results: list[str], metric: str) -> str:
         UserError: a folder that is no finished evaluation, one of other weights, or one without the metric.
     """
     weights = weights_digest(model)
+    # The average stands first: the tasks of several folders differ, the average is in all.
     rows, columns = [], dict.fromkeys(["average"])
     for folder in map(Path, results):
         tasks = {name: task.mean for name, task in read_results(folder).items()}
+        # An encoder's fingerprint begins with the digest of its weights; BM25's results have none and are refused.
         measured = _read_json(folder / MANIFEST_FILE).get("model_fingerprint") or ""
         if not measured.startswith(weights):
             raise UserError(f"results={folder} were not measured with the weights of model.path={model}; leave it out")
@@ -66,6 +68,7 @@ def _scoring_options(folder: Path) -> str:
     options = read_mapping(folder / CONFIG_FILE)
     data = options["data"]
     parts = [data.get("hub") or Path(data["dir"]).name]
+    # Options that change scores. Paths and limits of memory stay out of a public card.
     names = ("retriever", "queries", "split", "long", "instruction", "query_max_tokens", "document_max_tokens")
     parts += [f"{name}={options[name]}" for name in names if name in options]
     return ", ".join(parts)

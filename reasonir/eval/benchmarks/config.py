@@ -195,5 +195,6 @@ def with_output_dir(config: AnyOptions, label: str) -> AnyOptions:
     """
     if config.output_dir is not None:
         return config
+    # Eight digits: a clash is no danger, because `RunFolder` refuses a folder of other options.
     digest = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:8]
     return dataclasses.replace(config, output_dir=str(Path("outputs") / "eval" / f"{label}-{digest}"))

@@ -71,6 +71,7 @@ def evaluate_bright(config: BrightConfig) -> None:
     # 3 write what stands above the tasks
     average, table = write_bright_summary(evaluation, results, config.queries, config.long)
     print(f"\n{table}")
+    # Rewritten queries in files of their own lie outside data.dir; the manifest has to name them too.
     rewritten = [rewritten_file(config.queries, task, None) for task in names] if "/" in config.queries else []
     finish_evaluation(evaluation, [*([config.data.dir] if config.data.dir else []), *rewritten])
     recall = f"recall@1 {average['recall_at_1']:.4f}, " if config.long else ""
@@ -81,6 +82,7 @@ def evaluate_beir(config: BeirConfig) -> None:
     """Rank and score one retrieval set in BEIR's format."""
     config = resolve(config)
     folder, split = config.data.dir, config.split
+    # Read before the model is loaded: broken data is refused at once.
     (collection,) = open_source(folder or f"hub:{config.data.hub}", split).collections()
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
@@ -125,6 +127,7 @@ def open_evaluation(config: RetrievalConfig, searcher: Searcher | None = None) -
         searcher: The retriever of these options where it is open already; several evaluations can share it.
     """
     folder = str(config.output_dir)
+    # Other ranks write nothing, so that rank 0 alone claims the folder, and a refusal is said once.
     run = RunFolder(folder, config, resume=True, ignored=MAY_DIFFER) if rank() == 0 else None
     hybrid = config.hybrid if config.retriever is Retriever.hybrid else None
     name = config.retriever.value
@@ -144,6 +147,7 @@ def evaluate_tasks(evaluation: Evaluation, tasks: Tasks, nested: bool) -> dict[s
         nested: Whether each task has a folder of its own within the folder of results.
     """
     if evaluation.run is not None:
+        # A mistake in the last task is said before hours of encoding, and before an older manifest is removed.
         tasks = _check_all(tasks, evaluation.searcher)
         evaluation.run.start()
     results = {}
@@ -160,6 +164,7 @@ def _check_all(tasks: Tasks, searcher: Searcher) -> Iterator[tuple[Collection, s
     held = list(tasks)
     for collection, instruction in held:
         check_collection(searcher, collection, instruction)
+    # `pop` takes from the end: the list then holds no task that is done.
     held.reverse()
     return (held.pop() for _ in range(len(held)))
 
@@ -179,6 +184,7 @@ def check_collection(searcher: Searcher, collection: Collection, instruction: st
     if not any(query.gold for query in collection.queries):
         raise UserError(f"{collection.name}: no query has a gold document")
     if searcher.dense is not None:
+        # One short query tells whether the instruction alone exceeds the limit.
         searcher.dense.encoder.template.encode([(instruction, "x")], searcher.dense.query_max_tokens)
 
 
@@ -195,8 +201,10 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
         The task's means; on ranks that only encode, nothing.
     """
     searcher = evaluation.searcher
+    # 1 is the task finished already?
     judged = [query for query in collection.queries if query.gold]
     queries, excluded = {query.id: query.text for query in judged}, {query.id: query.excluded_ids for query in judged}
+    # Excluded documents are never ranked, as in BRIGHT: they would take places within the cut.
     task = SearchTask(collection.name, collection.documents, queries, instruction, excluded)
     fingerprint = resume.fingerprint(collection.documents, judged, _settings_of(evaluation, task))
     finished = resume.read_finished(folder, fingerprint)
@@ -209,15 +217,18 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
         evaluation.counts[collection.name] = {**finished.counts, "unchanged": True}
         return finished.mean
 
+    # 2 rank, score, write
     ranked = searcher.rank(task, evaluation.top)
     counts: dict[str, Any] = {"documents": len(collection.documents), "queries": len(judged)}
     counts |= {"queries_without_gold": len(collection.queries) - len(judged), **ranked.counts}
+    # Only now: a kill during the ranking leaves the older result whole.
     resume.mark_unfinished(folder)
     qrels = qrels_of(collection)
     scored = write_task(folder, ranked.run, qrels, evaluation.retriever, aspects_of(collection))
     for part, run in ranked.parts.items():
         write_run(folder / f"{part}.trec", run, part)
         counts[f"{part}_ndcg_at_10"] = score_run(run, qrels).mean["ndcg_at_10"]
+    # The stamp comes last: a task whose files are not all written is computed again.
     resume.mark_finished(folder, fingerprint, counts, [f"{part}.trec" for part in ranked.parts])
     evaluation.counts[collection.name] = counts
     return scored.mean
@@ -228,6 +239,7 @@ def _settings_of(evaluation: Evaluation, task: SearchTask) -> list[object]:
     settings: list[object] = [evaluation.retriever, evaluation.top]
     dense = evaluation.searcher.dense
     if dense is not None:
+        # What each encoding job depends on: instructions, limits and precision; chunk sizes change no result.
         encodings = [(job.kind, job.settings) for job in dense.encoding_jobs(task)]
         settings += [dense.encoder.fingerprint, dense.encoder.template.fingerprint, encodings]
     return settings if evaluation.hybrid is None else [*settings, evaluation.hybrid]

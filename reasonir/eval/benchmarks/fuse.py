@@ -61,6 +61,7 @@ class RunFusion:
         """Fuse one run of each place and print which of them lack queries; refuse a run of other queries."""
         label = f"{task}: " if task else ""
         for path, run in zip(self.places, runs, strict=True):
+            # Runs that share no query at all rank other data: each query would simply keep its own run's hits.
             others = {query for other in runs if other is not run for query in other}
             if others.isdisjoint(run):
                 raise UserError(
@@ -94,6 +95,7 @@ def fuse(config: FuseConfig) -> None:
     begun = time.time()
     fused = fusion.fuse([read_run(path) for path in fusion.places])
     output = claim_output(Path(config.output), config)
+    # BRIGHT's score.json in, score.json out.
     if output.suffix == ".json":
         write_json(output, fused.run)
     else:
@@ -114,6 +116,7 @@ def fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
     scorable = _read_judgements(data, tasks, dict(zip(config.runs, folders, strict=True)), given.place is not None)
     found = FuseDataConfig(dir=data.dir, hub=data.hub)
     config = dataclasses.replace(config, data=found, queries=data.queries, long=data.long, split=data.split)
+    # The stored options are the ones found: a later report reads from them which data was ranked.
     output = RunFolder(config.output, config, resume=True, ignored=("output", "debug"))
     output.start()
     # 2 fuse and score task by task
@@ -123,6 +126,7 @@ def fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
         fused = fusion.fuse([folder[task].run() for folder in folders], task)
         counts[task] = fusion.counts(fused)
         place = output.path / task if nested else output.path
+        # Without the data there are runs, but no metrics and no results.json.
         if scorable is None:
             place.mkdir(parents=True, exist_ok=True)
             write_run(place / RUN_FILE, fused.run, fusion.method.value)
@@ -166,6 +170,7 @@ def _read_judgements(
         for collection in _readable(data.collections(tasks)):
             _refuse_unknown_ids(collection, data, tasks, folders)
             judgements[collection.name] = Judgements(qrels_of(collection), aspects_of(collection))
+    # A mistake in what the user named is refused; a set that a run folder merely records may be gone by now.
     except Unreadable as error:
         if named:
             raise
@@ -184,6 +189,7 @@ class Unreadable(UserError):
 def _readable(collections: Iterator[Collection]) -> Iterator[Collection]:
     try:
         yield from collections
+    # Only reading is wrapped: `_refuse_unknown_ids` raises a UserError too, which must stop the command in any case.
     except UserError as error:
         raise Unreadable(str(error)) from error
 
@@ -198,6 +204,7 @@ def _refuse_unknown_ids(
     documents = {document.id for document in collection.documents}
     for path, folder in folders.items():
         run = folder[collection.name].run()
+        # Documents too: two sets can number their queries alike.
         ranked = {document for hits in run.values() for document in hits}
         for kind, unknown in (("query", run.keys() - queries), ("document", ranked - documents)):
             if unknown:

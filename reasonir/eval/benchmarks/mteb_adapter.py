@@ -40,6 +40,7 @@ from reasonir.retrieval.embeddings import embed_cached, encoding_precision
 from reasonir.retrieval.sharding import EncodingSettings
 from reasonir.retrieval.top_k import exact_top_k
 
+# mteb's names: BrightBiologyRetrieval, BrightBiologyLongRetrieval, BrightRetrieval, BrightProBiologyRetrieval.
 TASK_NAME = re.compile(r"Bright(Pro)?(?P<task>\w*?)(?P<long>Long)?Retrieval")
 WITHOUT_EXCLUSIONS = ("BrightRetrieval", "BrightLongRetrieval")
 # The lists of documents that `top_ranked` leaves out are made for so many queries at a time: one list can name almost
@@ -83,6 +84,7 @@ class MtebEncoder(AbsEncoder):
         self._document_max_tokens = document_max_tokens or encoder.default_max_tokens
         self._chunk_tokens = chunk_tokens
         self._cache_dir = Path(cache_dir or os.environ.get("REASONIR_CACHE") or "~/.cache/reasonir").expanduser()
+        # mteb calls `index` before `search` and hands the corpus to `index` alone.
         self._ids: list[str] = []
         self._documents = np.empty((0, encoder.dimension), dtype=np.float32)
         self.mteb_model_meta = self._describe(name)
@@ -110,12 +112,14 @@ class MtebEncoder(AbsEncoder):
             "instruction": self._instruction,
             "query_max_tokens": self._query_max_tokens,
             "document_max_tokens": self._document_max_tokens,
+            # The precision in use, not "auto": two machines may choose differently and mteb must not mix their results.
             "precision": self._precision,
             "template": str(self.encoder.template.style),
         }
         return ModelMeta.create_empty(
             overwrites={
                 "name": name,
+                # mteb keeps results by name and revision: other weights at the same path need a revision of their own.
                 "revision": self.encoder.fingerprint or "unsaved",
                 "n_parameters": sum(weights.numel() for weights in self.encoder.parameters()),
                 "max_tokens": self.encoder.default_max_tokens,
@@ -205,8 +209,10 @@ class MtebEncoder(AbsEncoder):
         for first in range(0, len(query_ids), QUERIES_PER_SEARCH):
             block = slice(first, first + QUERIES_PER_SEARCH)
             excluded = None if top_ranked is None else self._left_out(query_ids[block], top_ranked, task_metadata.name)
+            # The ids break ties as trec_eval does, so that mteb's figure is that of our run.
             rows, scores = exact_top_k(embeddings[block], self._documents, top_k, excluded, ids=self._ids)
             for query, hits, values in zip(query_ids[block], rows, scores, strict=True):
+                # A row of -1 fills up a query with fewer permitted documents than top_k.
                 found[query] = {self._ids[i]: float(s) for i, s in zip(hits, values, strict=True) if i >= 0}
         return found
 
@@ -215,6 +221,7 @@ class MtebEncoder(AbsEncoder):
         if self._instruction == "none":
             return ""
         task, long = bright_task_of(task_metadata.name, hf_subset)
+        # replace, not format: an instruction may hold other braces.
         if self._instruction not in ("bright", "mteb"):
             return self._instruction.replace("{task}", task or task_metadata.name)
         if self._instruction == "bright" and task is not None:
@@ -246,5 +253,6 @@ def bright_task_of(name: str, hf_subset: str) -> tuple[str | None, bool]:
     if match is None:
         return None, False
     asked = match["task"] or hf_subset
+    # mteb writes TheoremQAQuestions where BRIGHT writes theoremqa_questions.
     plain = asked.replace("_", "").lower()
     return next((task for task in BRIGHT_TASKS if task.replace("_", "") == plain), None), bool(match["long"])

@@ -38,12 +38,15 @@ def fingerprint(documents: Iterable[Document], queries: Iterable[Query], setting
         settings: Everything else: retriever, model, limits. Their `repr` is hashed.
     """
 
+    # A generator, so that no second copy of the corpus is in memory while it is hashed.
     def parts() -> Iterator[str]:
         yield repr((REVISION, *settings))
         for document in documents:
+            # The length keeps two documents apart from two others that read the same end to end.
             yield repr((document.id, len(document.text)))
             yield document.text
         for query in queries:
+            # Sorted: the order of gold and excluded ids in a file changes no result.
             yield repr((query.id, query.text, sorted(query.gold.items()), sorted(query.excluded_ids), query.aspects))
 
     return digest_of(parts())
@@ -52,6 +55,7 @@ def fingerprint(documents: Iterable[Document], queries: Iterable[Query], setting
 def read_finished(folder: Path, fingerprint: str) -> FinishedTask | None:
     """Return a finished task; None where it must be computed."""
     stamp = read_stamp(folder / FINGERPRINT_FILE, fingerprint=fingerprint)
+    # The files are checked too: a person may have edited or removed one since.
     if stamp is None or not unchanged(folder, stamp["files"]):
         return None
     return FinishedTask(json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")), stamp["counts"])

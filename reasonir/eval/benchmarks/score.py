@@ -23,6 +23,7 @@ def score_files(config: ScoreConfig) -> None:
     run, qrels = read_run(config.run), read_qrels(config.qrels)
     excluded = _read_excluded(config.excluded) if config.excluded is not None else None
     scored = score_run(run, qrels, excluded)
+    # All zero is no score: the ids of run and qrels do not match.
     if scored.missing_queries == len(scored.per_query):
         raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
     output = claim_output(Path(config.output), config)

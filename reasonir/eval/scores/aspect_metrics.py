@@ -28,6 +28,7 @@ def aspect_metrics(ranking: Sequence[str], aspects: Sequence[Aspect], cuts: Sequ
         aspects: The query's aspects, at least one.
         cuts: The numbers k of first documents to measure at.
     """
+    # One pass serves all cuts: the greedy ranking up to a smaller cut is the beginning of a deeper one's.
     depth = max(cuts)
     gained, covered = _measure(ranking[:depth], aspects, depth)
     best, _ = _measure(ideal_ranking(aspects, depth), aspects, depth)
@@ -45,6 +46,7 @@ def aspect_metric_names(cuts: Sequence[int]) -> list[str]:
 
 def ideal_ranking(aspects: Sequence[Aspect], depth: int) -> list[str]:
     """Return the documents in greedy order: the one that gains most comes next, the first listed among equals."""
+    # A dictionary as an ordered set: `max` takes the first of equals, so that the listed order decides.
     remaining = {document: None for aspect in aspects for document in aspect.gold_ids}
     covering = _aspects_of(aspects)
     seen = [0] * len(aspects)
@@ -64,7 +66,9 @@ def _measure(ranking: Sequence[str], aspects: Sequence[Aspect], depth: int) -> t
     seen = [0] * len(aspects)
     gained, covered = [0.0], [0.0]
     for rank in range(1, depth + 1):
+        # A ranking that is shorter than the cut gains nothing further; the metrics at deeper cuts still exist.
         hit = covering.get(ranking[rank - 1], []) if rank <= len(ranking) else []
+        # The gain comes before `seen` is raised: a document's own aspects count as not covered by itself.
         gained.append(gained[-1] + _gain(hit, aspects, seen) / math.log2(rank + 1))
         for index in hit:
             seen[index] += 1

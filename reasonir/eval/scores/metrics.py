@@ -13,6 +13,7 @@ import pytrec_eval
 from reasonir.data.aspects import Aspect
 from reasonir.eval.scores.aspect_metrics import aspect_metric_names, aspect_metrics
 
+# 10 is the cut of BRIGHT's nDCG, 1 that of its recall on whole pages, 25 Bright-Pro's.
 CUTS = (1, 5, 10, 25, 50, 100)
 FAMILIES = {"ndcg_cut": "ndcg_at", "map_cut": "map_at", "recall": "recall_at", "P": "precision_at"}
 METRIC_OF_MEASURE = {
@@ -58,7 +59,9 @@ def score_run(
     # A query without a relevant document has no nDCG and is left out, as trec_eval does.
     gold = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
     hits = {query: remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
+    # A query whose every hit is excluded has no hit any more: it counts as missing, not as scored.
     hits = {query: scores for query, scores in hits.items() if scores}
+    # pytrec_eval takes the cuts of one measure as one name, "ndcg_cut.1,5,10".
     measures = {f"{family}.{','.join(map(str, CUTS))}" for family in FAMILIES} | {"recip_rank"}
     judged = {query: dict(gold[query]) for query in hits}
     values = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(hits) if hits else {}
@@ -86,12 +89,14 @@ def score_run(
 
 def trec_ranking(scores: Mapping[str, float]) -> list[str]:
     """Return the documents of a query in trec_eval's order."""
+    # numpy's float32 and the id together, both descending: two scores that trec_eval reads as equal are ordered by id.
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
 
 
 def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     """Return a query's hits without the excluded documents; pytrec_eval takes no score but a `float`."""
     kept = dict(scores)
+    # One look at the types is cheaper than converting every score of every query.
     if set(map(type, kept.values())) - {float}:
         kept = dict(zip(kept, map(float, kept.values()), strict=True))
     for document in excluded:

@@ -67,6 +67,7 @@ def macro_average(results: Mapping[str, Mapping[str, float]]) -> dict[str, float
 
     A metric over aspects has no average where one of the tasks names no aspects.
     """
+    # The names that all tasks have: one aspect metric over half of the tasks would be an average of other tasks.
     names = [name for name in next(iter(results.values())) if all(name in row for row in results.values())]
     mean = {name: sum(row[name] for row in results.values()) / len(results) for name in names}
     mean["num_queries"] = sum(row["num_queries"] for row in results.values())
@@ -111,10 +112,12 @@ def read_results(folder: str | Path) -> dict[str, TaskResult]:
         raise UserError(f"{root}: {state}")
     try:
         tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+    # TypeError: valid JSON of another shape, such as a list.
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not a results.json of ours: {error}") from error
     found = {}
     for name, mean in tasks.items():
+        # BEIR's results have no task level: a task without a folder of its own lies in the root.
         place = root / name if (root / name / METRICS_FILE).is_file() else root
         for needed in (METRICS_FILE, QUERIES_FILE, RUN_FILE):
             if not (place / needed).is_file():

@@ -57,11 +57,13 @@ def randomisation_test(
     parts = parts[parts != 0]
     observed = abs(parts.sum()) - ROUNDING * np.abs(parts).sum()
     if 2 ** len(parts) <= permutations:
+        # Doubled query by query, signs in every combination: 2^n sums need n additions of whole arrays.
         sums = np.zeros(1)
         for part in parts:
             sums = np.concatenate([sums + part, sums - part])
         return RandomisationResult(float(np.mean(np.abs(sums) >= observed)), True, len(sums))
     count = 0
+    # Eight times BLOCK_VALUES: a row needs one random byte for eight queries and never holds the signs themselves.
     rows = max(1, BLOCK_VALUES * 8 // len(parts))
     for start in range(0, permutations, rows):
         sums = _random_sums(parts, min(rows, permutations - start), generator)
@@ -107,12 +109,14 @@ def bootstrap_interval(
     levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     deviations = query_shares([task - task.mean() for task in differences])
     spread = float(np.sum(deviations**2))
+    # Every task's differences are equal: the acceleration would be 0 / 0.
     if spread == 0:
         return estimate, estimate
     if bca:
         # Resamples equal to the estimate count half, as in scipy: scores of few queries repeat themselves often.
         rounding = ROUNDING * np.abs(query_shares(differences)).sum()
         below = np.mean(means < estimate - rounding) + np.mean(np.abs(means - estimate) <= rounding) / 2
+        # Kept half a resample away from 0 and 1, where the normal quantile is infinite.
         z0 = stats.norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
         acceleration = float(np.sum(deviations**3)) / (6 * spread**1.5)
         z = z0 + stats.norm.ppf(levels)
@@ -126,6 +130,7 @@ def _resampled_means(differences: Sequence[np.ndarray], resamples: int, generato
     for task in differences:
         rows = max(1, BLOCK_VALUES // len(task))
         for start in range(0, resamples, rows):
+            # In blocks: all resamples of a task at once are resamples * queries numbers.
             size = (min(rows, resamples - start), len(task))
             drawn = task[generator.integers(0, len(task), size=size, dtype=np.int32)]
             means[start : start + rows] += drawn.mean(axis=1) / len(differences)
@@ -137,6 +142,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        # Step down, as Holm: a p-value is never corrected below that of a smaller one.
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected
@@ -155,6 +161,7 @@ def wilson_interval(share: float, count: int, confidence: float) -> tuple[float,
     middle = share + z * z / (2 * count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
+    # Rounding can leave the interval's end a hair outside 0 to 1 where the share is 0 or 1.
     return max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale))
 
 
@@ -165,6 +172,7 @@ def mcnemar(gained: int, lost: int) -> float:
         gained: Questions that only the second system answers rightly.
         lost: Questions that only the first system answers rightly.
     """
+    # Without a question that changed there is no trial, which scipy refuses; nothing speaks against equality then.
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 

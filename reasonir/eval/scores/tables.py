@@ -63,6 +63,7 @@ class Group:
 
     def best(self, column: str) -> float | None:
         """Return the best value of a column as it is printed; None where fewer than two rows have one."""
+        # Rounded first: two rows that print the same number are both the best.
         values = [round(row.points[column], 1) for row in self.rows if column in row.points]
         return max(values) if len(values) > 1 else None
 
@@ -102,8 +103,10 @@ def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = Fal
     """
     tasks = list(rows[0].ndcg_at_10)
     columns = [*tasks, AVERAGE] if averaged else tasks
+    # Published rows exist for BRIGHT's tasks only: elsewhere the kind of queries makes no group.
     bright = any(task in SHORT_NAMES for task in tasks)
     kinds = [(row, _kind(row.queries) if bright else "") for row in rows]
+    # In the order of our rows, each kind once.
     shown = list(dict.fromkeys(kind for _, kind in kinds))
     if both_kinds and any(shown):
         shown += [kind for kind in ("original", "rewritten") if kind not in shown]
