@@ -1,0 +1,34 @@
+"""docs/architecture.md tells the truth: its folders are the package's, its listings are the source's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+LISTINGS = re.findall(r"^### [^\n]*`(reasonir/\S+\.py)`\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def without_comment(line: str) -> str:
+    return line.split("  # ")[0].strip()
+
+
+@pytest.mark.parametrize(("file", "listing"), LISTINGS)
+def test_listings_stand_in_the_source_in_this_order(file: str, listing: str) -> None:
+    source = [without_comment(line) for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+    for line in map(without_comment, listing.splitlines()):
+        assert line in source, f"{file} has no line {line!r} here"
+        source = source[source.index(line) + 1 :]
+
+
+def test_there_is_a_listing_for_each_main_path() -> None:
+    assert len(LISTINGS) == 5
+
+
+def test_the_tree_names_every_folder() -> None:
+    tree = re.search(r"^reasonir/\n(.*?)^scripts/", PAGE, re.MULTILINE | re.DOTALL)
+    assert tree
+    names = re.findall(r"^ +([a-z_]+)/ ", tree[1], re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "reasonir").rglob("*.py")} - {"reasonir"}
+    assert sorted(names) == sorted([*folders - {"data"}, "data", "data", "prompts"])  # reasonir/data and train/data
