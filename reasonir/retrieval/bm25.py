@@ -105,13 +105,13 @@ def tokenise(text: str) -> list[str]:
     tokens: list[str] = []
     for found in TOKEN.finditer(text):
         if found.end() - found.start() > MAX_TOKEN_CHARACTERS:
-            tokens.extend(cut(text, found.start(), found.end()))
+            tokens.extend(_cut(text, found.start(), found.end()))
         elif found[1]:
             tokens.append(found[1])
     return tokens
 
 
-def cut(text: str, start: int, end: int) -> list[str]:
+def _cut(text: str, start: int, end: int) -> list[str]:
     """Return the tokens of an overlong one as Lucene finds them: the text is read through a window of 255."""
     pieces = []
     while start < end:
@@ -125,8 +125,7 @@ def cut(text: str, start: int, end: int) -> list[str]:
 def stem(word: str) -> str:
     """Return the Porter stem of a lower-case word as Lucene's PorterStemFilter does.
 
-    Snowball's "porter" is the algorithm of 1980. Lucene follows Porter's later C program, which differs in
-    three
+    Snowball's "porter" is the algorithm of 1980. Lucene follows Porter's later C program, which differs in three
     points: words of one or two letters stay, and in step 2 -bli becomes -ble (not only -abli -able) and -logi
     becomes -log, both where the rest has a vowel-consonant sequence: `psychology` and `psychological` share a
     stem. The two rules apply to what step 1 leaves; the later steps then act as they do on a word that ends
@@ -233,7 +232,7 @@ class BM25Index:
             for row in range(block.shape[0]):
                 hits = slice(block.indptr[row], block.indptr[row + 1])
                 out = () if excluded is None else excluded[start + row]
-                best, values = self.best(block.indices[hits], block.data[hits].astype(np.float32), out, top)
+                best, values = self._best(block.indices[hits], block.data[hits].astype(np.float32), out, top)
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
 
@@ -274,7 +273,7 @@ class BM25Index:
         )
         return scipy.sparse.csr_array(parts, shape=(len(queries), len(self.vocabulary)))
 
-    def best(
+    def _best(
         self, positions: np.ndarray, scores: np.ndarray, excluded: Collection[int] | np.ndarray, top: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best `top` of one query's scored documents, in trec_eval's order."""

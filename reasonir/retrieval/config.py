@@ -7,7 +7,7 @@ from enum import StrEnum
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import Precision, TemplateChoice
+from reasonir.core.fields import Precision, TemplateChoice, at_least, positive
 
 
 class Retriever(StrEnum):
@@ -46,17 +46,12 @@ class EncodingConfig:
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
     model: ModelConfig = MISSING
-    chunk_tokens: int | None = MISSING
+    chunk_tokens: int | None = positive()
     """Tokens of one forward pass; null is 4,096 on a CPU, 65,536 on a GPU. Changes no result."""
     precision: Precision = MISSING
     """auto: bf16 on CUDA, fp32 on a CPU."""
     cache_dir: str = MISSING
     """Folder of cached embeddings, named by content, model and settings; under torchrun one that all ranks see."""
-
-    def validate(self) -> None:
-        """Refuse values outside their range."""
-        if self.chunk_tokens is not None and self.chunk_tokens <= 0:
-            raise UserError(f"chunk_tokens={self.chunk_tokens} must be positive")
 
 
 class FusionMethod(StrEnum):
@@ -76,7 +71,13 @@ class Lexical(StrEnum):
 
 
 def check_weights(name: str, weights: list[float], lists: int) -> None:
-    """Refuse weights that are not one a list, not negative, not all zero."""
+    """Refuse weights that are not one for each list, not negative, not all zero.
+
+    Args:
+        name: The option's, for the message.
+        weights: Its value.
+        lists: How many are joined.
+    """
     require(len(weights) == lists, name, weights, f"must be {lists} numbers, one for each list")
     sound = all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weights)
     require(sound, name, weights, "must be numbers of 0 or more, and not all 0")
@@ -92,13 +93,12 @@ class HybridConfig:
     """Of the dense list and of BM25's. Default 0.5 and 0.5: arXiv 2504.20595."""
     lexical: Lexical = MISSING
     """bm25 (Lucene's) or bm25_query_weighted (BRIGHT's)."""
-    rrf_k: float = MISSING
+    rrf_k: float = at_least(0)
     """The constant of rrf: weight / (rrf_k + place). 60: Cormack et al. 2009."""
 
     def validate(self) -> None:
-        """Refuse weights and constants outside their range."""
+        """Refuse weights outside their range."""
         check_weights("hybrid.weights", self.weights, 2)
-        require(math.isfinite(self.rrf_k) and self.rrf_k >= 0, "hybrid.rrf_k", self.rrf_k, "must be 0 or more")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,20 +109,15 @@ class RetrievalConfig(EncodingConfig):
     """dense; bm25 (Lucene's, k1 0.9, b 0.4); bm25_query_weighted (BRIGHT's: BM25 weights on the query side too); hybrid
     (the first `top` of dense and of BM25, fused as `reasonir-eval fuse` does)."""
     hybrid: HybridConfig = MISSING
-    query_max_tokens: int | None = MISSING
+    query_max_tokens: int | None = positive()
     """Tokens of a query's input; null is what the model declares."""
-    document_max_tokens: int | None = MISSING
+    document_max_tokens: int | None = positive()
     """Tokens of a document's input; null is what the model declares."""
-    top: int = MISSING
+    top: int = positive()
     """Documents kept a query, after its exclusions."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, and a dense retriever without a model."""
-        EncodingConfig.validate(self)
-        for name in ("query_max_tokens", "document_max_tokens", "top"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{name}={value} must be positive")
+        """Refuse a dense retriever without a model."""
         if self.retriever in (Retriever.dense, Retriever.hybrid) and self.model.path is None:
             raise UserError("model.path is missing: name the encoder, or retriever=bm25")
 
@@ -138,19 +133,16 @@ class EncodeConfig(EncodingConfig):
     """query (with the instruction) or document."""
     instruction: str = MISSING
     """none, or the text put before every query (side=query only)."""
-    max_tokens: int | None = MISSING
+    max_tokens: int | None = positive()
     """Tokens of an input; null is what the model declares."""
     dtype: str = MISSING
     """float32 or float16 of the stored array."""
 
     def validate(self) -> None:
-        """Refuse values outside their range."""
-        EncodingConfig.validate(self)
+        """Refuse an encoding without a model, and options that do not fit each other."""
         if self.model.path is None:
             raise UserError("model.path is missing: name the encoder")
         if self.dtype not in ("float32", "float16"):
             raise UserError(f"dtype={self.dtype} must be float32 or float16")
-        if self.max_tokens is not None and self.max_tokens <= 0:
-            raise UserError(f"max_tokens={self.max_tokens} must be positive")
         if self.side is Side.document and self.instruction != "none":
             raise UserError("instruction belongs to side=query; documents carry none")

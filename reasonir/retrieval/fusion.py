@@ -1,4 +1,4 @@
-"""Several rankings of the same queries into one: the arithmetic of `fuse` and of `retriever=hybrid`.
+"""Joins several rankings of the same queries: the arithmetic of `fuse` and of `retriever=hybrid`.
 
 A document's fused score is the sum over the lists of weight times what the list gives it:
 
@@ -43,8 +43,11 @@ def fuse_runs(
     """Fuse runs query by query; queries in the order in which they first appear.
 
     Args:
-        weights: one for each run.
-        top: documents kept a query.
+        runs: Each may lack queries and documents that others have.
+        method: What a list gives its documents.
+        weights: One for each run.
+        top: Documents kept a query.
+        rrf_k: The constant of method rrf.
     """
     queries = list(dict.fromkeys(query for run in runs for query, hits in run.items() if hits))
     missing = [sum(not run.get(query) for query in queries) for run in runs]
@@ -59,8 +62,15 @@ def fuse_runs(
 def fuse_hits(
     lists: Sequence[Hits], method: FusionMethod, weights: Sequence[float], rrf_k: float = 60.0
 ) -> dict[str, float]:
-    """Return one query's fused scores of every document that a list has (see the module's table)."""
-    parts = [(weight, *contributions(hits, method, rrf_k)) for weight, hits in zip(weights, lists, strict=True)]
+    """Return one query's fused scores of every document that a list has (see the module's table).
+
+    Args:
+        lists: Scores by document, of one query.
+        method: What a list gives its documents.
+        weights: One for each list.
+        rrf_k: The constant of method rrf.
+    """
+    parts = [(weight, *_contributions(hits, method, rrf_k)) for weight, hits in zip(weights, lists, strict=True)]
     documents = dict.fromkeys(document for hits in lists for document in hits)
     return {
         document: float(np.float32(math.fsum(weight * given.get(document, absent) for weight, given, absent in parts)))
@@ -68,7 +78,7 @@ def fuse_hits(
     }
 
 
-def contributions(hits: Hits, method: FusionMethod, rrf_k: float) -> tuple[dict[str, float], float]:
+def _contributions(hits: Hits, method: FusionMethod, rrf_k: float) -> tuple[dict[str, float], float]:
     """Return what one list gives each of its documents, and what it gives those that it lacks."""
     if not hits:
         return {}, 0.0

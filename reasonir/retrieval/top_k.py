@@ -2,7 +2,7 @@
 
 Legend: Q queries, N documents, D dimension, B queries of a block, M documents of a block, K hits kept, C candidates.
 Invariant: the result is the first `top` of a full sort by (score, document id), both descending, as trec_eval
-breaks ties, whatever the block sizes. Owns no files; BM25 lives in `lexical.py`.
+breaks ties, whatever the block sizes. Owns no files; BM25 lives in `bm25.py`.
 """
 
 import mmap
@@ -14,6 +14,7 @@ import torch
 from reasonir.retrieval.bm25 import tie_ranks
 
 RANK_BITS = 32
+"""Low half of a key: a document's place among the ids; up to 4 billion documents."""
 NEVER = torch.iinfo(torch.int64).min  # sorts behind every real score
 LOWEST = torch.finfo(torch.float32).min
 
@@ -37,8 +38,8 @@ def exact_top_k(
     distinct keys decides ties too.
 
     Args:
-        query_QD: any float type.
-        document_ND: any float type; may be memory-mapped, it is read block by block, once per block of
+        query_QD: Any float type.
+        document_ND: Any float type; may be memory-mapped, it is read block by block, once per block of
             queries, and what was read is let go.
         top: > 0; may exceed N.
         excluded: per query, rows of document_ND that are taken out before the cut.
@@ -54,7 +55,7 @@ def exact_top_k(
         edge of a block otherwise; within one block position scores are reproducible.
     """
     count = len(document_ND)
-    check_sizes(query_QD, document_ND, top, excluded, ids)
+    _check_sizes(query_QD, document_ND, top, excluded, ids)
     ranks = np.arange(count, dtype=np.int64) if ids is None else tie_ranks(ids)
     document_at_rank = np.empty(count, dtype=np.int64)
     document_at_rank[ranks] = np.arange(count)
@@ -62,27 +63,33 @@ def exact_top_k(
     scores = np.full((len(query_QD), top), -np.inf, dtype=np.float32)
     space = np.empty((min(block_documents, count), document_ND.shape[1]), dtype=np.float32)
     for first in range(0, len(query_QD), block_queries):
-        query_BD = to_float32(query_QD[first : first + block_queries], device)
-        check_finite(query_BD, "query", first)
+        query_BD = _to_float32(query_QD[first : first + block_queries], device)
+        _check_finite(query_BD, "query", first)
         banned = None if excluded is None else flatten(excluded[first : first + block_queries])
         best = torch.full((len(query_BD), min(top, count)), NEVER, dtype=torch.int64, device=device)
         for start in range(0, count, block_documents):
-            document_MD = to_float32(document_ND[start : start + block_documents], device, space)
+            document_MD = _to_float32(document_ND[start : start + block_documents], device, space)
             rank_M = torch.from_numpy(ranks[start : start + block_documents]).to(device)
             score_BM = (document_MD @ query_BD.T).T.contiguous()  # on a CPU a quarter faster than the other way
             if not bool(score_BM.sum().isfinite()):  # whatever is not finite in a document is so in its scores too
-                check_finite(document_MD, "document", start)
+                _check_finite(document_MD, "document", start)
             if banned is not None:
-                mask(score_BM, banned, start)
-            best = merge(best, score_BM, rank_M)
+                _mask(score_BM, banned, start)
+            best = _merge(best, score_BM, rank_M)
             release(document_ND)
         rows = slice(first, first + len(query_BD))
-        write_hits(best.cpu().sort(descending=True).values, document_at_rank, indices[rows], scores[rows])
+        _write_hits(best.cpu().sort(descending=True).values, document_at_rank, indices[rows], scores[rows])
     return indices, scores
 
 
-def merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
-    """Return the best keys (B, K) of those so far and a block's, in no order; a score of -inf is no hit."""
+def _merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) -> torch.Tensor:
+    """Return the best keys (B, K) of those so far and a block's, in no order; a score of -inf is no hit.
+
+    Args:
+        best_BK: int64 keys so far, NEVER where there are fewer.
+        score_BM: float32, -inf where a document is excluded.
+        rank_M: Places of the block's documents among the ids.
+    """
     width, last_B = best_BK.shape[1], best_BK.amin(dim=1)
     last_B = torch.where(last_B == NEVER, LOWEST, to_scores(last_B))
     passes_BM = score_BM >= last_B[:, None]
@@ -114,7 +121,7 @@ def release(rows: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def check_sizes(
+def _check_sizes(
     query_QD: np.ndarray,
     document_ND: np.ndarray,
     top: int,
@@ -132,14 +139,14 @@ def check_sizes(
         raise ValueError(f"ids: {len(ids)} for {len(document_ND)} documents")
 
 
-def to_float32(rows: np.ndarray, device: str | torch.device, space: np.ndarray | None = None) -> torch.Tensor:
+def _to_float32(rows: np.ndarray, device: str | torch.device, space: np.ndarray | None = None) -> torch.Tensor:
     """Copy a block of embeddings to the device, on the way through `space`, which saves making room each time."""
     block = np.empty(rows.shape, dtype=np.float32) if space is None else space[: len(rows)]
     np.copyto(block, rows, casting="same_kind")
     return torch.from_numpy(block).to(device)
 
 
-def check_finite(block: torch.Tensor, kind: str, first: int) -> None:
+def _check_finite(block: torch.Tensor, kind: str, first: int) -> None:
     """Refuse embeddings that have no order; `first` is the row of the block's first."""
     finite = block.isfinite().all(dim=1)
     if not bool(finite.all()):
@@ -175,7 +182,7 @@ def flatten(excluded: Sequence[Collection[int] | np.ndarray]) -> tuple[np.ndarra
     return documents[order], queries[order]
 
 
-def mask(score_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int) -> None:
+def _mask(score_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: int) -> None:
     """Put the block's excluded pairs behind everything, in place."""
     documents, queries = banned
     low, high = np.searchsorted(documents, [start, start + score_BM.shape[1]])
@@ -184,7 +191,7 @@ def mask(score_BM: torch.Tensor, banned: tuple[np.ndarray, np.ndarray], start: i
     score_BM[rows, columns] = -torch.inf
 
 
-def write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> None:
+def _write_hits(best: torch.Tensor, document_at_rank: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> None:
     """Decode sorted keys into `indices` and `scores`, in place; excluded documents leave the padding."""
     keys = best.numpy()
     hit = keys != NEVER
@@ -200,8 +207,10 @@ def as_run(
     """Return rankings as {query id: {document id: score}}.
 
     Args:
-        indices: places in `ids` (Q, top), padded with -1 at the end.
-        scores: float (Q, top).
+        queries: Their ids, Q.
+        ids: Of the documents.
+        indices: Places in `ids` (Q, top), padded with -1 at the end.
+        scores: Float (Q, top).
     """
     names, counts = np.array(ids, dtype=object), (indices >= 0).sum(axis=1)
     return {

@@ -10,7 +10,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.fields import positive, within
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig, Provider
-from reasonir.retrieval.config import EncodingConfig, RetrievalConfig, Retriever
+from reasonir.retrieval.config import RetrievalConfig, Retriever
 
 MAY_DIFFER = ("output_dir", "debug", "cache_dir", "chunk_tokens", "confidence", *generator_config.MAY_DIFFER)
 """Options that change no answer: an output folder may be continued with others."""
@@ -80,7 +80,6 @@ class RagConfig(RetrievalConfig):
     def validate(self) -> None:
         """Refuse options that do not go together."""
         if self.datastore is None:
-            EncodingConfig.validate(self)
             if self.queries == REASONING or self.queries_file:
                 raise UserError(f"queries={self.queries} is for a search: give datastore=PASSAGES")
         else:

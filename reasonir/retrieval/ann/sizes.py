@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-BYTES_PER_TOKEN = 4.6
-"""Of English text: GPT-2's tokens in a textbook of 2.7 MB."""
+from reasonir.text.lengths import ENGLISH_BYTES
+
 ASSUMED_RATE = 1_000.0
+"""Tokens a second where the user gives no rate: a round number that nobody takes for a measurement."""
 EXACT_QUERIES, EXACT_DOCUMENTS, EXACT_TOP = 1_024, 4_096, 1_000
 """Blocks and hits of exact search (`reasonir.retrieval.top_k`)."""
 BYTES_PER_HELD_TEXT = 300
@@ -41,8 +42,14 @@ def default_lists(vectors: int) -> int:
 
 
 def ivfpq_bytes(vectors: int, dimension: int, lists: int, pq_bytes: int) -> int:
-    """Return the size of an ivfpq index: a code and an 8-byte row a vector, the lists' centres, 256 centroids a byte
-    of the code."""
+    """Return the bytes of an ivfpq index: a code and an 8-byte row for each vector, the lists' centres, 256 centroids.
+
+    Args:
+        vectors: N.
+        dimension: D.
+        lists: Inverted lists.
+        pq_bytes: Bytes of a code.
+    """
     return vectors * (pq_bytes + 8) + 4 * dimension * (lists + 256)
 
 
@@ -50,10 +57,13 @@ def plan(passages: int, text_bytes: int, dimension: int, pq_bytes: int, tokens_p
     """Return what encoding and searching so many passages takes.
 
     Args:
-        text_bytes: of all passages, in UTF-8.
-        tokens_per_second: of the encoder; None is 1,000.
+        passages: N.
+        text_bytes: Of all passages, in UTF-8.
+        dimension: Of the encoder.
+        pq_bytes: Bytes of a code of the ivfpq index.
+        tokens_per_second: Of the encoder; None is 1,000.
     """
-    lists, tokens = default_lists(passages), round(text_bytes / BYTES_PER_TOKEN)
+    lists, tokens = default_lists(passages), round(text_bytes / ENGLISH_BYTES)
     float32, rate = 4 * passages * dimension, tokens_per_second or ASSUMED_RATE
     blocks = 4 * EXACT_DOCUMENTS * (EXACT_QUERIES + dimension) + 50 * EXACT_QUERIES * EXACT_TOP
     return Plan(
@@ -73,7 +83,14 @@ def plan(passages: int, text_bytes: int, dimension: int, pq_bytes: int, tokens_p
 
 
 def describe(plan: Plan, dimension: int, pq_bytes: int, given_rate: bool) -> str:
-    """Return the plan as lines for a reader."""
+    """Return the plan as lines for a reader.
+
+    Args:
+        plan: Of `plan()`.
+        dimension: As given to it.
+        pq_bytes: As given to it.
+        given_rate: Whether the user gave the encoder's rate.
+    """
     rows = [
         ("passages.jsonl", size(plan.passage_bytes)),
         ("embeddings.npy, float32", size(plan.float32_bytes)),

@@ -2,12 +2,13 @@
 
 Invariant: no two passages have the same text (title and content) or the same id; every document and context read is
 in a passage or counted as left out. Memory: hashes of texts and ids, 21 to 32 bytes each; texts pass through. Leaves
-reading to `datastore_sources.py`, cutting to `chunks.py`.
+reading to `sources.py`, cutting to `chunks.py`, the arithmetic of the plan to `retrieval/ann/sizes.py`.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from reasonir.core.errors import UserError
@@ -19,10 +20,9 @@ from reasonir.eval.rag.datastore.chunks import Span, token_cutter, word_cutter
 from reasonir.eval.rag.datastore.config import DATASTORE_MAY_DIFFER, Chunking, DatastoreConfig
 from reasonir.eval.rag.datastore.sources import SourceText, context_id, read_source
 from reasonir.eval.rag.records import PASSAGES_FILE
-from reasonir.retrieval.ann import sizes as datastore_plan
-from reasonir.retrieval.ann.sizes import Plan
+from reasonir.retrieval.ann import sizes
 from reasonir.text.digests import DigestTable
-from reasonir.text.lengths import open_tokenizer
+from reasonir.text.lengths import ENGLISH_BYTES, open_tokenizer
 
 TEXTS_BETWEEN_UPDATES = 1_000
 
@@ -42,24 +42,31 @@ class Counts:
 
 def build_datastore(config: DatastoreConfig) -> None:
     """Print the plan, pool the sources, write passages.jsonl; with plan_only=true the plan alone."""
+    dimension, pq_bytes, rate = config.dimension, config.pq_bytes, config.tokens_per_second
+    plan_of = partial(sizes.plan, dimension=dimension, pq_bytes=pq_bytes, tokens_per_second=rate)
+    describe = partial(sizes.describe, dimension=dimension, pq_bytes=pq_bytes, given_rate=rate is not None)
     if config.passages is not None:
-        text_bytes = round(config.passages * config.passage_tokens * datastore_plan.BYTES_PER_TOKEN)
-        print(_describe(config, _plan(config, config.passages, text_bytes)))
+        text_bytes = round(config.passages * config.passage_tokens * ENGLISH_BYTES)
+        print(describe(plan_of(config.passages, text_bytes)))
         if config.plan_only:
             return
     sources = list(dict.fromkeys(config.source or []))
-    pool = Pool(_cutter(config))
+    pool = Pool(_cutter(config.chunk, config.chunk_size, config.overlap, config.tokenizer))
     if config.plan_only:
         for _ in pool.passages(sources):
             pass
-        _report(config, pool.counts)
+    else:
+        folder = config.output_dir or _default_folder(sources)
+        run = RunFolder(folder, replace(config, output_dir=folder), resume=True, ignored=DATASTORE_MAY_DIFFER)
+        run.start()
+        file = run.path / PASSAGES_FILE
+        write_jsonl(file, pool.passages(sources))
+    planned = plan_of(pool.counts.passages, pool.counts.text_bytes)
+    _print_counts(pool.counts)
+    if config.passages is None:
+        print(describe(planned))
+    if config.plan_only:
         return
-    config.output_dir = config.output_dir or _default_folder(sources)
-    run = RunFolder(config.output_dir, config, resume=True, ignored=DATASTORE_MAY_DIFFER)
-    run.start()
-    file = run.path / PASSAGES_FILE
-    write_jsonl(file, pool.passages(sources))
-    planned = _report(config, pool.counts)
     counts = asdict(pool.counts) | {"passages_of_source": pool.passages_of_source}
     inputs = [source for source in sources if not source.startswith("hub:")]
     run.finish(inputs=inputs, counts=counts, plan=asdict(planned), sha256=file_sha256(file))
@@ -135,34 +142,21 @@ def _key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
-def _cutter(config: DatastoreConfig) -> Callable[[str], list[Span]] | None:
-    if config.chunk is Chunking.none:
+def _cutter(chunk: Chunking, size: int, overlap: int, tokenizer: str | None) -> Callable[[str], list[Span]] | None:
+    if chunk is Chunking.none:
         return None
-    if config.chunk is Chunking.words:
-        return word_cutter(config.chunk_size, config.overlap)
-    assert config.tokenizer is not None
-    return token_cutter(open_tokenizer(config.tokenizer), config.chunk_size, config.overlap)
+    if chunk is Chunking.words:
+        return word_cutter(size, overlap)
+    assert tokenizer is not None, "validate() asks for one"
+    return token_cutter(open_tokenizer(tokenizer), size, overlap)
 
 
 def _default_folder(sources: list[str]) -> str:
     return str(Path("outputs") / f"datastore-{'-'.join(source.rstrip('/').rsplit('/', 1)[-1] for source in sources)}")
 
 
-def _plan(config: DatastoreConfig, passages: int, text_bytes: int) -> Plan:
-    return datastore_plan.plan(passages, text_bytes, config.dimension, config.pq_bytes, config.tokens_per_second)
-
-
-def _describe(config: DatastoreConfig, planned: Plan) -> str:
-    return datastore_plan.describe(planned, config.dimension, config.pq_bytes, config.tokens_per_second is not None)
-
-
-def _report(config: DatastoreConfig, counts: Counts) -> Plan:
-    """Print what was read and left out, and the plan where there was none before; return the plan."""
+def _print_counts(counts: Counts) -> None:
     print(f"{counts.documents:,} documents and {counts.contexts:,} search results read")
     print(f"left out: {counts.empty:,} passages that are empty, {counts.duplicate:,} whose text came before")
     if counts.renamed:
         print(f"{counts.renamed:,} documents renamed ID~HASH: another file has their id with another text")
-    planned = _plan(config, counts.passages, counts.text_bytes)
-    if config.passages is None:
-        print(_describe(config, planned))
-    return planned

@@ -5,7 +5,8 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
-from reasonir.core.errors import UserError, require
+from reasonir.core.errors import UserError
+from reasonir.core.fields import positive
 
 DATASTORE_MAY_DIFFER = (
     "output_dir", "debug", "passages", "passage_tokens", "plan_only", "dimension", "pq_bytes", "tokens_per_second",
@@ -34,32 +35,29 @@ class DatastoreConfig:
     chunk: Chunking = MISSING
     """none (a document is a passage), words (between white space) or tokens (of `tokenizer`; for texts without spaces
     too)."""
-    chunk_size: int = MISSING
+    chunk_size: int = positive()
     """Words or tokens of a chunk; the last one of a document may be shorter."""
     overlap: int = MISSING
     """Words or tokens that a chunk shares with the one before it."""
     tokenizer: str | None = MISSING
     """Folder, tokenizer.json or hub id that chunk=tokens counts with."""
-    passages: int | None = MISSING
+    passages: int | None = positive()
     """Plan for so many passages before any work; null plans when the passages are counted."""
-    passage_tokens: int = MISSING
+    passage_tokens: int = positive()
     """Tokens of a passage on average, for a plan by `passages`."""
     plan_only: bool = MISSING
     """Print the plan and write nothing; without `passages` the sources are read and counted."""
-    dimension: int = MISSING
+    dimension: int = positive()
     """Of the encoder to plan for (4,096: an 8B Llama)."""
-    pq_bytes: int = MISSING
+    pq_bytes: int = positive()
     """Bytes of a code of the ivfpq index to plan for."""
-    tokens_per_second: float | None = MISSING
+    tokens_per_second: float | None = positive()
     """Your encoder's rate, all processes together; null plans for 1,000."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
 
     def validate(self) -> None:
-        """Refuse values outside their range, and a run that has nothing to read."""
-        for name in ("chunk_size", "passage_tokens", "dimension", "pq_bytes", "passages", "tokens_per_second"):
-            value = getattr(self, name)
-            require(value is None or 0 < value < float("inf"), name, value, "must be positive")
+        """Refuse chunks that never advance, and a run that has nothing to read."""
         if not 0 <= self.overlap < self.chunk_size:
             raise UserError(f"overlap={self.overlap} must be 0 or more, and less than chunk_size={self.chunk_size}")
         if self.chunk is Chunking.tokens and self.tokenizer is None and self.source:

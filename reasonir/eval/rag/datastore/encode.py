@@ -1,6 +1,7 @@
 """`reasonir-eval encode`: a file of texts to embeddings.npy and ids.txt, resumable, over several processes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from reasonir.core.errors import UserError
@@ -22,13 +23,12 @@ def encode_file(config: EncodeConfig) -> None:
     Blocks carry the key of ids, texts, model and settings in their folder's name: what an interrupted run left is
     used only where it would come out the same.
     """
-    if config.output_dir is None:
-        config.output_dir = str(
-            Path("outputs") / f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"
-        )
-    ids, texts = read_texts(config)
+    name = f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"
+    folder = config.output_dir or str(Path("outputs") / name)
+    config = replace(config, output_dir=folder)
+    ids, texts = read_texts(config.input, config.side)
     leads = rank() == 0
-    run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER) if leads else None
+    run = RunFolder(folder, config, resume=True, ignored=MAY_DIFFER) if leads else None
     encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,
@@ -36,11 +36,12 @@ def encode_file(config: EncodeConfig) -> None:
         encoding_precision(config.precision.value, encoder),
         config.dtype,
     )
+    # An instruction that leaves no room for a text is refused before anything is written.
     encoder.template.encode([(settings.instruction, "x")], settings.max_tokens)
     key = encoding_key(encoder, [*ids, *texts], settings)
-    if stored_key(Path(config.output_dir)) == key:
+    if _stored_key(Path(folder)) == key:
         if leads:
-            print(f"{config.output_dir} is complete already ({len(ids)} texts)")
+            print(f"{folder} is complete already ({len(ids)} texts)")
         return
     blocks = Path(config.cache_dir).expanduser() / "blocks" / key
     sharded = ShardedEncoding(encoder, texts, settings, blocks, "texts", config.chunk_tokens)
@@ -59,7 +60,7 @@ def encode_file(config: EncodeConfig) -> None:
     print(f"{len(ids)} embeddings of dimension {encoder.dimension}: {run.path / EMBEDDINGS_FILE}")
 
 
-def stored_key(folder: Path) -> str | None:
+def _stored_key(folder: Path) -> str | None:
     """Return the key of the finished array in a folder; None where there is none."""
     manifest = folder / MANIFEST_FILE
     if not manifest.is_file() or not (folder / EMBEDDINGS_FILE).is_file():
@@ -67,18 +68,18 @@ def stored_key(folder: Path) -> str | None:
     return json.loads(manifest.read_text(encoding="utf-8")).get("key")
 
 
-def read_texts(config: EncodeConfig) -> tuple[list[str], list[str]]:
-    """Return ids and texts of the input, in its order."""
-    if config.side is Side.document:
-        documents = read_documents(config.input)
+def read_texts(source: str, side: Side) -> tuple[list[str], list[str]]:
+    """Return ids and texts of a corpus or of a file of queries, in its order."""
+    if side is Side.document:
+        documents = read_documents(source)
         ids, texts = list(documents), list(documents.values())
     else:
-        rows = [(line, row) for line, row in read_jsonl(config.input)]
+        rows = [(line, row) for line, row in read_jsonl(source)]
         for line, row in rows:
             if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
-                raise UserError(f"{config.input}:{line}: a query row needs strings `id` and `query`")
+                raise UserError(f"{source}:{line}: a query row needs strings `id` and `query`")
         ids, texts = [row["id"] for _, row in rows], [row["query"] for _, row in rows]
     broken = next((i for i in ids if "\n" in i), None)
     if broken is not None:
-        raise UserError(f"{config.input}: id {broken!r} holds a line break, which ids.txt cannot")
+        raise UserError(f"{source}: id {broken!r} holds a line break, which ids.txt cannot")
     return ids, texts
