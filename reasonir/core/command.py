@@ -47,6 +47,7 @@ def run_command(
         argv: The command line without the program's name.
     """
     if any(argument in ("--help", "-h") for argument in argv):
+        # Before composing: help must come where a required option is missing.
         print(help_page(program, config_name, schema))
         sys.exit(0)
     strange = next((a for a in argv if a.startswith("-") and a.split("=")[0] not in HYDRA_FLAGS), None)
@@ -56,9 +57,11 @@ def run_command(
     # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain
     # nothing on an idle machine (docs/log.md). torch reads this variable when it is loaded, and nobody has loaded it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read from the words, because a composition error leaves no configuration to ask; `++` is Hydra's spelling.
     debug = any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in argv)
     try:
         _compose_and_run(program, config_name, schema, run, argv)
+    # A command may end itself with a status, such as 143 when told to stop; a text is the interpreter's to print.
     except SystemExit as ended:
         if isinstance(ended.code, int):
             _end(ended.code)
@@ -66,10 +69,12 @@ def run_command(
     except KeyboardInterrupt:
         if rank() == 0:
             print(f"{program}: interrupted; the same command takes the work up again", file=sys.stderr)
+        # 128 + SIGINT, as a shell reports it
         sys.exit(130)
     except Exception as error:
         stopped = isinstance(error, RunStopped)
         if debug or not (stopped or _is_user_mistake(error)):
+            # Alone, the interpreter prints the traceback and runs every exit handler.
             if not _among_ranks():
                 raise
             traceback.print_exc()
@@ -94,6 +99,7 @@ def _end(code: int) -> NoReturn:
     One of many ranks skips the interpreter's shutdown. There a native thread aborts the process now and then, and the
     launcher would call the run failed, or start it again (docs/log.md, 2026-11-26).
     """
+    # `os._exit` in `_vanish` skips Python's exit handlers, so they run by hand.
     if world_size() > 1:
         atexit._run_exitfuncs()
         _vanish(code)
@@ -101,12 +107,14 @@ def _end(code: int) -> NoReturn:
 
 
 def _vanish(code: int) -> NoReturn:
+    # `os._exit` drops what the streams still hold.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _among_ranks() -> bool:
+    # Looked up, not imported: the import of torch takes seconds, and a process without torch has joined nobody.
     joined = sys.modules.get("torch.distributed")
     return joined is not None and joined.is_available() and joined.is_initialized()
 
@@ -114,9 +122,11 @@ def _among_ranks() -> bool:
 def _compose_and_run(
     program: str, config_name: str, schema: type, run: Callable[[Any], None], argv: Sequence[str]
 ) -> None:
+    # Imported here: --help and a wrong flag need no Hydra.
     import hydra
     from hydra.core.config_store import ConfigStore
 
+    # The command's YAML file names the class in its defaults list.
     ConfigStore.instance().store(name=f"{schema.__name__}", node=schema)
 
     failures: list[BaseException] = []
@@ -127,14 +137,17 @@ def _compose_and_run(
             config = _typed(composed, schema)
             validate_tree(config)
             run(config)
+        # BaseException: a status that the command chose and Ctrl-C pass Hydra by as well.
         except BaseException as error:
             failures.append(error)
 
     # Without this variable Hydra prints composition errors itself and exits 1; with it, it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # hydra.main takes no arguments; it reads sys.argv.
     previous = sys.argv
     sys.argv = [program, *argv]
     try:
+        # From version_base 1.2 on Hydra stays in the working directory, so that relative paths mean the user's folder.
         hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
     finally:
         sys.argv = previous
@@ -145,22 +158,27 @@ def _compose_and_run(
 def _typed(composed: Any, schema: type) -> Any:
     from omegaconf import OmegaConf
 
+    # 1 options that nobody declared
     known = {name for name, _, _ in option_rows(schema)}
+    # The keys of a mapping are the user's: flattened they would all be unknown options.
     mappings = {name for name, kind, _ in option_rows(schema) if kind.startswith("dict")}
     given = flatten(OmegaConf.to_container(composed), keep=mappings)
     added = next((name for name in given if name not in known), None)
     # `+name=` adds an unknown option that Hydra lets pass; `to_object` would fail on it with half a name.
     if added is not None:
         raise UserError(_unknown_option(added, schema))
+    # The options of a mapping's entries are declared by the entry's own dataclass.
     for name, element in element_schemas(schema).items():
         fields = {field.name for field in dataclasses.fields(element)}
         entries = given.get(name) or {}
         added = next((f"{name}.{key}.{f}" for key, entry in entries.items() for f in entry if f not in fields), None)
         if added is not None:
             raise UserError(_unknown_option(added, schema))
+    # 2 options that nobody gave, or that `~name` deleted
     missing = sorted(OmegaConf.missing_keys(composed)) or sorted(known - given.keys())
     if missing:
         raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE")
+    # 3 plain dataclasses, so that no command can read or set options through OmegaConf
     return OmegaConf.to_object(composed)
 
 
@@ -177,6 +195,7 @@ def validate_tree(config: Any, prefix: str = "") -> None:
             validate_tree(value, f"{prefix}{field.name}.")
         else:
             check_range(field, f"{prefix}{field.name}", value)
+    # After the leaves: a rule over several options may rely on each one's range.
     if hasattr(config, "validate"):
         config.validate()
 
@@ -202,8 +221,10 @@ def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> l
         old = flatten(OmegaConf.to_container(OmegaConf.create(old_yaml)))
     except Exception as error:  # yaml's and OmegaConf's own
         raise UserError(f"the stored configuration cannot be read: {' '.join(str(error).split())}") from error
+    # Both sides pass through YAML, so that a tuple, an enumeration or a path compares as it was stored.
     new = flatten(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
+    # `get` answers None for an option that only one side has: a null option that a later version adds is no difference.
     return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
 
 
@@ -211,6 +232,7 @@ def _is_user_mistake(error: Exception) -> bool:
     if isinstance(error, UserError):
         return True
     module = type(error).__module__
+    # Their errors speak of the command line or of a YAML file.
     return module.startswith(("hydra.", "omegaconf."))
 
 
@@ -221,6 +243,7 @@ def _one_line(error: Exception, schema: type) -> str:
     """
     if isinstance(error, (UserError, RunStopped)):
         return " ".join(str(error).split())
+    # Both tails repeat the search path and the key over several lines.
     message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
     if overridden := re.match(r"Could not override '([^']+)'", message):
         return _unknown_option(overridden[1], schema)

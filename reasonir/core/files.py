@@ -34,6 +34,7 @@ def whole_file(
         durable: Wait until the disk holds the bytes, so that a power cut leaves no empty file.
         per_process: As in `whole_path`.
     """
+    # newline: without it Python writes \r\n on Windows, and equal rows would have other bytes there.
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     whole = whole_path(path, durable=durable, per_process=per_process)
     with whole as scratch, scratch.open(mode, **text) as stream:
@@ -58,8 +59,10 @@ def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = F
         yield scratch
         if durable:
             flush_to_disk(scratch)
+        # Atomic within one file system, hence the name beside the final one and not in a temporary folder.
         os.replace(scratch, path)
     finally:
+        # After a rename there is nothing left to remove.
         scratch.unlink(missing_ok=True)
 
 
@@ -75,6 +78,7 @@ def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Pat
     """
     path = Path(path)
     scratch = _beside(path, per_process)
+    # What a killed attempt left under the name.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -87,6 +91,7 @@ def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Pat
 def replace_folder(scratch: Path, target: Path) -> None:
     """Put a finished folder in place of `target`; a crash in between leaves one of the two whole."""
     if target.exists():
+        # A folder cannot be renamed over one that holds files: the old one steps aside first.
         retired = target.with_name(f".{target.name}.old")
         shutil.rmtree(retired, ignore_errors=True)
         os.replace(target, retired)
@@ -103,6 +108,7 @@ def _beside(path: Path, per_process: bool) -> Path:
 
 def flush_to_disk(path: Path) -> None:
     """Wait until the disk holds a file's bytes, or a folder's names."""
+    # Reading is enough for fsync, and a folder cannot be opened for writing.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -118,6 +124,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that appears complete or not at all, and wait until the disk holds it."""
+    # Durable: stamps and manifests are JSON, and a power cut must not leave an empty one under the final name.
     with whole_file(path, durable=True) as stream:
         stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -159,6 +166,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     opener = gzip.open if path.suffix == ".gz" else open
     found = False
     with opener(path, "rb") as stream:
+        # Stepped by hand: a damaged gzip archive raises in the middle of reading, and nothing else is to be caught.
         lines = enumerate(stream, start=1)
         while True:
             try:

@@ -28,6 +28,7 @@ def flatten(tree: Any, prefix: str = "", keep: Collection[str] = ()) -> dict[str
         prefix: The dotted name of `tree` itself; "" at the top.
         keep: Names of mappings that stay whole, because their keys are the user's.
     """
+    # An empty mapping is a value of its own; as no leaves the option would seem to be missing.
     if not isinstance(tree, dict) or prefix in keep or (prefix and not tree):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
@@ -42,6 +43,7 @@ def option_rows(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for field in dataclasses.fields(schema):
         name = f"{prefix}{field.name}"
+        # No module of options postpones its annotations, so that field.type is a class and not a text.
         if dataclasses.is_dataclass(field.type):
             rows += option_rows(field.type, f"{name}.")  # type: ignore[arg-type]
         else:
@@ -77,6 +79,7 @@ def _field_docstrings(schema: type) -> dict[str, str]:
     """
     documents = {}
     for kind in reversed(schema.__mro__[:-1]):  # base classes first: a subclass may describe a field anew
+        # cleandoc takes its margin from the second line on, and that is `class`: the first holds the decorator.
         tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
         body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
         for field, text in itertools.pairwise(body):
@@ -94,18 +97,22 @@ def help_page(program: str, config_name: str, schema: type) -> str:
         schema: Its options class; the text for each option is the docstring below the field.
     """
     root = find_configs()
+    # 1 the values written in YAML, and the options by class
     values, groups = _written_values(root, root / f"{config_name}.yaml")
     lines = [f"usage: {program} [option=value ...]", "", inspect.getdoc(schema) or "", "", "options:"]
     rows = option_rows(schema)
     for holder, element in element_schemas(schema).items():
         after = next(i for i, row in enumerate(rows) if row[0] == holder) + 1
         rows[after:after] = option_rows(element, f"{holder}.NAME.")
+    # 2 one entry an option
     for name, kind, document in rows:
         default = "" if name not in values else f" [{'null' if values[name] is None else values[name]}]"
         lines.append(f"  {name}  ({kind}){default}")
         lines += textwrap.wrap(document, 100, initial_indent="      ", subsequent_indent="      ")
+    # 3 the groups
     if groups:
         lines.append("\ngroups of options:")
+        # An experiment overrides other groups and is in no defaults list, so that Hydra wants it added with a plus.
         signs = {group: f"{group}=" for group in groups} | {"experiment": "+experiment="}
         for group, sign in signs.items():
             lines.append(f"  {sign}  one of: {', '.join(sorted(path.stem for path in (root / group).glob('*.yaml')))}")
@@ -120,6 +127,7 @@ def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     values: dict[str, Any] = {}
     groups = []
+    # Only what configs/ uses of Hydra's defaults lists: files from the root, files beside this one, groups.
     for entry in content.pop("defaults", []):
         if isinstance(entry, str) and (root / f"{entry.lstrip('/')}.yaml").is_file():
             values |= _written_values(root, root / f"{entry.lstrip('/')}.yaml")[0]
@@ -131,4 +139,5 @@ def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:
                     groups.append(group)
                     chosen = _written_values(root, root / group / f"{choice}.yaml")[0]
                     values |= {f"{group}.{name}": value for name, value in chosen.items()}
+    # The file's own values come last, as after `_self_` at the end of a defaults list.
     return values | flatten(content), groups

@@ -21,6 +21,7 @@ def prefetch(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1
         depth: How many results may wait, 1 or more; each stays in memory.
     """
     coming: deque[Future[Made]] = deque()
+    # One thread: results stay in order, and `make` needs no locks.
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         try:
             for item in items:
@@ -29,6 +30,8 @@ def prefetch(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 1
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()
+        # Other errors cancel nothing: what was submitted before `items` failed is still made.
+        # The pool waits for its thread at the end of the block: what has not begun must not be made first.
         except GeneratorExit:
             for future in coming:
                 future.cancel()

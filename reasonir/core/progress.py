@@ -21,9 +21,11 @@ class Progress:
             done: Units that an earlier run finished; they count neither as speed nor as time left.
         """
         self.label, self.total, self.unit, self.done = label, total, unit, done
+        # monotonic: a clock that is set while the run goes on must not bend the rate.
         self._first_done, self._started = done, time.monotonic()
         self._last_line = self._started
         self._bar: Any = None
+        # stderr, because stdout may be read by another program.
         if sys.stderr.isatty():
             self._bar = _open_bar(label, total, done)
 
@@ -39,6 +41,7 @@ class Progress:
             print(f"{self.label}: {self.done}{whole} {self.unit}, {self._rate()} {note}", file=sys.stderr)
 
     def _rate(self) -> str:
+        # Units of an earlier run took no time of this one.
         rate = (self.done - self._first_done) / max(time.monotonic() - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else 0.0
         remaining = f" {left / 60:.1f} min left," if self.total else ""

@@ -40,7 +40,9 @@ def _count_rows(path: Path) -> int | None:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
+        # The footer knows the count: no row is read.
         return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    # All suffixes: rows.jsonl.gz has two.
     if not {".jsonl", ".tsv", ".trec", ".txt"} & set(path.suffixes):
         return None
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
@@ -79,14 +81,18 @@ class RunFolder:
         self._refuse_strangers(resume, list(ignored), ignored_groups)
 
     def _refuse_strangers(self, resume: bool, ignored: list[str], ignored_groups: tuple[str, ...]) -> None:
+        # 1 a file stands in the way: `mkdir` in `start` would fail with a traceback after the input was read
         for path in (self.path, *self.path.parents):
             if path.exists() and not path.is_dir():
                 raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
+        # 2 a folder that was made but not used
         stored = self.path / CONFIG_FILE
         if not self.path.exists() or set(self.path.iterdir()) <= {stored}:
             return  # only config.yaml is here: the earlier run produced nothing, so its options need not match
+        # 3 a folder that no command of ours made
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
+        # 4 a run of other options
         changed = changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
         changed = [field for field in changed if not field.startswith(ignored_groups)]
         if changed:
@@ -94,12 +100,14 @@ class RunFolder:
                 f"output_dir={self.path} holds a run of another configuration ({'; '.join(changed[:3])}); "
                 "name a new folder, or give the same options"
             )
+        # 5 the same run, which the user did not ask to continue
         if not resume:
             raise UserError(f"output_dir={self.path} holds this run already; resume=true continues it")
 
     def start(self) -> None:
         """Create the folder and write the resolved configuration; an older manifest no longer counts."""
         self.path.mkdir(parents=True, exist_ok=True)
+        # The manifest goes before the first new file: from here on the folder is unfinished.
         remove_stamp(self.path / MANIFEST_FILE)
         write_text(self.path / CONFIG_FILE, to_yaml(self._config))
 
@@ -153,6 +161,7 @@ def peak_memory_gib() -> float:
 def _git_commit() -> str | None:
     """Return the commit of the checkout this package runs from; None when installed elsewhere."""
     root = Path(__file__).resolve().parents[2]
+    # Asked first: git would find the repository of whoever holds a virtual environment inside theirs.
     if not (root / ".git").exists():
         return None
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

@@ -29,6 +29,7 @@ def digest_of(parts: Iterable[str | bytes]) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
+        # surrogatepass: a file name or a text of a library may hold half a surrogate pair, which plain UTF-8 refuses.
         digest.update(part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -44,6 +45,7 @@ def key_of(*parts: object) -> str:
     return digest_of([repr(parts)])
 
 
+# `file` is positional only, so that a stamp may hold an entry of that name.
 def read_stamp(file: Path, /, **same: Any) -> dict[str, Any] | None:
     """Return a stamp; None where the artefact must be made, because it is unfinished or was made from another input.
 
@@ -53,6 +55,7 @@ def read_stamp(file: Path, /, **same: Any) -> dict[str, Any] | None:
     """
     try:
         stamp = json.loads(file.read_text(encoding="utf-8"))
+    # A stamp that cannot be read vouches for nothing; making the artefact again is always right.
     except (OSError, ValueError):
         return None
     if not isinstance(stamp, dict) or any(stamp.get(name) != value for name, value in same.items()):
@@ -96,6 +99,7 @@ def input_files(paths: Iterable[str | Path]) -> list[Path]:
     """Return the files that inputs stand for: a file itself, all files inside a folder in the order of their names."""
     files: list[Path] = []
     for path in map(Path, paths):
+        # Sorted: the order in which a file system lists names differs between machines.
         inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         files += [file for file in inside if file.exists()]
     return files
@@ -111,6 +115,7 @@ def check_same_inputs(record: Path, inputs: Iterable[str | Path], begun: bool, r
         refusal: What the user reads where an input changed.
     """
     noted = [{"path": str(file), "sha256": file_sha256(file)} for file in input_files(inputs)]
+    # Without anything made of the old inputs the user may change them freely.
     if not begun or not record.exists():
         write_json(record, noted)
     elif json.loads(record.read_text(encoding="utf-8")) != noted:

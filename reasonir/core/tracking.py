@@ -25,6 +25,7 @@ class MetricsLog:
         if self._path.exists():
             rows = self._path.read_text(encoding="utf-8").split("\n")
             kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= first_step]  # type: ignore[operator]
+        # Written anew as a whole: a kill during the write leaves the old rows.
         write_text(self._path, "".join(row + "\n" for row in kept))
         self._stream = self._path.open("a", encoding="utf-8")
         self._tracker = Tracker(folder, config, [json.loads(row) for row in kept]) if tracking == "wandb" else None
@@ -32,6 +33,7 @@ class MetricsLog:
     def append(self, row: dict[str, Any]) -> None:
         """Write one row (it must hold `step`) and flush it."""
         self._stream.write(json.dumps(row) + "\n")
+        # A killed process keeps every step that it finished.
         self._stream.flush()
         if self._tracker is not None:
             self._tracker.log(row)
@@ -88,6 +90,7 @@ class Tracker:
         """
         self._run: Any = None
         self._run = self._attempt(lambda: _open_wandb(folder, config))
+        # wandb ignores rows of steps before the one that it has reached.
         first = self._run.step if self._run is not None else 0
         for row in rows:
             if row["step"] >= first:
@@ -127,11 +130,13 @@ def _open_wandb(folder: Path, config: Any) -> Any:
     # The id lies in the run's folder, so that a resumed process continues the same curve.
     id_file = folder / "wandb_id.txt"
     if not id_file.exists():
+        # Eight characters, as wandb's own ids.
         id_file.write_text(secrets.token_hex(4), encoding="utf-8")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "reasonir"),
         group=getattr(config, "tracking_group", None) or folder.resolve().parent.name,
         id=id_file.read_text(encoding="utf-8").strip(),
+        # Continues the run of this id where wandb has it, opens one where it has not.
         resume="allow",
         name=folder.name,
         dir=str(folder),
