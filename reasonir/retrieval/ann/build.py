@@ -6,6 +6,7 @@ Leaves the files and faiss to `shards.py`, searching to `search.py`, measuring a
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,15 +59,9 @@ class Layout:
 def build_index(config: IndexConfig) -> None:
     """Build the shards that are missing, measure recall, write and print it."""
     encoded = open_encoded(Path(config.embeddings), "document")
-    count, dimension = encoded.shape
-    if config.shards > count:
-        raise UserError(f"shards={config.shards} must not exceed the {count} vectors")
-    lists, drawn = None, 0
-    if config.kind is IndexKind.ivfpq:
-        _check_code(dimension, config.pq_bytes)
-        lists, drawn = choose_lists(count, config.lists, config.train_vectors, config.probes)
-    layout = Layout(
-        lists=lists, pq_bytes=config.pq_bytes, train_vectors=drawn, shards=config.shards, seed=config.seed
+    layout = _choose_layout(
+        encoded.shape, config.kind, shards=config.shards, lists=config.lists, pq_bytes=config.pq_bytes,
+        train_vectors=config.train_vectors, probes=config.probes, seed=config.seed,
     )  # fmt: skip
     if file_sha256(encoded.folder / EMBEDDINGS_FILE) != encoded.sha256:
         raise UserError(f"{encoded.folder / EMBEDDINGS_FILE} is damaged: it is not what was encoded; encode again")
@@ -89,20 +84,21 @@ def build_index(config: IndexConfig) -> None:
     run.start()
     files, build_seconds = build_shards(encoded, layout, run.path)
     held = sum(file["bytes"] for file in files)
+    count, dimension = encoded.shape
     facts = {
         "kind": config.kind.value,
         "vectors": count,
         "dimension": dimension,
-        "lists": lists,
-        "pq_bytes": config.pq_bytes if lists else None,
+        "lists": layout.lists,
+        "pq_bytes": config.pq_bytes if layout.lists else None,
         "build_seconds": build_seconds,
         "bytes_per_vector": held / count,
     }
 
     # 3 Its recall, measured on the files as they lie there
     measured = index_recall.measure(
-        encoded.embeddings_ND, run.path, files, query_QD, lists=lists, probes=config.probes, refine=config.refine,
-        recall_at=config.recall_at, recall_target=config.recall_target,
+        encoded.embeddings_ND, run.path, files, query_QD, lists=layout.lists, probes=config.probes,
+        refine=config.refine, recall_at=config.recall_at, recall_target=config.recall_target,
     )  # fmt: skip
     recall = facts | origin | measured
     write_json(run.path / RECALL_FILE, recall)
@@ -110,6 +106,30 @@ def build_index(config: IndexConfig) -> None:
     used = {name: recall[name] for name in ("kind", "probes", "refine")}
     run.finish(inputs=[], counts=counts, embeddings_sha256=encoded.sha256, shape=encoded.shape, files=files, **used)
     print(f"{index_recall.describe(recall)}\nindex: {run.path}")
+
+
+def _choose_layout(
+    shape: Sequence[int],
+    kind: IndexKind,
+    *,
+    shards: int,
+    lists: int | None,
+    pq_bytes: int,
+    train_vectors: int | None,
+    probes: int | None,
+    seed: int,
+) -> Layout:
+    """Return what decides the bytes of an index of (N, D) vectors; refuse numbers that do not fit them."""
+    count, dimension = shape
+    if shards > count:
+        raise UserError(f"shards={shards} must not exceed the {count} vectors")
+    drawn = 0
+    if kind is IndexKind.ivfpq:
+        _check_code(dimension, pq_bytes)
+        lists, drawn = choose_lists(count, lists, train_vectors, probes)
+    else:
+        lists = None
+    return Layout(lists=lists, pq_bytes=pq_bytes, train_vectors=drawn, shards=shards, seed=seed)
 
 
 def choose_lists(count: int, lists: int | None, train_vectors: int | None, probes: int | None) -> tuple[int, int]:
