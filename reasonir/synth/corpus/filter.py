@@ -48,10 +48,12 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
     Raises:
         UserError: unreadable corpus or classifier, a corpus that changed under a run to be continued, nothing kept.
     """
+    # 1 what is asked, and whether it can be done at all
     run = RunFolder(config.output_dir, config, resume=True, ignored=(*MAY_DIFFER, *RETHRESHOLDED))
     quality = QualityClassifier(config.classifier, config.label, config.max_tokens) if config.classifier else None
     inputs = [] if config.corpus.startswith("hub:") else [config.corpus]
     run.start()
+    # 2 everything but the score, once for all later runs of the folder
     work = run.path / "work"
     work.mkdir(exist_ok=True)
     candidates, dropped = work / "candidates.jsonl", work / "dropped.jsonl"
@@ -65,10 +67,12 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
         except UserError:
             shutil.rmtree(work)  # a corpus that was refused binds nobody to it
             raise
+    # 3 the scores, then the choice
     scores = None if quality is None else score_all(quality, candidates, work, config.chunk_tokens)
     counts = choose(scores, candidates, dropped, run.path, min_score=config.min_score, top=config.top)
     if not counts["kept"]:
         raise UserError(f"no document of {config.corpus} is left ({_describe_counts(counts)}); loosen the options")
+    # Only a run that kept something is finished; the work folder stays for a looser min_score or top.
     run.finish(inputs=inputs, counts=counts, classifier_fingerprint=quality.fingerprint if quality else None)
     print(f"{_describe_counts(counts)}: {run.path / DOCUMENTS_FILE}")
     return counts
@@ -173,9 +177,11 @@ class QualityClassifier:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise UserError(f"classifier={path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        # transformers draws missing weights at random and goes on with a warning.
         if notes["missing_keys"]:
             missing = sorted(notes["missing_keys"])[0]
             raise UserError(f"classifier={path} is no trained classifier: it lacks {missing}; name a fine-tuned one")
+        # Decoders often come without one, and transformers' classifiers find the last token of a text by it.
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
             self._model.config.pad_token_id = self._tokenizer.pad_token_id
@@ -194,9 +200,11 @@ class QualityClassifier:
 
     def _longest(self) -> int:
         positions = getattr(self._model.config, "max_position_embeddings", None) or 10**9
+        # A tokenizer without a limit declares 10^30 tokens; a model may declare none.
         return min(self._tokenizer.model_max_length, positions)
 
     def _fingerprint(self) -> str:
+        # Label and limit change scores as weights do; the folder's name does not.
         digest = hashlib.sha256(f"{self._model.config.id2label}|{self._label}|{self._max_tokens}".encode())
         for name, weight in sorted(self._model.state_dict().items()):
             digest.update(name.encode() + b"\0" + weight.detach().float().cpu().contiguous().numpy().tobytes())
@@ -234,13 +242,16 @@ def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_to
         work: Folder of the scores, in a file named by the classifier's fingerprint.
         chunk_tokens: Tokens of one forward pass.
     """
+    # Named by the classifier: scores of other weights stay apart.
     store = work / f"scores-{quality.fingerprint[:16]}.jsonl"
     scores = _stored_scores(store)
+    # Counted in a pass of its own: the time left is worth more than reading the file once more.
     total = sum(1 for _ in _lines(candidates))
     progress = Progress("score", total, "documents", done=len(scores))
     rows = _lines(candidates)
     with store.open("a", encoding="utf-8") as stream:
         while block := list(islice(rows, TEXTS_PER_BLOCK)):
+            # Asked before tokenising, which is most of what a scored block would cost.
             if all(row["id"] in scores for row in block):
                 continue
             for batch in quality.batches([row["content"] for row in block], chunk_tokens):
@@ -251,6 +262,7 @@ def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_to
                 values = quality.score([block[number]["content"] for number in batch])
                 found = {block[batch[place]]["id"]: values[place] for place in new}
                 stream.write("".join(json.dumps({"id": i, "score": value}) + "\n" for i, value in found.items()))
+                # A kill costs one batch.
                 stream.flush()
                 scores |= found
                 progress.update(len(found))
@@ -263,6 +275,7 @@ def _stored_scores(store: Path) -> dict[str, float]:
     if not store.exists():
         return {}
     content = store.read_bytes()
+    # What follows the last line end was being written when the process died.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         with store.open("r+b") as stream:
@@ -272,6 +285,7 @@ def _stored_scores(store: Path) -> dict[str, float]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    # `read_jsonl` refuses an empty file, and a survey may well drop nothing or everything.
     if path.stat().st_size:
         for _, row in read_jsonl(path):
             yield row
@@ -302,6 +316,7 @@ def choose(
     floor = float("-inf") if min_score is None else min_score
     chosen: set[str] | None = None
     if scores is not None and top is not None:
+        # Equal scores by id, so that the choice does not depend on the order in which scores were stored.
         eligible = ((-score, identifier) for identifier, score in scores.items() if score >= floor)
         chosen = {identifier for _, identifier in heapq.nsmallest(top, eligible)}
     reasons: Counter[str] = Counter()
@@ -313,6 +328,7 @@ def choose(
             return "low_score"
         return "beyond_top" if chosen is not None and identifier not in chosen else None
 
+    # Candidates are read twice, for either file, so that no text is held.
     def kept() -> Iterator[dict[str, Any]]:
         for row in _lines(candidates):
             if verdict(row["id"]) is None:
@@ -325,6 +341,7 @@ def choose(
             for row in _lines(candidates)
             if (reason := verdict(row["id"])) is not None
         )
+        # Both streams are in the order of the corpus; merging keeps the order without sorting.
         for row in heapq.merge(_lines(dropped), late, key=lambda row: row["position"]):
             reasons[row["reason"]] += 1
             yield {name: row[name] for name in ("id", "reason", "value")}

@@ -93,6 +93,7 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     Raises:
         UserError: unreadable input, ids that the corpus lacks, a negative form that the rows cannot take.
     """
+    # 1 what ranks, and what is mined for
     run = RunFolder(config.output_dir, config, resume=True, ignored=(*MAY_DIFFER, "chunk_tokens"))
     dense = _open_dense(config, run.path) if config.retriever is Miner.dense else None
     instruction = "" if config.instruction == "none" else config.instruction
@@ -104,6 +105,7 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
         tasks = open_queries(config.queries, config.split, config.tasks, ids_form)
     counts: Counter[str] = Counter(rows=0, negatives=0, rows_short=0, rows_without=0)
     first = next(tasks)  # mistakes in the input before anything is written
+    # 2 mine, write, report
     run.start()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -158,6 +160,7 @@ def mine_task(task: MiningTask, ranker: "Ranker", rules: Rules) -> Iterator[tupl
     progress = Progress("mine", 0, "rows")
     while block := list(islice(rows, ROWS_PER_BLOCK)):
         places, scores = ranker.rank(block, [picker.excluded(row) for row in block], rules.last_rank)
+        # Without a margin no score limits a negative, and positives need not be scored.
         lowest = ranker.lowest_positives(block) if rules.margin is not None else [float("inf")] * len(block)
         for row, found, values, floor in zip(block, places, scores, lowest, strict=True):
             yield row, picker.pick(row, found, values, floor)
@@ -177,6 +180,7 @@ def open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: boo
         tasks: Of a BRIGHT root; None is all.
         ids_form: Whether rows name documents by id.
     """
+    # Without the split: for a place on the hub a named split would mean BEIR's layout.
     source = open_source(folder)
     if source.form is Form.beir:
         source = replace(source, split=split)
@@ -184,6 +188,7 @@ def open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: boo
         raise UserError(f"queries={folder} needs tasks=[NAME,...]")
     names = (tasks if source.form is Form.bright else None) or source.tasks()
     for collection in source.collections(names):
+        # BRIGHT numbers the queries of every task from 0.
         yield _open_collection(collection, ids_form, f"{collection.name}/" if len(names) > 1 else "")
 
 
@@ -223,6 +228,7 @@ def _open_collection(collection: Collection, ids_form: bool, prefix: str) -> Min
 
     def rows() -> Iterator[MiningRow]:
         for query in collection.queries:
+            # A row without a positive trains nothing.
             if not query.gold:
                 continue
             entries = [i if ids_form else texts[i] for i in query.gold]
@@ -258,6 +264,7 @@ class Picker:
         for row in task.rows():
             for positive in row.positives:
                 spelling = _spelling_key(positive.text)
+                # Kept as texts: near copies of a positive that the corpus lacks are refused as well.
                 if spelling not in self._row_of_spelling and spelling not in self._positives[row.key]:
                     self._strays[row.key].append(positive.text)
                 self._positives[row.key].add(spelling)
@@ -284,6 +291,7 @@ class Picker:
         ]
         if rules.draw:
             random.Random(f"{rules.seed}|{row.id}|{row.query.text}").shuffle(window)
+        # The cheap test comes first: equal texts by key, near copies by shingles only for what is left.
         taken = {*self._positives[row.key], *map(_spelling_key, row.negatives)}
         copied = self._positive_shingles(row) if rules.near_duplicate else []
         chosen: list[Negative] = []
@@ -295,8 +303,10 @@ class Picker:
                 continue
             if any(overlap(self._shingles(candidate.row), other) >= rules.near_duplicate for other in copied):
                 continue
+            # The corpus may hold the same text under a second id.
             taken.add(spelling)
             chosen.append(candidate)
+        # A draw has shuffled the window.
         return sorted(chosen, key=lambda one: one.rank)
 
     def _positive_shingles(self, row: MiningRow) -> list[set[tuple[str, ...]]]:
@@ -321,6 +331,7 @@ def extend(row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: b
     """
     given = "negative" if row.fields.get("negative") is not None else "neg"
     old = row.fields.get(given) or []
+    # Spelt as the row's first positive is: a text alone, or [instruction, text].
     first = (row.fields.get("pos") or row.fields.get("positive") or [""])[0]
     names = task.ids if ids_form else task.texts
     new = [names[one.row] if isinstance(first, str) else [first[0], names[one.row]] for one in chosen]
@@ -360,7 +371,13 @@ class LexicalRanker:
         self._index = BM25Index(task.ids, task.texts)
 
     def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rank by BM25, as the protocol says."""
+        """Rank by BM25.
+
+        Args:
+            rows: Whose queries to rank for, without their instructions.
+            excluded: For each, the rows of documents that are taken out first.
+            top: Documents kept.
+        """
         return self._index.search([row.query.text for row in rows], top, excluded)
 
     def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
@@ -383,7 +400,13 @@ class DenseRanker:
         self._documents = dense.embed(dense.document_job(task.texts), "documents").embeddings
 
     def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rank by inner product in float32; equal scores by id, descending."""
+        """Rank by inner product in float32; equal scores by id, descending.
+
+        Args:
+            rows: Whose queries to rank for, behind their instructions.
+            excluded: For each, the rows of documents that are taken out first.
+            top: Documents kept.
+        """
         device = self._dense.encoder.device
         return exact_top_k(self._queries(rows), self._documents, top, excluded, ids=self._ids, device=device)
 
@@ -391,14 +414,17 @@ class DenseRanker:
         """Score the positives with the document side of the encoder."""
         texts = [positive for row in rows for positive in row.positives]
         job = self._dense.document_job([one.text for one in texts], [one.instruction for one in texts])
+        # Encoded anew although most stand in the corpus: a row's instruction for a positive belongs to its input.
         embedded = self._dense.embed(job, "positives").embeddings
         owner = np.repeat(np.arange(len(rows)), [len(row.positives) for row in rows])
         lowest = np.full(len(rows), np.inf, dtype=np.float32)
+        # `at`, because a row with several positives stands several times in `owner`, and plain indexing keeps one.
         np.minimum.at(lowest, owner, np.einsum("nd,nd->n", self._queries(rows)[owner], embedded))
         return [float(value) for value in lowest]
 
     def _queries(self, rows: Sequence[MiningRow]) -> np.ndarray:
         instructions = [row.query.instruction or self._instruction for row in rows]
+        # With a margin a block's queries are asked for twice; the second time the cache has them.
         return self._dense.embed(
             self._dense.query_job([row.query.text for row in rows], instructions), "queries"
         ).embeddings

@@ -32,6 +32,7 @@ def split_rows(config: SplitConfig) -> dict[str, int]:
     """
     run = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
     documents = read_documents(config.corpus)
+    # Distinct texts are held out, not ids: a copy under another id must not be trained on.
     held = hold_out(documents.values(), config.test_share, config.seed)
     counts: Counter[str] = Counter(train=0, heldout=0, both=0, documents_heldout=len(held))
     train, heldout = _divide(config.rows, documents, held, counts)
@@ -42,6 +43,7 @@ def split_rows(config: SplitConfig) -> dict[str, int]:
         )
     if not counts["train"]:
         raise UserError(f"no row of {config.rows} is left to train on: lower test_share={config.test_share:g}")
+    # The last refusal; nothing is written before it.
     instruction = _instruction(config.rows, heldout)
     run.start()
     write_jsonl(run.path / TRAIN_FILE, train)
@@ -85,6 +87,7 @@ def _divide(
         elif sides == {True}:
             heldout.append(example)
         else:
+            # As it stands in the file: ids stay ids and further fields stay.
             train.append(row)
     counts["train"], counts["heldout"] = len(train), len(heldout)
     return train, heldout
@@ -116,6 +119,7 @@ def _write_task(folder: Path, documents: Mapping[str, str], heldout: list[Traini
     """Write a task of BRIGHT's layout; every id whose text is a positive's is gold."""
     named: dict[str, list[str]] = {}
     for identifier, text in documents.items():
+        # Equal texts are gold under every id: a search that finds the copy is right.
         named.setdefault(text, []).append(identifier)
     names = _distinct_names(heldout)
     write_jsonl(folder / "documents.jsonl", ({"id": i, "content": text} for i, text in documents.items()))

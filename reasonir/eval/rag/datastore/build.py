@@ -45,14 +45,17 @@ def build_datastore(config: DatastoreConfig) -> None:
     dimension, pq_bytes, rate = config.dimension, config.pq_bytes, config.tokens_per_second
     plan_of = partial(sizes.plan, dimension=dimension, pq_bytes=pq_bytes, tokens_per_second=rate)
     describe = partial(sizes.describe, dimension=dimension, pq_bytes=pq_bytes, given_rate=rate is not None)
+    # 1 the plan that needs no source
     if config.passages is not None:
         text_bytes = round(config.passages * config.passage_tokens * ENGLISH_BYTES)
         print(describe(plan_of(config.passages, text_bytes)))
         if config.plan_only:
             return
+    # 2 the passages. A source that is named twice would give nothing but duplicates.
     sources = list(dict.fromkeys(config.source or []))
     pool = Pool(_cutter(config.chunk, config.chunk_size, config.overlap, config.tokenizer))
     if config.plan_only:
+        # Counted by the whole pool: duplicates and empty passages are known only once all texts went by.
         for _ in pool.passages(sources):
             pass
     else:
@@ -61,6 +64,7 @@ def build_datastore(config: DatastoreConfig) -> None:
         run.start()
         file = run.path / PASSAGES_FILE
         write_jsonl(file, pool.passages(sources))
+    # 3 the plan by what was counted; it goes into the manifest even where one was printed before
     planned = plan_of(pool.counts.passages, pool.counts.text_bytes)
     _print_counts(pool.counts)
     if config.passages is None:
@@ -112,7 +116,9 @@ class Pool:
             name = self._own_id(text, text.id)
         spans = self._cut(text.content) if self._cut else [None]
         for number, span in enumerate(spans):
+            # White space at a chunk's end belongs to the cut; with it equal passages would count as different.
             content = text.content[slice(*span)].strip() if span else text.content
+            # Judged as an encoder sees them: the same content under another title is another passage.
             whole = with_title(text.title, content)
             if not whole.strip():
                 self.counts.empty += 1
@@ -126,15 +132,19 @@ class Pool:
 
     def _own_id(self, text: SourceText, name: str) -> str:
         """Return a document's id, with the text's hash behind it where another file has it with another text."""
+        # 16 bits name the file and 48 the text, because a value of the table has 64.
         place = self._places.setdefault(text.place, len(self._places)) % 2**16
         digest = hashlib.sha256(text.text.encode()).hexdigest()
         value = int(digest[:12], 16) << 16 | place
         found = self._ids.setdefault(_key(name), value)
+        # The same id with the same text: the name stays, and the text is left out as a duplicate later.
         if found is None or found >> 16 == value >> 16:
             return name
+        # Within one file an id with two texts is a mistake; two files may well number their documents alike.
         if found & (2**16 - 1) == place:
             raise UserError(f"{text.where}: document id {name!r} stands twice with different text")
         self.counts.renamed += 1
+        # Once more, because the new name may be taken too.
         return self._own_id(text, f"{name}~{digest[:8]}")
 
 

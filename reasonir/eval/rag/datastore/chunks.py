@@ -21,11 +21,15 @@ def cut(starts: Sequence[int], length: int, size: int, overlap: int) -> list[Spa
 
     Args:
         starts: where each unit starts, in order.
+        length: characters of the text.
+        size: units of a slice, more than `overlap`.
         overlap: units that a chunk shares with the one before it, less than `size`.
     """
     spans = []
+    # max: a text without units is one chunk. - overlap: a last window of nothing but the overlap would repeat the end.
     for first in range(0, max(1, len(starts) - overlap), size - overlap):
         stop = first + size
+        # The first slice starts at 0, not at the first unit: slices cover leading white space too.
         spans.append((starts[first] if first else 0, starts[stop] if stop < len(starts) else length))
     return spans
 
@@ -43,10 +47,13 @@ def token_cutter(tokenizer: Any, size: int, overlap: int) -> Callable[[str], lis
 
     Args:
         tokenizer: of the tokenizers library.
+        size: tokens of a chunk.
+        overlap: tokens that a chunk shares with the one before it, less than `size`.
     """
 
     def spans(text: str) -> list[Span]:
         offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+        # A running maximum, because `cut` needs starts in order whatever offsets a tokenizer reports.
         return cut(list(accumulate((start for start, _ in offsets), max)), len(text), size, overlap)
 
     return spans

@@ -26,9 +26,11 @@ def encode_file(config: EncodeConfig) -> None:
     name = f"encode-{config.input.rstrip('/').rsplit('/', 1)[-1]}-{config.side.value}"
     folder = config.output_dir or str(Path("outputs") / name)
     config = replace(config, output_dir=folder)
+    # 1 the texts, before a model is loaded for a file that cannot be read
     ids, texts = read_texts(config.input, config.side)
     leads = rank() == 0
     run = RunFolder(folder, config, resume=True, ignored=MAY_DIFFER) if leads else None
+    # 2 the model and what the rows depend on
     encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,
@@ -38,11 +40,14 @@ def encode_file(config: EncodeConfig) -> None:
     )
     # An instruction that leaves no room for a text is refused before anything is written.
     encoder.template.encode([(settings.instruction, "x")], settings.max_tokens)
+    # The ids count too: the same texts under other ids make another ids.txt.
     key = encoding_key(encoder, [*ids, *texts], settings)
+    # Every rank decides alike: rank 0 removes the manifest only where its key is another.
     if _stored_key(Path(folder)) == key:
         if leads:
             print(f"{folder} is complete already ({len(ids)} texts)")
         return
+    # 3 the blocks of all ranks, then one array
     blocks = Path(config.cache_dir).expanduser() / "blocks" / key
     sharded = ShardedEncoding(encoder, texts, settings, blocks, "texts", config.chunk_tokens)
     if run is None:
@@ -50,11 +55,13 @@ def encode_file(config: EncodeConfig) -> None:
         return
     run.start()
     sharded.encode_share()
+    # Written without a scratch file: nobody reads the folder before its manifest is there.
     (run.path / IDS_FILE).write_text("".join(f"{identifier}\n" for identifier in ids), encoding="utf-8")
     truncated, checksum = sharded.join(run.path / EMBEDDINGS_FILE)
     counts = {"texts": len(ids), "truncated_texts": truncated}
     inputs = [config.input] if Path(config.input).exists() else []
     run.finish(inputs=inputs, counts=counts, key=key, sha256=checksum, model_fingerprint=encoder.fingerprint)
+    # After the manifest: a kill before it joins the blocks again and encodes nothing twice.
     sharded.discard_blocks()
     print(f"{len(ids)} texts encoded, {truncated} cut at {settings.max_tokens} tokens")
     print(f"{len(ids)} embeddings of dimension {encoder.dimension}: {run.path / EMBEDDINGS_FILE}")

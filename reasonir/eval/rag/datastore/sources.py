@@ -73,6 +73,7 @@ def _parts(source: str) -> Iterable[Part]:
 def _pool_parts(folder: Path) -> list[Part]:
     """Return the tables of a folder whose first holds search results; none for a corpus."""
     files = sorted(str(file) for file in folder.rglob("*") if file.name.endswith(TABLES))
+    # One row decides: the files of a pool have one form, and reading them all would read the source twice.
     if not files or "ctxs" not in next(read_rows(files[0]))[1]:
         return []
     return [(file, read_rows(file)) for file in files]
@@ -82,6 +83,7 @@ def _hub_parts(source: str) -> Iterator[Part]:
     """Yield the splits of a data set: of the configuration named, else of `documents`, else of its only one."""
     name, _, configuration = source.removeprefix("hub:").partition(":")
     splits = find_hub(name, configuration or "documents", None)
+    # No configuration `documents`, where BRIGHT keeps its corpus; a named one that is missing is refused here.
     if splits is None:
         splits = load_hub(name, configuration or None, None)
     for split in splits:
@@ -96,10 +98,12 @@ def _contexts(row: Mapping[str, Any], place: str, where: str) -> Iterator[Source
         text = context.get("retrieval text") if isinstance(context, Mapping) else None
         if not isinstance(text, str):
             raise UserError(f'{where}: `ctxs`[{number}] needs a string "retrieval text"')
+        # Without its id, which is unique within a part of a source only.
         yield SourceText(None, "", text, place, where)
 
 
 def _document(row: Mapping[str, Any], place: str, where: str) -> SourceText:
+    # Our spelling first, then BEIR's.
     identifier, content = row.get("id", row.get("_id")), row.get("content", row.get("text"))
     if not isinstance(identifier, str) or not isinstance(content, str):
         raise UserError(
@@ -107,5 +111,6 @@ def _document(row: Mapping[str, Any], place: str, where: str) -> SourceText:
         )
     if "\n" in identifier:
         raise UserError(f"{where}: id {identifier!r} holds a line break; remove it")
+    # A title that is null counts as none, as in BEIR's files.
     title = row.get("title")
     return SourceText(identifier, title if isinstance(title, str) else "", content, place, where)
