@@ -8,6 +8,7 @@ from reasonir.core.command import run_command
 from reasonir.synth import config as options
 
 
+# Each function imports its recipe itself: no heavy package may load before --help is printed.
 def _write(config: options.WritingConfig) -> None:
     from reasonir.synth.pipeline import obey_sigterm, write_rows
 
@@ -55,10 +56,12 @@ RECIPES: dict[str, tuple[type, Callable[[Any], None]]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe that `recipe=NAME` chooses, with Hydra overrides from the rest."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Read before Hydra sees the arguments: the recipe decides which options there are.
     chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("recipe=")]
     if not chosen and any(argument in ("--help", "-h") for argument in arguments):
         print(_overview())
         sys.exit(0)
+    # Hydra would take the last of two recipes as the value of an option, with the options of the first.
     if len(chosen) != 1 or chosen[0] not in RECIPES:
         said = f"unknown recipe {chosen[0]!r}" if len(chosen) == 1 else f"{len(chosen)} recipes given"
         print(f"reasonir-synth: error: {said}; recipe= one of {', '.join(RECIPES)}", file=sys.stderr)

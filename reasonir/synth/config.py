@@ -14,8 +14,8 @@ from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 from reasonir.retrieval.config import ModelConfig
 
+# Options that do not change the rows: a run may be continued with other values.
 MAY_DIFFER = ("output_dir", "debug", "report", "window", *generator_config.MAY_DIFFER)
-"""Options that do not change the rows: a run may be continued with other values."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +71,7 @@ class FilterConfig(SynthConfig):
         """Refuse bounds that contradict each other, and thresholds on scores that nothing gives."""
         most = self.max_words
         require(most is None or most >= max(self.min_words, 1), "max_words", most, "must be null or >= min_words")
+        # Not min_score: its default of 2 stands here where no classifier is named too.
         if self.classifier is None and (self.top is not None or self.label is not None):
             raise UserError("top and label need scores: give classifier=HuggingFaceFW/fineweb-edu-classifier or such")
 
@@ -135,6 +136,7 @@ class MineConfig(SynthConfig):
         if self.retriever is Miner.dense and self.model.path is None:
             raise UserError("model.path is missing: name the encoder, or retriever=bm25")
         require(self.last_rank >= self.first_rank, "last_rank", self.last_rank, "must not be below first_rank")
+        # A share of 1 or more would admit scores of 0 and below only.
         most = 1 if self.relative_margin else float("inf")
         require((self.margin or 0) < most, "margin", self.margin, "must lie below 1 where it is relative")
 
@@ -253,6 +255,7 @@ class VariedLengthConfig(WritingConfig):
 
     def validate(self) -> None:
         """Refuse bounds in the wrong order, and shards that would each brainstorm their own tasks."""
+        # Not super(): a dataclass with slots is a new class, which super() without arguments does not know.
         WritingConfig.validate(self)
         for name in ("query_words", "positive_words"):
             bounds = getattr(self, name)

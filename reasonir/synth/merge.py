@@ -23,10 +23,10 @@ from reasonir.synth.recipes.inputs import Item
 from reasonir.synth.recipes.writing import Outcome
 from reasonir.text.near_duplicates import DuplicateTexts
 
+# Recipes with `Recipe.new_queries`; of a shard only the recipe's name is at hand, in config.yaml.
 NEW_QUERIES = ("hq", "eq", "vl")
-"""Recipes with `Recipe.new_queries`."""
+# Fields that `Output` adds to a rejected answer; taken off here, because `Output` adds them again.
 WRITTEN_LAST = ("id", "position", "final", "input_tokens", "output_tokens")
-"""Fields that `Output` adds to a rejected answer."""
 
 
 def merge_shards(config: MergeConfig) -> None:
@@ -39,9 +39,12 @@ def merge_shards(config: MergeConfig) -> None:
         (folder.path / name).unlink(missing_ok=True)
     unique = stored["recipe"] in NEW_QUERIES and stored["gates"]["duplicates"]
     with closing(Output(folder.path, DuplicateTexts().seen if unique else None)) as output:
+        # Opens the files; there are no finished items to pass over.
         output.recover(iter(()))
+        # One line of each shard is in memory at a time, however many rows there are.
         for item, outcome in heapq.merge(*map(_outcomes, config.inputs), key=lambda pair: pair[0].position):
             output.write(item, outcome)
+        # The input may end in items on which the server failed, which `write` holds back.
         output.release()
     files = [Path(shard) / name for shard in config.inputs for name in (DATA_FILE, REJECTIONS_FILE)]
     source = stored.get("corpus") or stored.get("rows")
@@ -70,6 +73,7 @@ def _check_shards(inputs: list[str]) -> dict[str, Any]:
         if different:
             raise UserError(f"inputs: {shard} was made with another {different[0]} than {inputs[0]}")
     parts = [parse_shard(str(options.get("shard", "0/1"))) for options in stored]
+    # The first shard says how many there are; a shard of another division then fails the comparison.
     count = parts[0][1]
     if sorted(parts) != [(part, count) for part in range(count)]:
         given = ", ".join(f"{part}/{of}" for part, of in parts)
@@ -87,6 +91,7 @@ def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
         ending = row["provenance"] if accepted else row
         if not accepted:
             trail.refused.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
+        # An item's last line has the tokens of all its attempts.
         if accepted or row["final"]:
             trail.input_tokens, trail.output_tokens = ending["input_tokens"], ending["output_tokens"]
             rejection = None if accepted else Rejection(row["reason"], row["detail"])

@@ -22,8 +22,9 @@ from reasonir.synth.recipes.inputs import Item
 from reasonir.synth.recipes.writing import Outcome
 
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
+# Each flush costs a switch between threads. Rows that a kill loses are made again from completions.jsonl.
 SECONDS_BETWEEN_FLUSHES = 0.2
-"""Each flush costs a switch between threads. Rows that a kill loses are made again from completions.jsonl."""
+# Decided while writing and not by a gate: of two equal queries the first in the input stays, whichever came first.
 DUPLICATE = Rejection("duplicate_query", "The query says the same as that of an earlier row.")
 
 
@@ -66,6 +67,7 @@ class Output:
         Raises:
             UserError: The files contain items that the input does not have at their place.
         """
+        # Read side by side with the items, line by line, because a folder may hold millions of rows.
         data, rejections = (_read_lines(path) for path in self._paths)
         row, rejection = next(data, None), next(rejections, None)
         ends = [0, 0]
@@ -89,6 +91,7 @@ class Output:
             self._count([line.row for line in lines], None if accepted is None else accepted.row)
             if accepted is not None:
                 ends[0] = accepted.end
+                # Queries of earlier runs reject their repeats in this one.
                 if self._seen is not None:
                     self._seen(query_text(accepted.row))
         left = row or rejection
@@ -187,6 +190,7 @@ class Output:
         if self._streams:
             self._flush()
         for stream in self._streams:
+            # The manifest follows; after a power cut it must not stand beside lost rows.
             os.fsync(stream.fileno())
             stream.close()
         self._streams = []
@@ -200,6 +204,7 @@ def query_text(row: dict[str, Any]) -> str:
 
 def position_of(row: dict[str, Any]) -> int:
     """Return the item's place in the input from a line of either file."""
+    # A row has its place in the provenance, because its own fields are those that training reads.
     return int(row["position"] if "position" in row else row["provenance"]["position"])
 
 
@@ -216,6 +221,7 @@ def _read_lines(path: Path) -> Iterator[_Line]:
     if not path.exists():
         return
     end = 0
+    # Bytes, because `recover` cuts the file at a byte.
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             end += len(raw)

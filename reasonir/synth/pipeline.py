@@ -41,8 +41,8 @@ from reasonir.synth.recipes.varied_length import VariedLengthRecipe
 from reasonir.synth.recipes.writing import Outcome, WritingSettings
 from reasonir.text.near_duplicates import DuplicateTexts
 
+# Items in work for each request in flight. A slow answer delays the writing of so many later items, not their work.
 WINDOW_PER_REQUEST = 32
-"""Items in work for each request in flight. A slow answer delays the writing of so many later items, not their work."""
 
 
 def write_rows(config: WritingConfig) -> None:
@@ -52,10 +52,12 @@ def write_rows(config: WritingConfig) -> None:
     shard = parse_shard(config.shard)
     items = _open(take_shard(recipe.items(), shard, config.limit))
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
+    # Before `start`, which would take the manifest from a folder that other prompts have made.
     keep_prompts(folder.path, recipe.prompts)
     folder.start()
     save_prompts(folder.path, recipe.prompts)
     window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
+    # For the progress bar, about right: a hash deals the items to the shards.
     total = min(recipe.total, config.limit or recipe.total) // shard[1]
     # 2 one conversation for each item
     with closing(open_generator(config.generator, folder.path / "completions.jsonl")) as generator:
@@ -71,6 +73,7 @@ def write_rows(config: WritingConfig) -> None:
                 progress.update(1, f"{output.accepted} rows")
 
             hold_conversations(generator, rest, recipe.converse, write, window=window)
+            # Items that the server failed at the end of the input wait for a later item that does not come.
             output.release()
     # 3 manifest and report
     finish(folder, recipe.inputs, output.counts(), config.report, prompts=describe_prompts(recipe.prompts))
@@ -118,6 +121,7 @@ def finish(folder: RunFolder, inputs: Iterable[str], counts: dict[str, Any], rep
         report: Whether to write report.md.
         **more: Further entries of the manifest.
     """
+    # A data set of the hub has no file here whose checksum could be taken.
     folder.finish(inputs=[path for path in inputs if not path.startswith("hub:")], counts=counts, **more)
     print(_summarize(counts, folder.path))
     if not report:

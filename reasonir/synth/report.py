@@ -22,12 +22,12 @@ from reasonir.text.markdown import markdown_table
 from reasonir.text.words import words_and_operators
 
 SIDES = ("query", "positive", "negative")
+# Width of a bar in the plot of lengths.
 BIN_WORDS = 20
-"""Width of a bar in the plot of lengths."""
+# Bounds of the BM25 ranking, which takes seconds with them.
 RANKED_QUERIES, RANKED_DOCUMENTS, DEEPEST_RANK = 500, 20_000, 1_000
-"""Bounds of the BM25 ranking, which takes seconds with them."""
+# Rows that the report shows, and characters of each text.
 SAMPLES, SAMPLE_CHARACTERS = 5, 700
-"""Rows that the report shows, and characters of each text."""
 
 
 @dataclass(slots=True)
@@ -48,6 +48,7 @@ def write_report(folder: Path) -> Path:
     """Write report.md and its plots; return its path."""
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    # A merged folder's config.yaml names no corpus. Of the other recipes the manifest's source is a file of rows.
     corpus = options.get("corpus") or (manifest.get("source") if manifest.get("merged") in ("hq", "eq") else None)
     # A corpus on the hub is not downloaded for a report.
     if corpus is not None and not Path(corpus).exists():
@@ -74,6 +75,7 @@ def survey(folder: Path, corpus: str | None) -> Findings:
             for entry in entries:
                 text = _text(entry)
                 found.lengths[side][len(text.split())] += 1
+                # A query of function words alone has no share that a text could hold.
                 if content:
                     found.overlaps[side][round(100 * len(content & set(words_and_operators(text))) / len(content))] += 1
         for name in ("query_words", "positive_words"):
@@ -101,6 +103,7 @@ def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[li
     documents = islice(stream_documents(corpus), RANKED_DOCUMENTS) if corpus else ()
     by_id = {document.id: document.text for document in documents}
     targets = [by_id.get(_text(row["pos"][0]), _text(row["pos"][0])) for row in sample]
+    # Each text once: a copy of the positive in the corpus would stand beside it and push its rank down.
     texts = dict.fromkeys(targets) | dict.fromkeys(_text(n) for row in sample for n in row.get("neg", []))
     texts |= dict.fromkeys(by_id.values())
     pool = list(texts)
@@ -108,6 +111,7 @@ def rank_positives(sample: list[dict[str, Any]], corpus: str | None) -> tuple[li
 
     from reasonir.retrieval.bm25 import BM25Index
 
+    # Ties go to the larger id: the positives, which come first in the pool, lose them.
     index = BM25Index([f"{number:08d}" for number in range(len(pool))], pool)
     hits, _ = index.search([query_text(row) for row in sample], top=min(DEEPEST_RANK, len(pool)))
     ranks: list[int | None] = []

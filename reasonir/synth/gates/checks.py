@@ -40,6 +40,7 @@ class Gates:
 
     def check_text(self, text: str, what: str) -> Rejection | None:
         """Apply the gates of every written text; `what` is its name in sentences, such as "query"."""
+        # First, because the other checks pass a text without words.
         if not text.strip():
             return Rejection("empty", f"The {what} is empty.")
         if self.refusals and (phrase := refusal_phrase(text)):

@@ -27,6 +27,7 @@ def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[s
     text = without_thoughts(text)
     if schema is None:
         return {"text": text} if _is_text(text) else Rejection("empty", "The answer was empty.")
+    # Before the JSON is looked for: a cut answer has none, and "be shorter" mends it where "no JSON object" does not.
     if finish == "length":
         return Rejection("cut_off", "The answer was too long and was cut off before its end; be shorter.")
     found = _first_object(text)
@@ -60,6 +61,7 @@ def _first_object(text: str) -> dict[str, Any] | None:
             return None
         try:
             found, _ = decoder.raw_decode(text, start)
+        # RecursionError: a model in a loop may open brackets by the thousand.
         except (ValueError, RecursionError):
             start = text.find("{", start + 1)
             continue

@@ -52,6 +52,7 @@ def longest_copied_span(text: str, source: str) -> int:
         if here >= 0:
             there = moves[here][word]
             if length[there] != length[here] + 1:
+                # Longer runs of that state end at fewer places than this one, which therefore gets a state of its own.
                 clone = len(moves)
                 moves.append(moves[there].copy())
                 link.append(link[there])
@@ -63,6 +64,7 @@ def longest_copied_span(text: str, source: str) -> int:
                 there = clone
             link[state] = there
         last = state
+    # matched: words of the longest run that ends at the current word and stands in the source.
     longest = matched = here = 0
     for word in words_and_operators(text):
         while here and word not in moves[here]:
@@ -85,10 +87,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
 MENTIONS = [_compile(pattern) for pattern in PATTERNS["mentions"]]
 INTRODUCED = _compile(PATTERNS["introduced"])
 BOILERPLATE = [_compile(pattern) for pattern in PATTERNS["boilerplate"]]
+# Words of a run whose repetition counts.
 REPEATED_WORDS = 4
-"""Words of a run whose repetition counts."""
+# A group of one to eight characters, eight times or more in a row.
 CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
-"""A group of one to eight characters, eight times or more in a row."""
 
 
 def source_mention(text: str) -> str | None:
@@ -104,6 +106,7 @@ def source_mention(text: str) -> str | None:
         return None
     matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
     for found in sorted(matches, key=lambda match: match.start()):
+        # Only what stands before the mention can have introduced its source.
         if not INTRODUCED.search(text[: found.start()]):
             return found[0]
     return None

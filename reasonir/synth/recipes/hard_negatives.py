@@ -33,6 +33,7 @@ class NegativesRecipe(Recipe):
     corpus: str | None
     negatives_per_row: int
     document_max_words: int | None
+    # The queries are the input's: two rows may ask the same of different positives.
     new_queries = False
 
     def __post_init__(self) -> None:
@@ -58,8 +59,10 @@ class NegativesRecipe(Recipe):
                     for name, other in (("pos", "positive"), ("neg", "negative")))  # fmt: skip
         pos, neg = ([side] if isinstance(side, str) else list(side) for side in (pos, neg))
         row = {key: value for key, value in given.fields.items() if key not in ("positive", "negative", "provenance")}
+        # Negatives that the row came with, mined ones for instance, stay in front.
         row |= {"id": item.id, "pos": pos, "neg": neg + [["", text] for text in written]}
         row["provenance"] = answers[0].provenance | {"attempts": [a.provenance["attempt"] for a in answers]}
+        # A row made in several steps (hq, then negatives) says how each was made.
         if given.fields.get("provenance") is not None:
             row["provenance"]["from"] = given.fields["provenance"]
         texts = [*given.negatives, *(InstructedText("", text) for text in written)]
@@ -76,14 +79,17 @@ class NegativesRecipe(Recipe):
             values = {
                 "instruction": given.query.instruction,
                 "query": cut_words(given.query.text, self.document_max_words)[0],
+                # The first positive stands for all in the prompt; `_check` compares with each of them.
                 "positive": cut_words(given.positives[0].text, self.document_max_words)[0],
                 "negatives": written,
                 "min_words": self.settings.gates.min_words,
             }
 
+            # `written` is bound here: a closure would see the list of a later round.
             def check(fields: dict[str, Any], written: list[str] = written) -> Rejection | None:
                 return self._check(fields["negative"], given, written)
 
+            # A name for each negative, which draws seeds of its own.
             answer = yield from self._author.ask(f"{name}:{number}", values, check, trail)
             if isinstance(answer, Answer):
                 answers.append(answer)
@@ -95,6 +101,7 @@ class NegativesRecipe(Recipe):
         gates = self.settings.gates
         rejection = gates.check_text(negative, "negative") or gates.check_length(negative, "negative")
         others = [("query", given.query.text), *(("positive", positive.text) for positive in given.positives)]
+        # Negatives of the same row as well, else one text could come twice.
         others += [("negative", text) for text in (*(entry.text for entry in given.negatives), *written)]
         for name, other in others:
             rejection = rejection or gates.check_different(negative, "negative", other, name)

@@ -47,7 +47,9 @@ def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None)
         limit: Takes the shard from so many first items; None from all.
     """
     part, parts = shard
+    # `limit` counts before the split, so that the shards together are the run without shards.
     for item in islice(items, limit):
+        # Not the built-in hash, which differs from process to process.
         if parts == 1 or int.from_bytes(hashlib.sha256(item.id.encode()).digest()[:8], "big") % parts == part:
             yield item
 
@@ -66,6 +68,7 @@ def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
         UserError: Training would refuse a row; names file and line.
     """
     documents: Lookup | None = None if corpus is None else read_lookup(corpus)
+    # Read twice: as the row stands, to be written again with all its fields, and as training resolves and checks it.
     rows = zip(read_training_rows(path), read_training_examples(path, documents), strict=True)
     for position, ((_, fields), example) in enumerate(rows):
         yield Item(example.id, position, Row(fields, example.query, example.positives, example.negatives))
@@ -83,6 +86,7 @@ def read_queries(path: str) -> Iterator[Item]:
             raise UserError(f"{path}:{line}: `query` must be a text or an [instruction, text] pair")
         if not instructed.text.strip():
             raise UserError(f"{path}:{line}: `query` is empty; remove the row or give it a text")
+        # The line number stands in for an id, as it does in training.
         identifier = fields.get("id")
         yield Item(str(line) if identifier is None else str(identifier), position, Row(fields, instructed, (), ()))
 
@@ -102,6 +106,7 @@ def count_lines(path: str) -> int:
     if not file.is_file() or file.suffix not in (".jsonl", ".json"):
         return 0
     with file.open("rb") as stream:
+        # In blocks: a line may hold a whole document.
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
@@ -109,5 +114,6 @@ def cut_words(text: str, most: int | None) -> tuple[str, int]:
     """Return a text's first words with the layout between them, and the number of words cut off."""
     if most is None:
         return text, 0
+    # By matches and not by `split`, which would lose the line breaks of code and lists.
     ends = [found.end() for found in re.finditer(r"\S+", text)]
     return (text, 0) if len(ends) <= most else (text[: ends[most - 1]], len(ends) - most)

@@ -14,8 +14,8 @@ from reasonir.llm.prompts import load_prompt
 from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 
 VARIABLES = ("instruction", "query", "document")
+# A reason of some sentences and a number, with room.
 MAX_NEW_TOKENS = 512
-"""A reason of some sentences and a number, with room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Judge:
         for side, candidates in (("pos", positives), ("neg", negatives)):
             for number, candidate in enumerate(candidates):
                 score = yield from self._score(f"{row['id']}:{side}{number}", query, candidate.text, trail)
+                # A document without a score rejects the row: neither threshold can be applied to it.
                 if isinstance(score, Rejection):
                     return score
                 scores[side].append(score)
@@ -69,9 +70,11 @@ class Judge:
         if not kept:
             return Rejection("judge_positive", f"The positive scored {max(scores['pos'], default=0)} of 5.")
         row["pos"] = kept + (relevant if self._relabel else [])
+        # Only a row that lost its negatives: a row of hq has none to lose.
         if relevant and not self._relabel and not row["neg"]:
             return Rejection("judge_negative", f"The negative scored {max(scores['neg'])} of 5.")
         # 3 counts for the manifest
+        # The recipe may have counted a cut document there.
         tallies = row["provenance"].setdefault("tallies", {})
         moved = "negatives_relabelled" if self._relabel else "negatives_dropped"
         counts = {"positives_dropped": len(positives) - len(kept), moved: len(relevant)}
@@ -80,9 +83,11 @@ class Judge:
 
     def _score(self, name: str, query: InstructedText, document: str, trail: Trail) -> Conversation[int | Rejection]:
         values = {"instruction": query.instruction, "query": query.text, "document": document}
+        # No further check: the prompt's schema holds the score between 0 and 5.
         answer = yield from self._author.ask(name, values, lambda fields: None, trail)
         if isinstance(answer, Answer):
             return int(answer.fields["score"])
+        # A server's error keeps its name, by which `Output` leaves the item to the next run.
         return answer if answer.reason == SERVER_ERROR else Rejection("judge_unreadable", answer.detail)
 
 

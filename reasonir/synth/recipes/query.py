@@ -69,6 +69,7 @@ class QueryRecipe(Recipe):
     def converse(self, item: Item) -> Conversation[Outcome]:
         """Ask for the query of one document; have the row judged."""
         trail = Trail()
+        # Rejected and not skipped: every item of the input ends in one of the two files.
         if item.source is None:
             return Outcome(trail, rejection=Rejection("duplicate_id", "An earlier document has the same id."))
         document = item.source.text
@@ -77,12 +78,14 @@ class QueryRecipe(Recipe):
         shown, cut = cut_words(document, self.document_max_words)
 
         def check(fields: dict[str, Any]) -> Rejection | None:
+            # Compared with the whole document, of which the prompt may show a part: the whole is the positive.
             return self.settings.gates.check_query(fields["query"], document)
 
         answer = yield from self._author.ask(item.id, {"document": shown}, check, trail)
         if not isinstance(answer, Answer):
             return Outcome(trail, rejection=answer)
         query = InstructedText(self._author.prompt.instruction, answer.fields["query"].strip())
+        # Documents carry no instruction, as at test time (docs/deviations.md).
         positive = ["", item.id if self.positive_is_id else document]
         tallies = {"tallies": {"documents_cut": 1}} if cut else {}
         row: dict[str, Any] = {

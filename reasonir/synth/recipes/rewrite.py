@@ -27,6 +27,7 @@ class RewriteRecipe(Recipe):
     rows: str
     append: bool
     length_tokens: int | None
+    # Rows that ask the same may well be rewritten the same.
     new_queries = False
 
     def __post_init__(self) -> None:
@@ -48,6 +49,7 @@ class RewriteRecipe(Recipe):
         def check(fields: dict[str, Any]) -> Rejection | None:
             gates, text = self.settings.gates, fields["text"]
             rejection = gates.check_text(text, "rewrite") or gates.check_length(text, "rewrite")
+            # White space does not count: the prompt shows the query without its line breaks.
             same = text.split() == given.query.text.split()
             return rejection or (Rejection("unchanged", "The rewrite is the query itself.") if same else None)
 
@@ -59,6 +61,7 @@ class RewriteRecipe(Recipe):
             text = f"{given.query.text}\n\n{text}"
         row = dict(given.fields)
         before = row.pop("provenance", None)
+        # In the form that the row had, a text or an [instruction, text] pair.
         row |= {"id": item.id, "query": text if isinstance(row["query"], str) else [given.query.instruction, text]}
         row["provenance"] = answer.provenance | ({"from": before} if before is not None else {})
         return Outcome(trail, row)

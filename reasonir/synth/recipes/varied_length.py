@@ -26,10 +26,10 @@ from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSetti
 from reasonir.text.near_duplicates import DuplicateTexts
 
 TASKS_FILE = "tasks.jsonl"
+# Words of a document that a brainstorming prompt shows as an example.
 EXAMPLE_WORDS = 150
-"""Words of a document that a brainstorming prompt shows as an example."""
+# Twenty sentences of up to 60 words, with room.
 TASK_TOKENS = 2_048
-"""Twenty sentences of up to 60 words, with room."""
 
 
 @dataclass
@@ -62,6 +62,7 @@ class VariedLengthRecipe(Recipe):
         self.total = self.pairs
         self._tasks: list[str] = [] if self.tasks is None else _read_tasks(self.tasks)
         self._examples: list[str] = []
+        # Examples serve the brainstorming only; a corpus is not read for nothing.
         if self.corpus is not None and self.tasks is None:
             self._examples = _draw_examples(self.corpus, self.brainstorm_calls, settings.seed)
 
@@ -74,6 +75,8 @@ class VariedLengthRecipe(Recipe):
         """Make tasks.jsonl, or read it back."""
         if self.tasks is None:
             path = folder / TASKS_FILE
+            # The file appears whole or not at all: a run killed before that asks again, and finds its paid answers in
+            # the log.
             if not path.exists():
                 self._brainstorm(generator, path)
             self._tasks = _read_tasks(str(path))
@@ -87,6 +90,7 @@ class VariedLengthRecipe(Recipe):
             if isinstance(found, Rejection):
                 failed += 1
                 return
+            # Calls arrive in their order, so that the same one of two like tasks stays in every run.
             for text in found:
                 if not known.seen(text):
                     rows.append({"id": len(rows), "task": text, "call": call})
@@ -111,9 +115,11 @@ class VariedLengthRecipe(Recipe):
             return self.settings.gates.check_text(task, "task") is None
 
         def check(answer: dict[str, Any]) -> Rejection | None:
+            # One usable task accepts the list: a second request would cost more than the few that are dropped.
             found = any(usable(task) for task in answer["tasks"])
             return None if found else Rejection("no_tasks", "No task of the list is usable; write them in English.")
 
+        # The trail is dropped: these tokens belong to no row.
         answer = yield from self._brainstormer.ask(f"tasks-{call}", values, check, Trail())
         if not isinstance(answer, Answer):
             return answer
@@ -122,6 +128,7 @@ class VariedLengthRecipe(Recipe):
     def converse(self, item: Item) -> Conversation[Outcome]:
         """Ask for one pair; have the row judged."""
         trail, seed = Trail(), self.settings.seed
+        # Drawn by the item's own id, so that another number of pairs leaves the pairs before as they were.
         number = draw_number(seed, item.id, "task") % len(self._tasks)
         wanted = {
             name: low + draw_number(seed, item.id, name) % (high - low + 1)

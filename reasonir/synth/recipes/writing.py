@@ -93,6 +93,7 @@ class Author:
         provenance = {
             "recipe": settings.recipe,
             "prompt": prompt.version,
+            # 64 bits tell prompt files apart, and every row carries them.
             "prompt_sha256": prompt.sha256[:16],
             "model": settings.model,
             "attempt": accepted.attempt,
