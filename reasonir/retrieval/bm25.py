@@ -42,28 +42,37 @@ def compile_token_pattern() -> regex.Pattern[str]:
     so that the search stays linear. Source: UAX #29 and the grammar in apache/lucene
     StandardTokenizerImpl.jflex (Unicode 12.1 there, the regex package's Unicode here).
     """
+    # Possessive quantifiers (*+, ++) never step back, so that time is linear in the text.
+    # WB4: marks, format characters and joiners belong to the character before them.
     x = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*+"
     letter, hebrew = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]", r"\p{WB=Hebrew_Letter}"
     digit = r"\p{WB=Numeric}"
     connector, katakana = rf"(?:\p{{WB=ExtendNumLet}}{x})", rf"(?:\p{{WB=Katakana}}{x})++"
+    # WB7a to WB7c: a Hebrew letter takes a quote behind it, and a double quote between two letters.
     quotes = rf"{hebrew}{x}'{x}|{hebrew}{x}\"{x}{hebrew}{x}"
+    # WB11, WB12: one separator between digits. WB6, WB7: one apostrophe, full stop or colon between letters.
     number = rf"{digit}{x}(?:[\p{{WB=MidNum}}\p{{WB=MidNumLet}}']{x}(?={digit}))?"
     word = rf"{letter}{x}(?:[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{x}(?={letter}))?"
     unit = rf"(?:{katakana}|(?:{quotes}|{number}|{word})++)"
+    # WB13a, WB13b: connectors, such as the underscore, join what stands beside them.
     words = rf"{connector}*+{unit}(?:{connector}++{unit})*+{connector}*+"
+    # WB15, WB16: two regional indicators are one flag.
     flag, joiner = rf"(?:\p{{WB=Regional_Indicator}}{x})", r"\p{WB=ZWJ}"
     emoji = r"[\p{Extended_Pictographic}[\p{Emoji}--[\p{WB=Regional_Indicator}0-9#*]]]"
     mark = r"[\p{WB=Format}\p{WB=Extend}--[\uFE0E\uFE0F]]"  # the two choose text or picture, and end a part
     marks = rf"(?:{mark}|{joiner}(?!{emoji}))*"
     part = rf"(?:{emoji}{marks}\uFE0F?)"
+    # A pictograph with its joined parts, a keycap, or a flag.
     emojis = rf"{part}(?:{joiner}{part})*+|[0-9#*]{marks}\uFE0F?\u20E3{x}|{flag}{{2}}"
     whole = rf"(?:\p{{LB=SA}}{x})++|[\p{{Script=Han}}\p{{Script=Hiragana}}]{x}"
     return regex.compile(rf"({words}|{emojis}|{whole})|{connector}++", flags=regex.VERSION1)
 
 
+# Compiled and made once: every text of every task passes through.
 TOKEN = compile_token_pattern()
 PORTER = Stemmer.Stemmer("porter")
 LATER_RULES = regex.compile(r"(.+)(bl|log)(?:[iy]s?|ies|[iy](?:ed|ing)s?)")
+# One cache for the process: documents and queries of all tasks share most words.
 _terms: dict[str, tuple[str, ...]] = {}
 
 
@@ -73,6 +82,7 @@ def analyse(text: str) -> list[str]:
     Words, without possessive 's, in lower case, without stop words, Porter-stemmed. White space never lies
     within a token, so the text is taken run by run and what a run gives is remembered.
     """
+    # That one character joins words across what `split` would part: such a text is read whole.
     runs = [text] if NARROW_NO_BREAK_SPACE in text else text.split()
     terms: list[str] = []
     for run in runs:
@@ -80,6 +90,7 @@ def analyse(text: str) -> list[str]:
         if known is None:
             known = analyse_run(run)
             if len(run) <= CACHED_CHARACTERS:
+                # Emptied as a whole: keeping the order of use would cost something on every word.
                 if len(_terms) >= CACHE_ENTRIES:
                     _terms.clear()
                 _terms[run] = known
@@ -89,8 +100,10 @@ def analyse(text: str) -> list[str]:
 
 def analyse_run(run: str) -> tuple[str, ...]:
     """Return the terms of a stretch of text, nothing remembered."""
+    # The order of Lucene's EnglishAnalyzer: possessives, lower case, stop words, stems.
     terms = []
     for token in tokenise(run):
+        # The three apostrophes of Lucene's EnglishPossessiveFilter.
         if len(token) >= 2 and token[-2] in "'\u2019\uff07" and token[-1] in "sS":
             token = token[:-2]
         # One character at a time, as Java does: no final sigma, and a capital dotted i is one letter.
@@ -157,6 +170,7 @@ def tie_ranks(ids: Sequence[str]) -> np.ndarray:
 
     trec_eval compares the bytes of ids; Python's order by code point is the same for UTF-8.
     """
+    # Places in the order of ids fit into a sort key; ids themselves would be compared as texts, hit by hit.
     ranks = np.empty(len(ids), dtype=np.int64)
     ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     return ranks
@@ -182,20 +196,26 @@ class BM25Index:
         self.ranks = tie_ranks(ids)
         self.vocabulary: dict[str, int] = {}
         number = self.vocabulary
+        # Numbers by first appearance: texts are read once and not held.
         terms = [[number.setdefault(term, len(number)) for term in analyse(text)] for text in texts]
         if len(terms) != len(ids):
             raise ValueError(f"ids: {len(ids)} for {len(terms)} texts; give one id for each text")
         self.average_length = sum(map(len, terms)) / max(len(terms), 1)
         self.weights = self.weigh(terms)
+        # One posting a document: the length of a term's row is its document frequency.
         documents_with_term = np.diff(self.weights.indptr)
+        # bm25s keeps finished weights only; the weights of queries and of texts from elsewhere need the idf by itself.
         self.idf = np.log((len(ids) + 1.0) / (documents_with_term + 0.5))
 
     def weigh(self, terms: list[list[int]]) -> scipy.sparse.csr_array:
         """Return the weights, terms x documents. Time and memory grow with the tokens of the corpus."""
         shape = (len(self.vocabulary), len(terms))
+        # bm25s would divide by the average length, which is 0 without a term.
         if not self.vocabulary:
             return scipy.sparse.csr_array(shape)
+        # "lucene" leaves out the constant factor k1 + 1. float64, so that only the final score is rounded.
         engine = bm25s.BM25(method="lucene", k1=self.k1, b=self.b, dtype="float64")
+        # Without create_empty_token=False bm25s would add a term of its own.
         engine.index((terms, self.vocabulary), create_empty_token=False, show_progress=False)
         parts = (engine.scores["data"], engine.scores["indices"], engine.scores["indptr"])
         return scipy.sparse.csr_array(parts, shape=shape)
@@ -226,12 +246,14 @@ class BM25Index:
         weighted = self.weigh_queries(queries, Lexical(variant))
         indices = np.full((len(queries), top), -1, dtype=np.int64)
         scores = np.full((len(queries), top), -np.inf, dtype=np.float32)
+        # A sparse product holds the documents that share a term with a query; its worst case bounds the block.
         step = max(1, SCORES_AT_ONCE // max(len(self.ranks), 1))
         for start in range(0, len(queries), step):
             block = (weighted[start : start + step] @ self.weights).tocsr()
             for row in range(block.shape[0]):
                 hits = slice(block.indptr[row], block.indptr[row + 1])
                 out = () if excluded is None else excluded[start + row]
+                # float32 before the cut: scores tie where trec_eval reads them as equal, and ids decide there.
                 best, values = self._best(block.indices[hits], block.data[hits].astype(np.float32), out, top)
                 indices[start + row, : len(best)], scores[start + row, : len(best)] = best, values
         return indices, scores
@@ -242,6 +264,7 @@ class BM25Index:
         For a text of the index this is its score in float64; a text from elsewhere is scored as if it stood there.
         """
         counts = Counter(analyse(text))
+        # A list: a term counts as often as the query repeats it.
         asked = [term for term in analyse(query) if term in self.vocabulary and term in counts]
         numbers = np.array([self.vocabulary[term] for term in asked], dtype=np.int64)
         found = np.array([counts[term] for term in asked], dtype=np.float64)
@@ -277,14 +300,17 @@ class BM25Index:
         self, positions: np.ndarray, scores: np.ndarray, excluded: Collection[int] | np.ndarray, top: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best `top` of one query's scored documents, in trec_eval's order."""
+        # A mask over all documents looks each posting up once, however many documents are excluded.
         if len(excluded):
             banned = np.zeros(len(self.ranks), dtype=bool)
             banned[np.fromiter(excluded, dtype=np.int64, count=len(excluded))] = True
             kept = ~banned[positions]
             positions, scores = positions[kept], scores[kept]
         if len(scores) > top:
+            # All that tie with the last score stay in, because ids decide among them below.
             cut = np.partition(scores, len(scores) - top)[len(scores) - top]
             kept = scores >= cut
             positions, scores = positions[kept], scores[kept]
+        # lexsort's last key counts first.
         order = np.lexsort((-self.ranks[positions], -scores))[:top]
         return positions[order], scores[order]

@@ -79,6 +79,7 @@ def check_weights(name: str, weights: list[float], lists: int) -> None:
         lists: How many are joined.
     """
     require(len(weights) == lists, name, weights, f"must be {lists} numbers, one for each list")
+    # All zero would give every document the same score, and ids would rank.
     sound = all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weights)
     require(sound, name, weights, "must be numbers of 0 or more, and not all 0")
 

@@ -55,17 +55,21 @@ def embed_cached(
     """
     target = _place(encoder, texts, settings, cache_dir, instructions)
     sharded = _shard(encoder, texts, settings, target, label, chunk_tokens, instructions)
+    # 1 what the cache has
     stamp, truncated = _stamp_of(target), _truncated_if_sound(target, (len(texts), encoder.dimension))
     if truncated is not None:
         sharded.discard_blocks()  # a kill between joining and removing leaves them
         return Encoded(np.load(target, mmap_mode="r"), True, truncated)
     if target.exists():
         print(f"{label}: the cached embeddings {target} are damaged; encoding again")
+    # 2 encode, join, stamp
     sharded.encode_share()
+    # The stamp goes before the array changes and comes after: a kill in between leaves an array that nobody trusts.
     remove_stamp(stamp)
     truncated, checksum = sharded.join(target)
     write_stamp(stamp, truncated_texts=truncated, sha256=checksum)
     sharded.discard_blocks()
+    # Mapped, not read: search takes it block by block and lets each block go.
     return Encoded(np.load(target, mmap_mode="r"), False, truncated)
 
 
@@ -89,6 +93,7 @@ def encode_share(
     """
     assert rank() > 0, "rank 0 joins the shares"
     target = _place(encoder, texts, settings, cache_dir, None)
+    # Asked on every rank: otherwise one would encode what rank 0 takes from the cache.
     if _truncated_if_sound(target, (len(texts), encoder.dimension)) is None:
         _shard(encoder, texts, settings, target, label, chunk_tokens, None).encode_share()
 
@@ -127,6 +132,7 @@ def _truncated_if_sound(target: Path, shape: tuple[int, int]) -> int | None:
     """
     stamp = read_stamp(_stamp_of(target))
     try:
+        # Header and stamp first, because the checksum reads the whole array.
         if stamp is None or np.load(target, mmap_mode="r").shape != shape:
             return None
         truncated = int(stamp["truncated_texts"])
@@ -155,6 +161,7 @@ def encoding_key(
     """
 
     def parts() -> Iterator[str | bytes]:
+        # Texts and instructions carry their lengths; the number of texts says where the instructions begin.
         for part in (encoder.fingerprint, encoder.template.fingerprint, repr(settings), str(len(texts))):
             yield f"{part}\0"
         yield from map(sized, texts)

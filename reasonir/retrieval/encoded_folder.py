@@ -48,6 +48,7 @@ def open_encoded(folder: Path, side: str) -> EncodedFolder:
     file, manifest = folder / EMBEDDINGS_FILE, folder / MANIFEST_FILE
     if not file.is_file():
         raise UserError(f"{folder}: no {EMBEDDINGS_FILE} here; reasonir-eval encode side={side} writes it")
+    # The manifest is written last: an array without it may lack its end.
     if not manifest.is_file():
         raise UserError(f"{folder}: no {MANIFEST_FILE}: the encoding is unfinished; run its command again")
     try:
@@ -59,6 +60,7 @@ def open_encoded(folder: Path, side: str) -> EncodedFolder:
         raise UserError(f"{folder}: not a folder of reasonir-eval encode, or damaged: {error}; encode again") from error
     if held != side:
         raise UserError(f"{folder} holds embeddings of side={held}; name a folder of side={side}")
+    # Line i of ids.txt names row i: a row more or less would name all that follow wrongly.
     if rows.ndim != 2 or len(rows) != texts:
         raise UserError(f"{file}: shape {rows.shape} for {texts} texts; encode again")
     source, inputs = str(options.get("input", "")), found.get("inputs", [])

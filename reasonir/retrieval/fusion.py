@@ -49,6 +49,7 @@ def fuse_runs(
         top: Documents kept a query.
         rrf_k: The constant of method rrf.
     """
+    # Only queries with a hit somewhere: one without any would be a line of nothing in the run.
     queries = list(dict.fromkeys(query for run in runs for query, hits in run.items() if hits))
     missing = [sum(not run.get(query) for query in queries) for run in runs]
     fused = {}
@@ -72,6 +73,7 @@ def fuse_hits(
     """
     parts = [(weight, *_contributions(hits, method, rrf_k)) for weight, hits in zip(weights, lists, strict=True)]
     documents = dict.fromkeys(document for hits in lists for document in hits)
+    # fsum, so that the order of the runs changes no bit; float32, so that ties are those that trec_eval sees.
     return {
         document: float(np.float32(math.fsum(weight * given.get(document, absent) for weight, given, absent in parts)))
         for document in documents
@@ -82,15 +84,19 @@ def _contributions(hits: Hits, method: FusionMethod, rrf_k: float) -> tuple[dict
     """Return what one list gives each of its documents, and what it gives those that it lacks."""
     if not hits:
         return {}, 0.0
+    # Equal scores have different places, by id, as trec_eval would list them.
     if method is FusionMethod.rrf:
         return {document: 1 / (rrf_k + place) for place, document in enumerate(in_order(hits), start=1)}, 0.0
     values = np.fromiter(hits.values(), dtype=np.float64, count=len(hits))
     low, high = values.min(), values.max()
+    # Inner products may lie below 0: a plain 0 would rank a document higher for being unlisted.
     if method is FusionMethod.linear:
         return dict(hits), min(0.0, float(low))
     if method is FusionMethod.minmax:
         values = (values - low) / (high - low) if high > low else np.ones_like(values)
         return dict(zip(hits, values.tolist(), strict=True)), 0.0
+    # high > low, not the deviation: rounding gives equal values a deviation above 0.
+    # Absent documents get the lowest z, because 0 is the mean of the list.
     values = (values - values.mean()) / values.std() if high > low else np.zeros_like(values)
     return dict(zip(hits, values.tolist(), strict=True)), float(values.min())
 

@@ -20,6 +20,7 @@ from reasonir.retrieval.fusion import fuse_runs
 from reasonir.retrieval.sharding import EncodingSettings, own_device
 from reasonir.retrieval.top_k import as_run, exact_top_k
 
+# Also the names of the lists' run files, dense.trec and bm25.trec.
 HYBRID_PARTS = ("dense", "bm25")
 
 
@@ -136,6 +137,7 @@ class DenseSearch:
 
     def document_job(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> EncodingJob:
         """Return how documents are encoded: without an instruction, unless each brings its own."""
+        # ReasonIR's documents carry no instruction at test time; mining hands in those of training rows.
         settings = EncodingSettings("", self.document_max_tokens, self.precision)
         return EncodingJob("documents", texts, settings, instructions)
 
@@ -156,12 +158,14 @@ class DenseSearch:
 
     def encode_share(self, task: SearchTask) -> None:
         """Encode the texts of a task that fall to this rank; rank 0 joins them when it ranks."""
+        # The jobs of `rank`, so that the shares have the cache keys that rank 0 looks for.
         for job in self.encoding_jobs(task):
             label = f"{task.name} {job.kind}"
             encode_share(self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens)
 
     def rank(self, task: SearchTask, top: int) -> Ranked:
         """Embed documents and queries (or reuse them), search exactly, and print what was encoded."""
+        # 1 embeddings, from the cache where it has them
         embeddings: list[np.ndarray] = []
         counts: dict[str, Any] = {}
         for job in self.encoding_jobs(task):
@@ -169,6 +173,7 @@ class DenseSearch:
             embeddings.append(encoded.embeddings)
             counts |= {f"{job.kind}_truncated": encoded.truncated_texts, f"{job.kind}_reused": encoded.reused}
             print(_tell(f"{task.name} {job.kind}", encoded, job.settings))
+        # 2 exact search where the encoder is, ties by id
         documents, queries = embeddings
         excluded, device = task.excluded_rows(), self.encoder.device
         found = exact_top_k(queries, documents, top, excluded, ids=task.ids, device=device)
@@ -191,6 +196,7 @@ class LexicalSearch:
 
     def rank(self, task: SearchTask, top: int) -> Ranked:
         """Rank by BM25; instructions are for encoders only."""
+        # Identity: evaluations of the same documents hand on one list, and comparing texts would take long.
         if self._index is None or self._documents is not task.documents:
             # The old index goes first: two of them need not fit into memory.
             self._documents = self._index = None
@@ -233,6 +239,7 @@ class Searcher:
         if self.lexical is None:
             return self.dense.rank(task, top)
         assert self.fusion is not None, "two lists need a fusion"
+        # Both lists are cut at `top` first, as the run files that `reasonir-eval fuse` reads.
         parts = self.dense.rank(task, top), self.lexical.rank(task, top)
         runs = [part.run for part in parts]
         fused = fuse_runs(runs, self.fusion.method, self.fusion.weights, top, self.fusion.rrf_k)

@@ -31,6 +31,7 @@ BLOCK_CHARACTERS = 4_194_304
 
 Other edges would put other texts into one forward pass, which may change the last bit of an embedding.
 """
+# Short beside a block of a minute, long enough to spare a shared disk.
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -52,6 +53,7 @@ def own_device() -> str:
     """Return this rank's device, the GPU of its local rank or the CPU, and make it CUDA's current device."""
     if not torch.cuda.is_available():
         return "cpu"
+    # More ranks than GPUs share them.
     index = local_rank() % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}"
@@ -59,6 +61,7 @@ def own_device() -> str:
 
 def give_back_gpu() -> None:
     """Free the GPU memory of encoders that nobody holds any more, for an engine that is about to start."""
+    # First the objects: a tensor in a reference cycle still holds its memory, and the cache frees none of that.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -72,6 +75,7 @@ def cut_blocks(texts: Sequence[str]) -> list[tuple[int, int]]:
     blocks, start, filled = [], 0, 0
     for position, text in enumerate(texts):
         full = position - start >= BLOCK_TEXTS or filled + len(text) > BLOCK_CHARACTERS
+        # position > start: no block is empty, even before a text that is longer than a block.
         if position > start and full:
             blocks.append((start, position))
             start, filled = position, 0
@@ -98,14 +102,17 @@ class ShardedEncoding:
 
     def encode_share(self) -> None:
         """Encode the blocks of this rank that are not there yet."""
+        # Every rank cuts all texts, so that all agree on the edges without a word.
         blocks = cut_blocks(self.texts)
         mine = [number for number in range(len(blocks)) if self._rank_of(number) == rank()]
+        # A file that has its name is whole, whoever wrote it.
         missing = [number for number in mine if not self._file(number).exists()]
         if missing:
             self.folder.mkdir(parents=True, exist_ok=True)
         whole, left = (sum(blocks[n][1] - blocks[n][0] for n in numbers) for numbers in (mine, missing))
         if rank() == 0 and left < whole:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")
+        # One rank speaks for all; the others are as far, give or take a block.
         progress = Progress(f"encode {self.label}", whole, "texts", done=whole - left) if rank() == 0 else None
         encoded = zip(missing, self._encode([blocks[number] for number in missing], progress), strict=True)
         for _ in prefetch(lambda item: self._write(item[0], *item[1]), encoded):
@@ -122,14 +129,17 @@ class ShardedEncoding:
             How many texts were cut, and the file's sha256.
         """
         blocks = cut_blocks(self.texts)
+        # 1 all shares are there
         self._wait_for_others(len(blocks))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # 2 the array's header, written by hand: np.save would need all rows in memory
         header = io.BytesIO()
         shape = (len(self.texts), self.encoder.dimension)
         description = np.lib.format.dtype_to_descr(np.dtype(self.settings.dtype))
         layout = {"descr": description, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(header, layout)
         digest, cut = hashlib.sha256(header.getvalue()), 0
+        # 3 the rows, hashed on their way: the checksum costs no second pass
         with whole_file(target, "wb", per_process=True) as stream:
             stream.write(header.getvalue())
             for number, block in enumerate(blocks):
@@ -165,6 +175,7 @@ class ShardedEncoding:
             None if progress is None else progress.update,
         )  # fmt: skip
         for (start, _), (rows, truncated) in zip(blocks, encoded, strict=True):
+            # Converted before the check: a float32 number too large for float16 becomes infinity.
             rows = rows.astype(settings.dtype, copy=False)
             broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if len(broken):
@@ -182,6 +193,7 @@ class ShardedEncoding:
         return list(zip(self.instructions[start:stop], texts, strict=True))
 
     def _write(self, number: int, rows: np.ndarray, truncated: int) -> None:
+        # per_process: two jobs on one cache may encode the same block at once.
         with whole_file(self._file(number), "wb", per_process=True) as stream:
             np.savez(stream, rows=rows, truncated=truncated)
 
@@ -199,6 +211,7 @@ class ShardedEncoding:
         """Wait until the other ranks have written their blocks; torchrun ends this rank when another one dies."""
         others = [number for number in range(count) if self._rank_of(number) != rank()]
         progress = Progress(f"{self.label}: wait for other ranks, in {self.folder}", len(others), "blocks")
+        # Asks the file system and no rank: ranks share no collective here, and one that is done may be gone.
         while others:
             left = [number for number in others if not self._file(number).exists()]
             progress.update(len(others) - len(left))

@@ -56,12 +56,15 @@ def exact_top_k(
     """
     count = len(document_ND)
     _check_sizes(query_QD, document_ND, top, excluded, ids)
+    # 1 places of documents in the order of ids, and back
     ranks = np.arange(count, dtype=np.int64) if ids is None else tie_ranks(ids)
     document_at_rank = np.empty(count, dtype=np.int64)
     document_at_rank[ranks] = np.arange(count)
+    # 2 room for the result, and for one block of documents
     indices = np.full((len(query_QD), top), -1, dtype=np.int64)
     scores = np.full((len(query_QD), top), -np.inf, dtype=np.float32)
     space = np.empty((min(block_documents, count), document_ND.shape[1]), dtype=np.float32)
+    # 3 blocks of documents within blocks of queries: a memory-mapped corpus is read once for each block of queries
     for first in range(0, len(query_QD), block_queries):
         query_BD = _to_float32(query_QD[first : first + block_queries], device)
         _check_finite(query_BD, "query", first)
@@ -71,11 +74,13 @@ def exact_top_k(
             document_MD = _to_float32(document_ND[start : start + block_documents], device, space)
             rank_M = torch.from_numpy(ranks[start : start + block_documents]).to(device)
             score_BM = (document_MD @ query_BD.T).T.contiguous()  # on a CPU a quarter faster than the other way
+            # Finite scores can overflow their sum; the check then finds nothing and the search goes on.
             if not bool(score_BM.sum().isfinite()):  # whatever is not finite in a document is so in its scores too
                 _check_finite(document_MD, "document", start)
             if banned is not None:
                 _mask(score_BM, banned, start)
             best = _merge(best, score_BM, rank_M)
+            # Without this the mapped corpus would count as this process's memory, page by page.
             release(document_ND)
         rows = slice(first, first + len(query_BD))
         _write_hits(best.cpu().sort(descending=True).values, document_at_rank, indices[rows], scores[rows])
@@ -91,6 +96,7 @@ def _merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) 
         rank_M: Places of the block's documents among the ids.
     """
     width, last_B = best_BK.shape[1], best_BK.amin(dim=1)
+    # LOWEST, not -inf: an excluded document must not pass even where a list is not full.
     last_B = torch.where(last_B == NEVER, LOWEST, to_scores(last_B))
     passes_BM = score_BM >= last_B[:, None]
     if int(passes_BM.sum()) > 2 * len(best_BK) * width:  # a first block: let its own last hit decide
@@ -101,6 +107,7 @@ def _merge(best_BK: torch.Tensor, score_BM: torch.Tensor, rank_M: torch.Tensor) 
     if len(query_C) == 0:
         return best_BK
     counts_B = torch.bincount(query_C, minlength=len(best_BK))
+    # Candidates come query by query: a candidate's column is its number less those of the queries before.
     place_C = torch.arange(len(query_C), device=query_C.device) - (counts_B.cumsum(0) - counts_B)[query_C]
     key_BC = torch.full((len(best_BK), int(counts_B.max())), NEVER, dtype=torch.int64, device=best_BK.device)
     key_BC[query_C, place_C] = to_keys(score_BM[query_C, column_C], rank_M[column_C])
@@ -117,6 +124,7 @@ def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
 def release(rows: np.ndarray) -> None:
     """Let go of the pages of a memory-mapped array that were read; they stay in the system's cache."""
     mapped = getattr(rows, "_mmap", None)
+    # Maps that nobody writes to: a private copy would lose its changes.
     if mapped is not None and rows.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):  # type: ignore[attr-defined]
         mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -141,6 +149,7 @@ def _check_sizes(
 
 def _to_float32(rows: np.ndarray, device: str | torch.device, space: np.ndarray | None = None) -> torch.Tensor:
     """Copy a block of embeddings to the device, on the way through `space`, which saves making room each time."""
+    # On a CPU the tensor is `space` itself: a block is merged before the next one is copied.
     block = np.empty(rows.shape, dtype=np.float32) if space is None else space[: len(rows)]
     np.copyto(block, rows, casting="same_kind")
     return torch.from_numpy(block).to(device)
@@ -178,6 +187,7 @@ def flatten(excluded: Sequence[Collection[int] | np.ndarray]) -> tuple[np.ndarra
         for rows in excluded
     ]
     documents = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
+    # By document: the exclusions of a block of documents are then one slice.
     order = np.argsort(documents)
     return documents[order], queries[order]
 

@@ -63,8 +63,10 @@ def build_index(config: IndexConfig) -> None:
         encoded.shape, config.kind, shards=config.shards, lists=config.lists, pq_bytes=config.pq_bytes,
         train_vectors=config.train_vectors, probes=config.probes, seed=config.seed,
     )  # fmt: skip
+    # Read whole before the build: an index of damaged rows would look sound for as long as it stands.
     if file_sha256(encoded.folder / EMBEDDINGS_FILE) != encoded.sha256:
         raise UserError(f"{encoded.folder / EMBEDDINGS_FILE} is damaged: it is not what was encoded; encode again")
+    # Drawn first, because queries of another model are a mistake that hours of building must not precede.
     query_QD, origin = index_recall.draw_queries(encoded, config.queries, config.sample_queries, config.seed)
 
     # 1 What the folder holds already
@@ -72,9 +74,12 @@ def build_index(config: IndexConfig) -> None:
     stored = folder / CONFIG_FILE
     changed = None
     if stored.is_file():
+        # The folder of the embeddings may have moved, and replace asks for a change.
         changed = changed_fields(stored.read_text(encoding="utf-8"), config, ["embeddings", "debug", "replace"])
+        # Before RunFolder, which would refuse the same change without a way out.
         _make_way(folder, changed, config.replace)
     run = RunFolder(str(folder), config, resume=True, ignored=INDEX_MAY_DIFFER)
+    # Other options of measuring leave the shards and ask for new figures.
     done = _finished_recall(encoded, origin) if changed == [] else None
     if done is not None:
         print(f"{index_recall.describe(done)}\n{run.path} is complete already")
@@ -104,6 +109,7 @@ def build_index(config: IndexConfig) -> None:
     write_json(run.path / RECALL_FILE, recall)
     counts = {"vectors": count, "shards": len(files), "bytes": held}
     used = {name: recall[name] for name in ("kind", "probes", "refine")}
+    # No inputs: the checksum of the embeddings names them, and hashing them again would read them again.
     run.finish(inputs=[], counts=counts, embeddings_sha256=encoded.sha256, shape=encoded.shape, files=files, **used)
     print(f"{index_recall.describe(recall)}\nindex: {run.path}")
 
@@ -121,6 +127,7 @@ def _choose_layout(
 ) -> Layout:
     """Return what decides the bytes of an index of (N, D) vectors; refuse numbers that do not fit them."""
     count, dimension = shape
+    # A shard without a row has nothing to search.
     if shards > count:
         raise UserError(f"shards={shards} must not exceed the {count} vectors")
     drawn = 0
@@ -128,6 +135,7 @@ def _choose_layout(
         _check_code(dimension, pq_bytes)
         lists, drawn = choose_lists(count, lists, train_vectors, probes)
     else:
+        # A flat index is exact whatever lists were asked for.
         lists = None
     return Layout(lists=lists, pq_bytes=pq_bytes, train_vectors=drawn, shards=shards, seed=seed)
 
@@ -147,6 +155,7 @@ def choose_lists(count: int, lists: int | None, train_vectors: int | None, probe
     if count < SMALLEST_IVFPQ:
         raise UserError(f"kind=ivfpq needs {SMALLEST_IVFPQ} vectors or more, here are {count}; take kind=flat")
     lists = lists or default_lists(count)
+    # Checked here with a remedy: faiss would fail in the middle of training, with an error of its C++ code.
     most = count if train_vectors is None else min(train_vectors, count)
     if most < max(lists, SMALLEST_IVFPQ):
         raise UserError(
@@ -162,6 +171,7 @@ def _check_code(dimension: int, pq_bytes: int) -> None:
     """Refuse a code that cannot be cut evenly from the vectors."""
     if dimension % pq_bytes:
         near = [number for number in range(1, dimension + 1) if dimension % number == 0]
+        # The three divisors next to what was asked for, in order of size.
         near = sorted(sorted(near, key=lambda number: abs(number - pq_bytes))[:3])
         raise UserError(f"pq_bytes={pq_bytes} must divide the dimension {dimension}; {near} do")
 
@@ -174,6 +184,7 @@ def _make_way(folder: Path, changed: list[str], replace: bool) -> None:
             f"{folder} holds an index of other options ({'; '.join(built_otherwise[:3])}); replace=true "
             "removes it, or give the same options"
         )
+    # The whole folder: shards of two layouts must never lie side by side.
     if built_otherwise:
         shutil.rmtree(folder)
 
@@ -187,6 +198,7 @@ def _finished_recall(encoded: EncodedFolder, origin: dict[str, Any]) -> dict[str
         recall: dict[str, Any] = json.loads((index / RECALL_FILE).read_text(encoding="utf-8"))
         return recall if {name: recall[name] for name in origin} == origin else None
     except UserError as error:
+        # A damaged index is no mistake here, because the command is about to build it anew.
         print(str(error).split(";")[0])
     except (OSError, ValueError, KeyError):
         pass
@@ -207,11 +219,13 @@ def build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[
     seconds, trained, trained_key = 0.0, None, None
     if layout.lists is not None:
         trained, stamp = _train(encoded, layout, layout.lists, folder)
+        # The trained file's checksum is part of every shard's key: all shards share one set of lists and codes.
         seconds, trained_key = stamp["seconds"], stamp["sha256"]
     files = []
     progress = Progress("index", len(encoded.embeddings_ND), "vectors")
     for number, (first, stop) in enumerate(cut_shards(len(encoded.embeddings_ND), layout.shards)):
         file = folder / f"shard-{number:05}.faiss"
+        # Position and embeddings too, so that another number of shards takes no file for its own.
         key = key_of(encoded.sha256, trained_key, first, stop)
         found = find_whole(file, key)
         if found is None:
@@ -221,6 +235,7 @@ def build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[
         else:
             print(f"{file.name} is there already")
             progress.update(stop - first)
+        # From the stamp, so that a build that was killed tells the time of all its parts.
         seconds += found["seconds"]
         place = {"file": file.name, "first_row": first, "rows": stop - first}
         files.append(place | {name: found[name] for name in ("sha256", "bytes")})
@@ -231,10 +246,12 @@ def build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[
 def _train(encoded: EncodedFolder, layout: Layout, lists: int, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Train the lists and codes on drawn vectors, unless that is done; return the file and its stamp."""
     documents, file, count = encoded.embeddings_ND, folder / TRAINED_FILE, layout.train_vectors
+    # All that training depends on; the number of shards is not among it.
     key = key_of(encoded.sha256, lists, layout.pq_bytes, count, layout.seed)
     found = find_whole(file, key)
     if found is None:
         held = size(4 * count * documents.shape[1])
+        # flush, because faiss says nothing for minutes.
         print(f"training {lists:,} lists on {count:,} of {len(documents):,} vectors ({held} in memory)", flush=True)
         sample = _draw_rows(documents, count, layout.seed)
         found = write_whole(file, key, partial(train_ivfpq, sample, lists, layout.pq_bytes, layout.seed))
@@ -244,6 +261,7 @@ def _train(encoded: EncodedFolder, layout: Layout, lists: int, folder: Path) -> 
 
 def _draw_rows(document_ND: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return so many rows (count, D) in float32, drawn without replacement, read in the order of the disk."""
+    # Sorted: rows are read in the order of the disk.
     chosen = np.sort(np.random.default_rng(seed).choice(len(document_ND), count, replace=False))
     sample = np.empty((count, document_ND.shape[1]), dtype=np.float32)
     for start in range(0, count, ROWS_AT_ONCE):

@@ -36,17 +36,20 @@ def draw_queries(
     Raises:
         UserError: encoded queries of another dimension or model.
     """
+    # A generator of its own: the seed also draws training vectors, and neither draw may shift the other.
     draw = np.random.default_rng(seed)
     if queries is None:
         documents = encoded.embeddings_ND
         chosen = np.sort(draw.choice(len(documents), min(sample, len(documents)), replace=False))
         rows = documents[chosen].astype(np.float32)
+        # Scaled to each document: embeddings need not have length 1.
         noise = draw.standard_normal(rows.shape, dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
         return rows + NOISE * lengths * noise, {"queries": "documents with noise", "queries_sha256": None}
     given = open_encoded(Path(queries), "query")
     if given.shape[1] != encoded.shape[1]:
         raise UserError(f"queries={queries}: dimension {given.shape[1]}, the documents have {encoded.shape[1]}")
+    # Vectors of two models have no common directions, even where the dimension is the same.
     if given.model != encoded.model:
         raise UserError(f"queries={queries} are of another model than {encoded.folder}; encode both with one")
     chosen = np.sort(draw.choice(given.shape[0], min(sample, given.shape[0]), replace=False))
@@ -90,10 +93,13 @@ def measure(
     count = len(query_QD)
     top = min(recall_at, len(document_ND))
     begun = time.perf_counter()
+    # 1 the truth, and what it costs
     exact_QK, _ = exact_top_k(query_QD, document_ND, top)
     exact_seconds = (time.perf_counter() - begun) / count
+    # 2 every number of probes, with and without rescoring: the reader sees what other options would give
     tried = []
     numbers = _probes_to_try(lists, probes)
+    # Wide enough for rescoring; a flat index is exact and rescored by nobody.
     breadth = top if lists is None else REFINE_FACTOR * top
     for number, hits in search_shards(index, files, query_QD, breadth, numbers).items():
         plain = _recall(hits.best(top).rows, exact_QK)
@@ -103,6 +109,7 @@ def measure(
             row |= {"recall_refined": _recall(refined.best(top).rows, exact_QK)}
             row |= {"refined_seconds_per_query": refined.seconds / count}
         tried.append(row)
+    # 3 the smallest number that reaches the target, else the largest tried
     counted = "recall_refined" if refine and lists is not None else "recall"
     reached = [row["probes"] for row in tried if row[counted] >= recall_target]
     chosen = probes if lists is not None and probes else (reached or numbers[-1:])[0]

@@ -38,6 +38,7 @@ class Hits:
         """Return the first `top` in order, padded where there are fewer."""
         # By score, equal scores by row, both descending: the order of exact search.
         order = np.lexsort((self.rows, self.scores), axis=-1)[:, ::-1][:, :top]
+        # Padded, so that all shards and all numbers of probes have the same width.
         missing = ((0, 0), (0, top - order.shape[1]))
         rows, scores = (np.take_along_axis(values, order, axis=1) for values in (self.rows, self.scores))
         return Hits(
@@ -70,6 +71,7 @@ def search_index(index: Path, query_QD: np.ndarray, top: int) -> tuple[np.ndarra
     if query_QD.shape[1] != manifest["shape"][1]:
         raise UserError(f"{index} is of dimension {manifest['shape'][1]}, the queries are of {query_QD.shape[1]}")
     probes = manifest["probes"]
+    # A flat index holds the vectors themselves: rescoring would give the same scores.
     refine = manifest["refine"] and probes is not None
     wanted = top * REFINE_FACTOR if refine else top
     hits = search_shards(index, manifest["files"], query_QD, wanted, [probes])[probes]
@@ -94,13 +96,17 @@ def search_shards(
     require_faiss()
     query_QD = np.asarray(query_QD, dtype=np.float32)
     found: dict[int | None, Hits] = {}
+    # Shards outside, probes inside: one shard is open at a time, and each once.
     for file in files:
         shard = open_shard(index / file["file"])
         for probes in tried:
+            # Opening is left out: a shard is opened once, whatever the number of queries.
             begun = time.perf_counter()
             rows, scores = search_shard(shard, query_QD, top, probes)
+            # Rows of a file count from 0; -1 stays what it is.
             rows[rows >= 0] += file["first_row"]
             hits = Hits(rows, scores, time.perf_counter() - begun)
+            # Cut after each shard, so that memory does not grow with their number.
             found[probes] = (found[probes].join(hits) if probes in found else hits).best(top)
     return found
 
@@ -119,6 +125,7 @@ def rescore(document_ND: np.ndarray, query_QD: np.ndarray, hits: Hits) -> Hits:
     for number, query in enumerate(np.asarray(query_QD, dtype=np.float32)):
         real = rows_QC[number] >= 0
         scores_QC[number, real] = document_ND[rows_QC[number, real]].astype(np.float32, copy=False) @ query
+        # The rows of many queries together can be most of the file.
         if number % QUERIES_BETWEEN_RELEASES == 0:
             release(document_ND)
     return Hits(rows_QC, scores_QC, hits.seconds + time.perf_counter() - begun)

@@ -31,6 +31,7 @@ BLOCK_BYTES = 1 << 26
 
 def cut_shards(rows: int, shards: int) -> list[tuple[int, int]]:
     """Return the (first, stop) rows of every shard, as equal as can be."""
+    # Whole numbers throughout: the edges meet, and the last one is the number of rows.
     edges = [rows * number // shards for number in range(shards + 1)]
     return list(pairwise(edges))
 
@@ -79,10 +80,12 @@ def fill_shard(
     import faiss
 
     dimension = document_ND.shape[1]
+    # A copy of the trained file for each shard: their codes and lists mean the same.
     index = faiss.IndexFlatIP(dimension) if trained is None else faiss.read_index(str(trained))
     step = max(1, BLOCK_BYTES // (4 * dimension))
     for start in range(first, stop, step):
         rows = document_ND[start : min(start + step, stop)]
+        # faiss takes float32 in C order only; float16 files are converted block by block.
         index.add(np.ascontiguousarray(rows, dtype=np.float32))
         release(document_ND)
         progress(len(rows))
@@ -98,6 +101,7 @@ def open_shard(file: Path) -> Any:
     import faiss
 
     try:
+        # Mapped: searching a few lists reads a few parts of the file.
         return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise UserError(f"{file}: faiss cannot read it; build the index again with replace=true") from error
@@ -114,7 +118,9 @@ def search_shard(shard: Any, query_QD: np.ndarray, top: int, probes: int | None)
     """
     if probes is not None:
         shard.nprobe = probes
+    # faiss pads where fewer are found: it is not asked for more than the shard has.
     scores, rows = shard.search(np.ascontiguousarray(query_QD), min(top, shard.ntotal))
+    # Whatever faiss put there, -inf is what exact search pads with.
     scores[rows < 0] = -np.inf
     return rows, scores
 
@@ -140,10 +146,12 @@ def write_whole(file: Path, key: str, write: Callable[[Path], None]) -> dict[str
         key, sha256, bytes, seconds.
     """
     started = time.monotonic()
+    # The stamp goes first and comes last: a kill in between leaves a file without one, which is made anew.
     remove_stamp(_stamp_of(file))
     with whole_path(file, durable=True) as scratch:
         write(scratch)
     seconds = round(time.monotonic() - started, 3)
+    # Hashed from the disk, so that the stamp tells of what lies there.
     stamp = {"key": key, "sha256": file_sha256(file), "bytes": file.stat().st_size, "seconds": seconds}
     write_stamp(_stamp_of(file), **stamp)
     return stamp
@@ -185,6 +193,7 @@ def read_manifest(index: Path) -> dict[str, Any]:
     file = index / MANIFEST_FILE
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        # Asked for here, so that an older or foreign manifest is refused in one line and not where a field is used.
         for name in ("embeddings_sha256", "shape", "files", "kind", "probes", "refine"):
             manifest[name]
     except (OSError, ValueError, KeyError, TypeError) as error:

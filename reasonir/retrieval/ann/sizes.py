@@ -65,6 +65,7 @@ def plan(passages: int, text_bytes: int, dimension: int, pq_bytes: int, tokens_p
     """
     lists, tokens = default_lists(passages), round(text_bytes / ENGLISH_BYTES)
     float32, rate = 4 * passages * dimension, tokens_per_second or ASSUMED_RATE
+    # The formula of `exact_top_k`, with its default blocks.
     blocks = 4 * EXACT_DOCUMENTS * (EXACT_QUERIES + dimension) + 50 * EXACT_QUERIES * EXACT_TOP
     return Plan(
         passages=passages,
@@ -75,6 +76,7 @@ def plan(passages: int, text_bytes: int, dimension: int, pq_bytes: int, tokens_p
         flat_bytes=float32,
         ivfpq_bytes=ivfpq_bytes(passages, dimension, lists, pq_bytes),
         lists=lists,
+        # Two int64 a document: its place in the order of ids, and the way back.
         exact_search_memory=16 * passages + blocks,
         encode_memory=text_bytes + BYTES_PER_HELD_TEXT * passages,
         tokens_per_second=rate,
@@ -111,6 +113,7 @@ def describe(plan: Plan, dimension: int, pq_bytes: int, given_rate: bool) -> str
 def size(count: float) -> str:
     """Return bytes in the unit that fits, thousands to a step."""
     for unit in ("B", "kB", "MB", "GB"):
+        # 999.5, because three digits of it are already 1e+03.
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1_000
