@@ -80,6 +80,7 @@ def _query_of(identifier: Any, queries: Collection[str]) -> str | None:
     if not isinstance(identifier, str) or NUMBER.search(identifier) is None:
         return None
     stem = NUMBER.sub("", identifier)
+    # Prefixes are taken off at the front: the longest end wins, because ids of queries hold hyphens themselves.
     while stem not in queries and "-" in stem:
         stem = stem.split("-", 1)[1]
     return stem if stem in queries else None
@@ -88,7 +89,9 @@ def _query_of(identifier: Any, queries: Collection[str]) -> str | None:
 def _add(aspects: dict[str, Aspect], entry: Any, where: str, documents: Collection[str]) -> None:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), str):
         raise UserError(f"{where} needs a string `id`, a `weight` and a list `gold_ids` (or `supporting_docs`)")
+    # Aspects without weights count alike.
     weight = entry.get("weight", 1)
+    # Python counts a bool as a number.
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not math.isfinite(weight) or weight <= 0:
         raise UserError(f"{where} has weight {weight!r}; it must be a positive number")
@@ -100,4 +103,5 @@ def _add(aspects: dict[str, Aspect], entry: Any, where: str, documents: Collecti
         raise UserError(f"{where} names document id {unknown[0]!r}, which is not in the corpus")
     if entry["id"] in aspects:
         raise UserError(f"{where} id {entry['id']!r} stands twice")
+    # A document that is listed twice covers the aspect once.
     aspects[entry["id"]] = Aspect(entry["id"], float(weight), tuple(dict.fromkeys(gold)))

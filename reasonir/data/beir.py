@@ -20,6 +20,7 @@ from reasonir.data.collections import Collection, Document, Query, add_documents
 from reasonir.data.rows import find_hub, load_hub, require_jsonl
 from reasonir.data.trec import read_qrels
 
+# The names of BEIR and mteb, and those of R2MED.
 QREL_COLUMNS = (("query-id", "corpus-id"), ("q_id", "p_id"))
 
 
@@ -39,6 +40,7 @@ def read_beir(folder: str, split: str) -> Collection:
         if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
             raise UserError(f"{source}:{line}: a query needs strings `_id` and `text`")
         texts[row["_id"]] = row["text"]
+    # Resolved, because the path "." has no name.
     return _join(root.resolve().name, documents, texts, read_qrels(str(file)), (str(source), str(file)))
 
 
@@ -62,6 +64,7 @@ def _join(
         UserError: qrels that name an unknown document or query.
     """
     for query, grades in qrels.items():
+        # Refused: no search could find such a document, and every score would be too low without a word.
         unknown = [i for i in grades if i not in documents]
         if unknown:
             raise UserError(f"{sources[1]}: query {query!r} has document id {unknown[0]!r}, which is not in the corpus")
@@ -111,6 +114,7 @@ def _load_texts(name: str, configurations: tuple[str, ...], split: str) -> tuple
         splits = find_hub(name, configuration, None)
         if splits is None:
             continue
+        # BeIR and R2MED name the one split of a corpus after the configuration, and not after the split of the qrels.
         chosen = split if split in splits else next(iter(splits))
         if split not in splits and len(splits) > 1:
             raise _no_split(f"hub:{name}:{configuration}", split, splits)
@@ -124,6 +128,7 @@ def _read_qrels(name: str, split: str) -> tuple[dict[str, dict[str, int]], str]:
         if splits is not None:
             break
     else:
+        # BeIR keeps the qrels in a data set of their own.
         place = f"{name.rstrip('/')}-qrels"
         splits = load_hub(place, None, None)
     # R2MED has one split of the configuration's own name, whatever split was asked for.
@@ -134,6 +139,7 @@ def _read_qrels(name: str, split: str) -> tuple[dict[str, dict[str, int]], str]:
     qrels: dict[str, dict[str, int]] = {}
     for line, row in enumerate(splits[chosen], start=1):
         query, document, grade = _parse_qrel(row, f"{source}:{line}")
+        # The same grade twice does no harm. Of two grades the one that is read last would count.
         known = qrels.setdefault(query, {}).setdefault(document, grade)
         if known != grade:
             where = f"{source}:{line}"
@@ -149,6 +155,7 @@ def _parse_qrel(row: Mapping[str, Any], where: str) -> tuple[str, str, int]:
         raise UserError(f"{where}: a judgement needs `query-id` and `corpus-id` (or `q_id` and `p_id`), and `score`")
     score = row.get("score")
     try:
+        # A csv file may give a grade as a text or a float; trec_eval knows whole grades only.
         whole = int(score) == float(score)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         whole = False

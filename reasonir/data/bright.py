@@ -27,8 +27,8 @@ BRIGHT_TASKS = (
 )  # fmt: skip
 # Stands in the lists of ids for "none".
 PLACEHOLDER = "N/A"
+# Rows with their lines, and the name of their place for messages.
 Table = tuple[Iterable[tuple[int, Mapping[str, Any]]], str]
-"""Rows with their lines, and the name of their place for messages."""
 
 
 def list_bright_tasks(root: str, long: bool = False) -> list[str]:
@@ -39,12 +39,14 @@ def list_bright_tasks(root: str, long: bool = False) -> list[str]:
         long: Of a hub data set, only the tasks with whole pages.
     """
     if root.startswith("hub:"):
+        # The hub has whole pages for some of the tasks only.
         return list(load_hub(root.removeprefix("hub:"), "long_documents" if long else "examples", None))
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"data.dir={root}: no such folder")
     if find_jsonl(folder, "examples") is not None:
         return [folder.resolve().name]
+    # Sorted, because a file system lists folders in any order.
     tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and find_jsonl(path, "examples") is not None)
     if not tasks:
         raise UserError(f"data.dir={root}: no task here (folders with examples.jsonl and documents.jsonl)")
@@ -80,7 +82,9 @@ def _read_task(root: str, task: str, queries: str, long: bool) -> Collection:
     documents: dict[str, str] = {}
     add_documents(documents, *_table(root, task, "long_documents" if long and has_pages else "documents"))
     rows, source = _examples(root, task)
+    # Kept, because the rows are read twice: for the ids that aspects name, and as queries.
     examples = list(rows)
+    # Aspects name passages, which a corpus of pages does not hold.
     table = None if long else _find_table(root, task, "aspects")
     ids = {str(row.get("id")) for _, row in examples}
     aspects = None if table is None else group_aspects(*table, ids, documents)
@@ -118,6 +122,7 @@ def _examples(root: str, task: str) -> Table:
 
 def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
+    # The user may have named the task's own folder as the root.
     if find_jsonl(folder, "examples") is None or folder.resolve().name != task:
         folder = folder / task
     if not folder.is_dir():
@@ -155,6 +160,8 @@ def _bright_queries(
         inline = None if long or documents is None else row.get("aspects")
         own = () if documents is None else parse_aspects(inline, f"{source}:{line}", documents)
         own = own or (aspects or {}).get(identifier, ())
+        # A mean over the queries with aspects would stand beside nDCG over all of them.
+        # A query without gold is not judged and may lack aspects.
         if gold and have_aspects not in (None, bool(own)):
             state = "no aspects" if have_aspects else "aspects"
             raise UserError(

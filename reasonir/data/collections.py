@@ -100,6 +100,7 @@ def read_lookup(path: str) -> Lookup:
 
 def merge_lookups(parts: Sequence[tuple[str, Lookup]]) -> Lookup:
     """Return one lookup made of several, each given with its name; ids that they disagree on become `Ambiguous`."""
+    # No copy: the texts of a corpus fill gigabytes.
     if len(parts) == 1:
         return parts[0][1]
     merged: dict[str, str | Ambiguous] = {}
@@ -121,6 +122,7 @@ def _places_of(identifier: str, parts: Sequence[tuple[str, Lookup]]) -> tuple[st
         if isinstance(entry, Ambiguous):
             found |= {other: other for other in entry.places}
         elif entry is not None:
+            # One place for each text: all places of one text would hide where another text lies.
             found.setdefault(entry, place)
     return tuple(found.values())
 
@@ -158,6 +160,7 @@ def _corpus_files(path: Path) -> list[Path]:
         found = find_jsonl(path, name)
         if found is not None:
             return [found]
+    # Sorted, so that a corpus has the same order on every file system.
     return [found for folder in sorted(path.glob("*/")) if (found := find_jsonl(folder, "documents")) is not None]
 
 
@@ -189,4 +192,5 @@ def _parse_document(row: Mapping[str, Any], where: str) -> Document:
 
 def with_title(title: str, text: str) -> str:
     """Return a document as encoders, searches and readers see it: the title, where there is one, and the text."""
+    # Joined by a space, as BEIR's own code does.
     return f"{title} {text}".strip() if title else text

@@ -87,6 +87,7 @@ class DataSource:
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of all tasks as they stand in the files, in constant memory; an id may come twice."""
+        # Read whole: only `read_beir_hub` knows where each layout of the hub has its corpus.
         if self.form is Form.beir and self._on_hub:
             return iter(next(self.collections()).documents)
         return stream_documents(self.place)
@@ -141,6 +142,7 @@ class RankedData:
             dir=data.dir,
             hub=data.hub,
             queries=self.queries or other.queries,
+            # Not `or`: false is an answer.
             long=other.long if self.long is None else self.long,
             split=self.split or other.split,
         )
@@ -172,6 +174,7 @@ def ranked_data(options: Mapping[str, Any], steps: int = 0) -> RankedData:
     fields = {name: options.get(name) for name in ("queries", "long", "split")}
     known = RankedData(dir=data.get("dir"), hub=data.get("hub"), **fields)
     for made_of in [*(options.get("runs") or []), options.get("run")]:
+        # The bound ends a circle of runs that name each other.
         if known.place or steps > MOST_STEPS:
             break
         if isinstance(made_of, str):

@@ -37,6 +37,7 @@ class Rewriting:
             length_tokens: The length asked for; None for none.
             sample: From 1.
         """
+        # The first sample has no number, so that a later command with more samples finds its file again.
         length = f"_{length_tokens}" if length_tokens else ""
         return cls(length_tokens or 0, sample, f"{base}{length}{f'_s{sample}' if sample > 1 else ''}")
 
@@ -45,6 +46,7 @@ def find_rewritings(folder: Path, base: str) -> list[Rewriting]:
     """Return the rewritings of a base name in a task's folder: shortest first, those without a length at last."""
     pattern = re.compile(rf"{re.escape(base)}(?:_([1-9]\d*))?(?:_s([1-9]\d*))?")
     stems = {path.name.removesuffix(suffix) for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")}
+    # The whole name must match: `mine` is not the beginning of `mine_too`.
     matches = filter(None, map(pattern.fullmatch, stems))
     found = [Rewriting(int(match[1] or 0), int(match[2] or 1), match[0]) for match in matches]
     return sorted(found, key=lambda r: (r.length_tokens == 0, r.length_tokens, r.sample))
@@ -68,6 +70,7 @@ def rewritten_file(queries: str, task: str, home: Path | None) -> Path:
         stems = [Path(queries).parent / task / Path(queries).name, Path(queries) / task]
     for stem in stems:
         for suffix in SUFFIXES:
+            # Not with_suffix, which would replace the end of a name that holds a dot.
             if (file := stem.with_name(stem.name + suffix)).is_file():
                 return file
     places = " and no ".join(f"{stem}.jsonl" for stem in stems)
@@ -87,6 +90,7 @@ def read_rewritten(queries: str, task: str, home: Path | str) -> Rewritten | Non
         return None
     rows: Iterable[tuple[int, Mapping[str, Any]]]
     if isinstance(home, str) and "/" not in queries:
+        # BRIGHT's configurations are named so (gpt4_reason); both forms are accepted.
         config = queries if queries.endswith("_reason") else f"{queries}_reason"
         rows = enumerate(load_hub(home, config, task), start=1)
     else:

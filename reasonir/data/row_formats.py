@@ -42,8 +42,10 @@ def detect_format(row: Row) -> RowFormat:
         return RowFormat("sentence-transformers pairs", _from_pairs)
     if "anchor" in row and "positive" in row:
         return RowFormat("sentence-transformers", _from_columns)
+    # A query with one text as `positive` is a row of our own too: only a numbered negative tells the two apart.
     if isinstance(row.get("positive"), str) and any(NUMBERED_NEGATIVE.fullmatch(name) for name in row):
         return RowFormat("sentence-transformers", _from_columns)
+    # Without one of its further fields such a row is written as ours and means the same.
     if isinstance(row.get("query"), str) and "pos" in row and any(name in row for name in MARKS_OF_FLAGEMBEDDING):
         return RowFormat("FlagEmbedding", _from_flagembedding)
     return RowFormat("", lambda own: own)
@@ -73,11 +75,13 @@ def _from_flagembedding(row: Row) -> Row:
     prompt = row.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise ValueError(f"`prompt` must be a text, not {type(prompt).__name__}")
+    # An empty prompt leaves the source's own instruction in force.
     return {**row, "query": [prompt, row.get("query")]} if prompt else row
 
 
 def _from_columns(row: Row) -> Row:
     query = "anchor" if "anchor" in row else "query"
+    # By number: as a text negative_10 comes before negative_2.
     numbered = sorted((int(found[1]), name) for name in row if (found := NUMBERED_NEGATIVE.fullmatch(name)))
     negatives = ["negative", *(name for _, name in numbered)]
     for name in (query, "positive", *negatives):
@@ -86,6 +90,7 @@ def _from_columns(row: Row) -> Row:
             kind = "missing" if row.get(name) is None else f"a {type(row[name]).__name__}"
             raise ValueError(f"column `{name}` must be a text, but is {kind}")
     translated = {"query": row[query], "pos": [row["positive"]]}
+    # A table has every column in each row: an empty one says that the row has fewer negatives.
     given = [row[name] for name in negatives if row.get(name)]
     return {**translated, **({"neg": given} if given else {}), **({"id": row["id"]} if "id" in row else {})}
 
@@ -96,8 +101,10 @@ def _from_pairs(row: Row) -> Row | None:
             raise ValueError(f"column `{name}` must be a text")
     label = row.get("label", row.get("score"))
     try:
+        # Pairs without labels are all positive.
         number = 1.0 if label is None else float(label)
     except (TypeError, ValueError):
+        # No number, and so refused below.
         number = -1.0
     if not 0 <= number <= 1:
         raise ValueError(f"the label is {label!r}; it must be a number from 0 to 1 (divide scores by their largest)")

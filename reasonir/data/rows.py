@@ -48,11 +48,14 @@ def _read_table(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{source}: no such file")
     csv.field_size_limit(LONGEST_CELL)
     line, found = 1, False
+    # utf-8-sig: the byte order mark that spreadsheets write would become part of the first column's name.
     with Path(source).open(encoding="utf-8-sig", newline="") as stream:
+        # strict: an open quote is refused, and does not swallow the rest of the file.
         rows = csv.DictReader(stream, delimiter="\t" if source.endswith(".tsv") else ",", strict=True)
         try:
             for row in rows:
                 line, begins = rows.line_num, line + 1  # a quoted cell may hold line ends
+                # DictReader keeps surplus cells under the name None, and puts None where a cell is missing.
                 if None in row or None in row.values():
                     raise UserError(f"{source}:{begins}: the line has another number of cells than the column names")
                 found = True
@@ -74,6 +77,7 @@ def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{source}: not a parquet file: {str(error).splitlines()[0]}") from error
     number = 0
+    # In batches, because one row group may hold the whole file.
     batches = file.iter_batches(batch_size=1_000)
     while True:
         try:
@@ -131,6 +135,7 @@ def _own_cache(name: str) -> dict[str, str]:
     from datasets import config
 
     files = sorted(path.resolve() for path in Path(name).rglob("*") if path.is_file())
+    # Size and time in place of a checksum, which would read gigabytes at every start.
     state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
     return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / hashlib.sha256(state.encode()).hexdigest()[:16])}
 

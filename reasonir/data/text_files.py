@@ -29,8 +29,10 @@ def find_text_files(path: Path) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     found = []
     for place, names, files in os.walk(path):
+        # In place: os.walk goes down into what is left in its own list.
         names[:] = [name for name in names if not name.startswith(".")]
         found += [Path(place, file) for file in files if not file.startswith(".") and is_text_file(file)]
+    # By the path with slashes, so that the order is the same on any machine.
     return path, sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
@@ -46,6 +48,7 @@ def read_text_files(folder: Path, files: list[Path]) -> Iterator[tuple[int, dict
 
 def _read_text(file: Path) -> str:
     try:
+        # Bytes, so that the line of a byte that is no UTF-8 can be counted.
         raw = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error

@@ -59,6 +59,7 @@ def read_training_rows(source: str, report: RowsReport | None = None) -> Iterato
     """
     form, report = None, report or RowsReport()
     for line, row in read_rows(source):
+        # The first row decides: a format chosen anew for each row would be a guess.
         form = form or detect_format(row)
         report.format = form.name
         try:
@@ -107,12 +108,14 @@ def read_training_examples(
             raise UserError(f"{where}: the row has no `pos`; every row needs at least one positive")
         example = TrainingExample(
             id=str(row["id"]) if row.get("id") is not None else str(line),
+            # A query's own instruction outranks that of its source.
             query=query if query.instruction else InstructedText(instruction, query.text),
             positives=positives,
             negatives=tuple(_entries(row, "neg", where, documents)),
             weight=_weight(row.get("weight"), where),
             line=line,
         )
+        # One longer positive keeps the row, short ones included (docs/deviations.md).
         if all(len(positive.text.split()) < min_positive_words for positive in positives):
             if on_left_out is not None:
                 on_left_out(example)
@@ -137,6 +140,7 @@ def _entries(row: Mapping[str, Any], field: str, where: str, documents: Lookup |
         piece = _instructed(entry, f"{where}: `{field}`[{position}]")
         if documents is not None:
             piece = InstructedText(piece.instruction, _resolve(piece.text, field, where, documents))
+        # After the look-up: a corpus may hold empty documents, training rows may not name them.
         if not piece.text.strip():
             raise UserError(f"{where}: `{field}`[{position}] is empty; remove it or give it a text")
         yield piece
@@ -170,6 +174,7 @@ def _instructed(entry: Any, where: str) -> InstructedText:
 def _weight(value: Any, where: str) -> float:
     if value is None:
         return 1.0
+    # Python counts a bool as a number.
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value <= MAX_WEIGHT:
         raise UserError(f"{where}: `weight` is {value!r}; it must be a number from 0 to {MAX_WEIGHT:g}")

@@ -25,6 +25,7 @@ def read_qrels(path: str) -> dict[str, dict[str, int]]:
             continue
         if len(parts) not in (3, 4):
             raise UserError(f"{path}:{line}: {len(parts)} columns; qrels have 4 (TREC) or 3 (BEIR)")
+        # Counted from the end: TREC's second column is unused, and BEIR has none.
         query, document, grade = parts[0], parts[-2], parts[-1]
         try:
             known = qrels.setdefault(query, {}).setdefault(document, int(grade))
@@ -46,6 +47,7 @@ def read_run(path: str) -> dict[str, dict[str, float]]:
         hits = run.setdefault(parts[0], {})
         if parts[2] in hits:
             raise UserError(f"{path}:{line}: query {parts[0]!r} ranks document {parts[2]!r} twice")
+        # The score orders, as in trec_eval; the column of ranks is not read.
         hits[parts[2]] = _score(parts[4], f"{path}:{line}")
     return run
 
@@ -85,6 +87,7 @@ def _columns(path: str) -> Iterator[tuple[int, list[str]]]:
                 raise UserError(f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8") from error
             if text.strip():
                 found = True
+                # Not split(): an id may hold a no-break space, at which split() would cut it.
                 yield line, text.split("\t") if "\t" in text else [part for part in text.split(" ") if part]
     if not found:
         raise UserError(f"{path}: the file is empty")
@@ -104,4 +107,5 @@ def write_run(path: str | Path, run: Run, name: str) -> None:
             ordered = sorted(hits.items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
             for rank, (document, score) in enumerate(ordered, start=1):
                 separator = "\t" if " " in query or " " in document else " "
+                # repr is the shortest text that is read back to the last bit.
                 stream.write(separator.join((query, "Q0", document, str(rank), repr(score), name)) + "\n")

@@ -79,6 +79,7 @@ def ask_until_accepted(
             return Accepted(found, attempt)
         rejection = found
         trail.refuse(prompt.name, attempt, rejection, completion.text)
+        # The engine has tried the request as often as it may; another question would fail alike.
         if failed:
             break
         # Only the last rejected answer is shown: all of them would fill the context.

@@ -99,6 +99,7 @@ class GeneratorConfig:
                 raise UserError(f"generator.max_cost needs the prices: give generator.{name}=PRICE")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UserError(f"generator.base_url={self.base_url} must begin with http:// or https://")
+        # Looked for and not imported: vllm and openai take seconds, and belong to the engines alone.
         package, extra = ("vllm", "vllm") if self.engine is Provider.vllm else ("openai", "openai")
         if find_spec(package) is None:
             raise UserError(f"generator={self.engine} needs the {package} package: pip install 'reasonir[{extra}]'")

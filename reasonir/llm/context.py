@@ -34,6 +34,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Return the prompt as token ids."""
+    # A chat template has written the special tokens already; the tokenizer would put its own in front once more.
     plain = not getattr(tokenizer, "chat_template", None)
     return list(tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=plain))
 
@@ -68,6 +69,7 @@ class Context:
             query = self.cut(query, max(room // 2, 0))
         room -= self.length(query)
         lengths = [self.length(document) for document in documents]
+        # Below one token a document the question would be about texts that are not there.
         while room >= len(documents):
             share = largest_share(lengths, room)
             short = [text if n <= share else self.cut(text, share) for text, n in zip(documents, lengths, strict=True)]
@@ -95,6 +97,7 @@ class Context:
             return ""
         if self.tokenizer is None:
             return text.encode()[: tokens * BYTES_PER_TOKEN].decode(errors="ignore")
+        # A slow tokenizer gives no offsets: the text is made of its tokens again, where white space may change.
         if not self.tokenizer.is_fast:
             return str(self.tokenizer.decode(self.tokenizer.encode(text, add_special_tokens=False)[:tokens]))
         ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

@@ -96,6 +96,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
     def receive(self, completion: Completion) -> None:
         """Give a completion to the conversation that asked for it; the last one of a turn starts the next turn."""
         entry, place = self._places.pop(completion.id)
+        # By place: the answers of one turn come in any order.
         entry.completions[place] = completion
         entry.unanswered -= 1
         if not entry.unanswered:
@@ -117,6 +118,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
 
     def _advance(self, entry: _Open[ItemType, OutcomeType]) -> None:
         try:
+            # A coroutine that has not begun takes None only.
             turn = entry.conversation.send(entry.completions or None)  # type: ignore[arg-type]
         except StopIteration as end:
             entry.outcomes.append(end.value)
@@ -126,6 +128,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
         entry.completions, entry.unanswered = [None] * len(turn), len(turn)
         for place, request in enumerate(turn):
             self._requests_made += 1
+            # A number of our own, because the items' ids need not tell the requests of a turn apart.
             named = replace(request, id=str(self._requests_made))
             self._places[named.id] = (entry, place)
             self._unsent.append(named)

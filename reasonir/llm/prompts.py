@@ -103,6 +103,7 @@ def load_prompt(
             raise UserError(f"prompts={folder}: no such folder; copy {OWN_FILES} and edit the copy")
         edited = Path(folder) / f"{name}.yaml"
         path = edited if edited.is_file() else path
+    # Bytes, because their hash stands in every row that the prompt makes.
     raw = path.read_bytes()
     content = _parse(path, raw)
     unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", *lists}
@@ -159,6 +160,7 @@ def _template(path: Path, place: str, text: Any, variables: Collection[str]) -> 
     if not isinstance(text, str):
         raise UserError(f"{path}: `{place}` must be a text")
     try:
+        # Found now: StrictUndefined raises only when the branch that holds the name is rendered.
         used = jinja2.meta.find_undeclared_variables(_environment.parse(text))
         template = _environment.from_string(text)
     except jinja2.TemplateError as error:

@@ -49,6 +49,7 @@ class Request:
         # Only where there are choices: logs older than the field keep their keys.
         if self.choices:
             parts.append(list(self.choices))
+        # Another form of this text would find none of the answers that were paid for before.
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -59,6 +59,7 @@ def refusal_phrase(text: str) -> str | None:
     speaks.
     """
     plain = _QUOTED.sub(" ", text)
+    # The whole text stands in quotes: what is quoted is the answer then.
     if len(plain.split()) < 3:
         plain = text.strip(" \t\n\"'“”‘’")
     matches = [found for pattern in _REFUSALS if (found := pattern.search(plain))]

@@ -25,6 +25,7 @@ class DigestTable:
 
     def _make_room(self, slots: int) -> None:
         self._slots = slots
+        # Arrays hold 16 bytes a slot; a dict would hold an object for each key and value beside its own table.
         self._keys, self._values = array("Q", bytes(8 * slots)), array("Q", bytes(8 * slots))
 
     def __len__(self) -> int:

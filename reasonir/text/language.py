@@ -7,6 +7,7 @@ import yaml
 
 WORD_LISTS = yaml.safe_load((Path(__file__).parent / "function_words.yaml").read_text(encoding="utf-8"))
 ENGLISH = frozenset(WORD_LISTS["english"].split())
+# A word that English has too speaks for neither language. "die" is kept: it is rare in English and German's article.
 FOREIGN_WORDS = {name: frozenset(row.split()) - (ENGLISH - {"die"}) for name, row in WORD_LISTS["foreign"].items()}
 NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]{0,400}\$|\\[a-zA-Z]+|https?://\S+", re.DOTALL)
 # Single letters are names of variables more often than words, and letters beside digits belong to formulas.

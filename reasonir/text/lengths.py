@@ -72,6 +72,7 @@ def open_tokenizer(tokenizer: str) -> Any:
             from transformers import AutoTokenizer
 
             opened = AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer
+        # A tokenizer.json may cut and pad: all-MiniLM-L6-v2's cuts at 128 tokens.
         opened.no_truncation()
         opened.no_padding()
     except Exception as error:  # tokenizers raises plain Exception

@@ -91,6 +91,7 @@ def signature(text: str) -> bytes:
     sqrt(J (1 - J) / 64), 0.05 at J = 0.8. Sources: Li, Owen, Zhang 2012; Shrivastava 2017 (densification).
     """
     codes = [crc32(word.encode("utf-8", "surrogatepass")) for word in words_and_operators(text) or [one_spelling(text)]]
+    # A text of one or two words has a shingle too.
     codes += [0] * (SHINGLE_WORDS - len(codes))
     first, second, third = FACTORS
     minima = [EMPTY] * BINS

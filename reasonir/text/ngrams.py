@@ -103,6 +103,7 @@ class MarkedHashes:
         """Join the parts, which are emptied on the way."""
         keys = np.concatenate([*parts, np.zeros(0, np.uint64)])
         parts.clear()
+        # In place, where np.unique would sort a copy.
         keys.sort()
         first = np.ones(len(keys), dtype=bool)
         np.not_equal(keys[1:], keys[:-1], out=first[1:])

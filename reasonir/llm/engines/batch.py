@@ -38,6 +38,7 @@ class BatchGenerator:
         self._max_attempts, self._base_url = config.max_attempts, config.base_url
         self._timeout_seconds = config.timeout_seconds
         self._budget, self._log = Budget(**config.limits()), CompletionLog(log_path)
+        # Chosen beforehand: a batch comes back after hours, too late to learn a simpler form from its refusal.
         structured = Structured.json_schema if config.structured is Structured.auto else config.structured
         self._dialect = Dialect(structured, "max_completion_tokens" if config.base_url is None else "max_tokens")
         self._ledger = log_path.with_suffix(".batches.jsonl")
@@ -65,6 +66,7 @@ class BatchGenerator:
                 except StopIteration:
                     more = False
                     break
+                # The source waits for answers, so the block goes out although it is not full.
                 if request is None:
                     break
                 key = request.key(self.model)
@@ -107,6 +109,7 @@ class BatchGenerator:
         # The name is on disk before the batch is submitted: a run killed in between finds the batch by its metadata.
         name = uuid.uuid4().hex
         self._note(name, "submitting")
+        # Looked for first: a call that failed here may have reached the server all the same.
         batch = self._call(lambda: self._find(name) or self._submit(file.id, name))
         self._note(name, batch.id)
         return self._gather(name, batch.id)
@@ -156,6 +159,7 @@ class BatchGenerator:
             if file_id is not None:
                 text = self._call(lambda file_id=file_id: self._client.files.content(file_id).text)  # type: ignore[misc]
                 text = self._secret.redact(text)
+                # Not splitlines: a JSON text may hold U+2028 as it is, which splitlines takes for a line end.
                 for line in filter(None, text.split("\n")):
                     failures |= self._read_line(json.loads(line))
         # Only now: every answer is in the log.
@@ -176,6 +180,7 @@ class BatchGenerator:
             completion = read_answer(key, body, 0, want_logprobs)
         except (BadAnswer, KeyError, TypeError, AttributeError) as error:
             return {key: self._secret.redact(f"{type(error).__name__}: {error}")}
+        # A batch that a killed run had half gathered is gathered once more.
         if key not in self._log:
             self._log.append(key, self.model, completion, 0.0)
         return {}

@@ -45,6 +45,7 @@ class Secret:
         self._value = os.environ.get(variable, "").strip()
         if not self._value and required:
             raise UserError(f"{variable} is not set: export your key, or name a server: generator.base_url=URL")
+        # The key goes into a header of HTTP, which takes no such characters.
         if any(not 32 < ord(character) < 127 for character in self._value):
             raise UserError(f"{variable} holds white space or other characters that no key has; export it again")
 
@@ -105,6 +106,7 @@ def raise_meaning(
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise TransientError(secret.redact(f"no connection: {text}"), unreachable=no_connection(cause)) from None
     status, text = error.status_code, secret.redact(message_of(error))
+    # OpenAI answers 429 to an account without credit too, which no waiting mends.
     if (status in TRANSIENT_STATUS or status >= 500) and "insufficient_quota" not in text:
         raise TransientError(f"status {status}: {text}", retry_after_seconds(error.response.headers), status) from None
     if status in (400, 413, 422) and any(words in text.lower() for words in TOO_LONG):
@@ -130,6 +132,7 @@ def wait_seconds(state: tenacity.RetryCallState) -> float:
     asked = error.wait_seconds if isinstance(error, TransientError) else 0.0
     longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1))
     jitter = random.uniform(0.5, 1.0) * longest
+    # Never sooner than asked, and a little apart, so that waiting requests do not return all at once.
     return asked + jitter / 4 if asked else jitter
 
 

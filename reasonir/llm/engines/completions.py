@@ -27,10 +27,12 @@ class CompletionLog:
         self.path = path
         self.input_tokens = self.output_tokens = 0
         self._places: dict[bytes, int] = {}
+        # Two threads share the file's position: the caller's finds answers, the event loop's appends them.
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a+b")
         try:
+            # A lock of the system, which ends with the process even where the process is killed.
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._stream.close()

@@ -91,6 +91,7 @@ class ConcurrentGenerator:
     async def _answer(self, key: str, request: Request) -> Completion:
         twin = self._asked.get(key)
         if twin is not None:
+            # Shielded: where this request is dropped, the one that pays goes on.
             answer = await asyncio.shield(twin)
             return renamed(answer, request.id, cached=answer.finish != "error")
         known = self._log.find(key, request.id)  # a twin may have ended since `complete` looked

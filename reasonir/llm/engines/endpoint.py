@@ -111,6 +111,7 @@ class EndpointGenerator(ConcurrentGenerator):
         try:
             raise_meaning(error, self._secret, self._base_url, self.model, self._timeout_seconds)
         except TransientError as transient:
+            # Only "too many requests" concerns the requests beside this one.
             if transient.status == 429:
                 self._not_before = max(self._not_before, time.monotonic() + transient.wait_seconds)
             raise
