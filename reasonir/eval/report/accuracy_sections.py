@@ -88,6 +88,7 @@ def _asked(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Answer form", options.get("prompt_form")),
     ]
     if options.get("datastore") is None:
+        # Without a config.yaml nobody knows whether passages were read.
         return [*pairs, ("Passages", "none: closed book" if options else None)]
     retriever = options.get("retriever")
     return [
@@ -164,5 +165,6 @@ def _stages(found: Answered) -> list[tuple[str, bool, list[tuple[int, float]]]]:
             read,
             [(n := counts[stage, read, name], n / max(totals[name], 1)) for name in found.conditions],
         )
+        # Stages that read a letter come first; the name settles ties, so that two pages of one folder agree.
         for stage, read in sorted(sums, key=lambda key: (not key[1], -sums[key], key[0]))
     ]

@@ -15,6 +15,7 @@ from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_jsonl
 from reasonir.eval.rag.records import ACCURACY_FILE, ANSWERS_FILE, PASSAGES_FILE, QUESTIONS_FILE, RETRIEVED_FILE
 from reasonir.eval.rag.table import NAMES
 
+# Fields that a row must have, and their types.
 FIELDS: Mapping[str, Mapping[str, type]] = {
     QUESTIONS_FILE: {"id": str, "text": str, "options": list, "answer": str, "subject": str, "group": str},
     ANSWERS_FILE: {
@@ -25,9 +26,8 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     RETRIEVED_FILE: {"id": str, "query": str, "gold": list, "hits": list},
     PASSAGES_FILE: {"id": str, "content": str},
 }  # fmt: skip
-"""Fields that a row must have, and their types."""
+# A row of one of the folder's files.
 Record = Mapping[str, Any]
-"""A row of one of the folder's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ def read_answered(folder: Path) -> Answered:
 def _read_report(file: Path) -> dict[str, Any]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
+        # Looked up here, so that another command's file is refused before a page is half made.
         for entry in report["conditions"].values():
             _ = entry["all"]["accuracy"], entry["groups"], entry["subjects"]
         _ = report["retrieval"], report["title"], report["differences"], report["counts"], report["confidence"]
@@ -107,6 +108,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Record]]:
         return
     for line, row in read_jsonl(file):
         for name, kind in FIELDS[file.name].items():
+            # Not isinstance, for which true is a number.
             if type(row.get(name)) is not kind:
                 raise UserError(f"{file}:{line}: a row needs `{name}` of type {kind.__name__}; run the command again")
         yield line, row
@@ -126,6 +128,7 @@ def _check_accuracy(found: Answered) -> None:
         given = [samples[condition] for samples in found.answers.values() if condition in samples]
         shares = [sum(row["correct"] for row in rows) / len(rows) for rows in given]
         accuracy = sum(shares) / len(shares) if shares else math.nan
+        # The two differ by the order of adding at most; anything more says that one file is of another run.
         if not math.isclose(accuracy, entry["all"]["accuracy"], abs_tol=1e-9):
             raise UserError(
                 f"{found.folder}: {ANSWERS_FILE} has an accuracy of {accuracy:.4f} {NAMES[condition]}, but "

@@ -15,8 +15,8 @@ from reasonir.core.errors import UserError
 from reasonir.eval.report.runs import MeasuredRun
 
 SCALING_FILE = "scaling.json"
+# Of the curve: pixels, pixels, percent, percent.
 PLOT_HEIGHT, PLOT_TOP, PLOT_LEFT, PLOT_RIGHT = 240, 20, 8.0, 95.0
-"""Of the curve: pixels, pixels, percent, percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ def scaling_curve(runs: Sequence[MeasuredRun]) -> Curve | None:
 def _scaling_file(folder: Path) -> Path | None:
     """Return the scaling.json of a folder, or of the scaling run of which the folder is one point."""
     nested = folder.resolve()
+    # A point of a curve lies in CURVE/<retriever>/<rewriting>.
     places = (folder, nested.parent, nested.parent.parent)
     return next((file for place in places if (file := place / SCALING_FILE).is_file()), None)
 
@@ -89,9 +90,11 @@ def _place(found: Mapping[str, list[CurvePoint]]) -> Curve:
     # Axes end at powers of two (tokens) and at multiples of 5 or 10 (points) around what is drawn.
     lengths, values = [point.tokens for point in points], [point.value for point in points]
     first, last = math.floor(math.log2(min(lengths))), math.ceil(math.log2(max(lengths)))
+    # Points of one length would leave an axis without any extent.
     last = max(last, first + 1)
     step = 5 if max(values) - min(values) < 25 else 10
     low, high = step * math.floor(min(values) / step), step * math.ceil(max(values) / step)
+    # As above, for equal scores.
     high = max(high, low + step)
 
     def place_x(tokens: float) -> float:
@@ -136,6 +139,7 @@ def _read_points(file: Path) -> list[tuple[str, CurvePoint]]:
 
 
 def _read_point(holder: str, row: Mapping[str, Any]) -> Iterator[tuple[str, CurvePoint]]:
+    # `reasonir-eval scaling` calls the length tokens_mean.
     tokens, score = row.get("mean_tokens", row.get("tokens_mean")), row.get("ndcg_at_10")
     # A point without tokens has no place on a logarithmic axis.
     if isinstance(tokens, (int, float)) and isinstance(score, (int, float)) and tokens > 0:

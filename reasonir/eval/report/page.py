@@ -45,6 +45,7 @@ class Bar:
     @property
     def difference(self) -> float | None:
         """The second value minus the first; None where either is missing."""
+        # A chart of one side has no second value.
         first, second = [*self.points, None][:2]
         return None if first is None or second is None else second - first
 
@@ -214,6 +215,7 @@ def interval(pair: Sequence[float] | None) -> str:
 
 
 def _p_value(p: float) -> str:
+    # Four digits alone would print a small p as 0.0000.
     return f"{p:.4f}" if p >= 0.001 else f"{p:.1e}"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
 
+# Retrievers whose name begins so use no encoder.
 LEXICAL = "bm25"
-"""Retrievers whose name begins so use no encoder."""
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
@@ -60,6 +60,7 @@ def model_of(options: Mapping[str, Any]) -> Any:
 
 def side_by_side(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     """Return (name, values) for every name that any column has a value for."""
+    # A name for which no column has a value would be an empty row.
     said = {name for column in columns for name, value in column.items() if value}
     names = dict.fromkeys(name for column in columns for name in column if name in said)
     return [(name, [column.get(name, "") for column in columns]) for name in names]
@@ -69,6 +70,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return every leaf of nested options by dotted name."""
     leaves: dict[str, str] = {}
     for key, value in tree.items():
+        # An empty mapping is a leaf: its name must not vanish.
         if isinstance(value, Mapping) and value:
             leaves |= flatten(value, f"{prefix}{key}.")
         else:
@@ -90,6 +92,7 @@ def _duration(seconds: Any) -> str | None:
     """Return seconds as people read them; None for what is no number."""
     if not isinstance(seconds, (int, float)):
         return None
+    # Up to 90 of a unit: 80 seconds read better than 1.3 minutes.
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.1f} s" if seconds < 90 else f"{minutes:.1f} min" if minutes < 90 else f"{hours:.1f} h"
 

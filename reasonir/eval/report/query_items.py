@@ -16,10 +16,10 @@ from reasonir.eval.report.page import Passages, cut, short_score
 from reasonir.eval.report.runs import METRIC, MeasuredRun, Shared
 from reasonir.eval.scores.metrics import score_run
 
+# Hits shown of a query; its metric is nDCG@10.
 HITS = 10
-"""Hits shown of a query; its metric is nDCG@10."""
+# (document, score), best first.
 Ranking = Sequence[tuple[str, float]]
-"""(document, score), best first."""
 
 
 @dataclass(slots=True)
@@ -59,6 +59,7 @@ def collect_queries(
     """
     items = QueryItems(Passages(snippet_characters), query_characters)
     progress = Progress("report", len(shared.queries), "tasks")
+    # By failure, so that twelve tasks of one missing folder make one note.
     unreadable: dict[tuple[str, str], list[str]] = {}
     for number, (task, queries) in enumerate(shared.queries.items()):
         texts: list[Texts] = []
@@ -102,6 +103,7 @@ def _read_texts(run: MeasuredRun, task: str, data_dir: str | None) -> tuple[Text
             raise UserError(f"data.dir={source.dir}: no such folder; give data.dir=FOLDER")
         collection = next(source.collections([task]))
     except UserError as error:
+        # A folder that the user names must be readable; one that a config.yaml names may be gone by now.
         if data_dir is not None:
             raise
         return Texts(), str(error)
@@ -144,6 +146,7 @@ def _add_query(
     items.listed.append(
         {
             "id": query,
+            # Two runs that asked the same show the query once.
             "texts": [None if text is None else cut(text, items.query_characters) for text in dict.fromkeys(written)],
             "parts": [task[0]],
             "scores": [round(100 * score, 3) for score in scores],
@@ -153,6 +156,7 @@ def _add_query(
     judged = next((known for known in texts if known.queries), texts[0])
     place, shown = items.passages.place, []
     for side, found in enumerate(hits):
+        # -1 - side is the other of two runs, and the run itself where there is one.
         other, known = rank_of[-1 - side], texts[side]
         marked = known.gold.get(query, {})
         shown.append(

@@ -12,16 +12,16 @@ from reasonir.eval.rag.table import NAMES
 from reasonir.eval.report.answered import Answered, Record
 from reasonir.eval.report.page import Filter, Passages, Side, cut, pack_list, short_score
 
+# Of a question: a gold passage was read; was among the hits but not read; was not; no gold passage is known.
 GOLD_READ, GOLD_FOUND, GOLD_MISSED, NO_GOLD = range(4)
-"""Of a question: a gold passage was read; was among the hits but not read; was not; no gold passage is known."""
+# Of a hit: too low; read by the reader; left out, as the prompt would not have fitted.
 NOT_READ, READ, DROPPED = range(3)
-"""Of a hit: too low; read by the reader; left out, as the prompt would not have fitted."""
+# Questions whose texts are packed together.
 CHUNK = 200
-"""Questions whose texts are packed together."""
+# Some mail servers and viewers refuse files beyond this.
 LARGEST_PAGE_BYTES = 40_000_000
-"""Some mail servers and viewers refuse files beyond this."""
+# Room for the page without its data: style, script, tables.
 SHELL_BYTES = 300_000
-"""Room for the page without its data: style, script, tables."""
 WORDS = {"items": "questions", "nothing": "No question fits.", "passage": "Passage", "hits": "Retrieved", "unknown": ""}
 
 
@@ -34,8 +34,8 @@ class Limits:
     answer: int
 
 
+# Texts are cut no further, whatever the size.
 SHORTEST = Limits(60, 60, 200)
-"""Texts are cut no further, whatever the size."""
 
 
 def filters_of(found: Answered) -> list[Filter]:
@@ -104,6 +104,7 @@ def _pack_listed(found: Answered, characters: int) -> str:
         }
         for row in found.questions
     ]
+    # Spaces are for the eye only: `parts` above were found by the names as the folder has them.
     spaced = [replace(each, names=[name.replace("_", " ") for name in each.names]) for each in filters]
     return pack_list([Side(NAMES[name]) for name in found.conditions], pairs, spaced, WORDS, CHUNK, items)
 
@@ -162,6 +163,7 @@ def _hit_states(hits: Sequence[str], answers: Sequence[Record]) -> Mapping[str, 
     for answer in answers:  # the samples of a question read the same
         count = len(answer["passages"])
         state = dict.fromkeys(answer["passages"], READ)
+        # The reader gets the hits from the first on, so those left out follow those that were read.
         state |= dict.fromkeys(hits[count : count + answer["dropped"]], DROPPED)
     return state
 

@@ -16,10 +16,10 @@ from reasonir.eval.scores import tables
 from reasonir.eval.scores.published import ORIGINAL
 from reasonir.eval.scores.results import METRICS_FILE, QUERIES_FILE, RESULTS_FILE, RUN_FILE
 
+# Bounds of the bins by query length, in words.
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
-"""Bounds of the bins by query length, in words."""
+# Axes end at a multiple of so many points.
 AXIS_STEP = 10
-"""Axes end at a multiple of so many points."""
 
 
 def rankings_page(shared: Shared, table: tables.Table, items: QueryItems) -> Page:
@@ -48,6 +48,7 @@ def rankings_page(shared: Shared, table: tables.Table, items: QueryItems) -> Pag
         notes=[*shared.notes, *items.notes],
         facts=side_by_side([run.facts() for run in runs]),
         options=side_by_side([flatten(run.options) for run in runs]),
+        # One task needs no chart by task.
         charts=charts if len(tasks) > 1 else charts[1:],
         noun="queries",
         filters=filters,
@@ -118,6 +119,7 @@ def _length_bars(shared: Shared, words: Mapping[tuple[str, str], int]) -> BarCha
     bounds = [0, *LENGTHS]
     members: list[list[tuple[str, str]]] = [[] for _ in bounds]
     for key, count in words.items():
+        # The number of bounds that a length reaches is the place of its bin.
         members[sum(count >= bound for bound in LENGTHS)].append(key)
     # Empty bins at either end are left out; one between others is shown, with dashes.
     filled = [place for place, keys in enumerate(members) if keys]

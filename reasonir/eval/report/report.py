@@ -27,8 +27,8 @@ from reasonir.eval.report.runs import open_runs, share
 from reasonir.eval.scores import tables
 from reasonir.eval.scores.results import RESULTS_FILE
 
+# Tells a report's config.yaml from another command's.
 OWN_OPTION = "snippet_characters:"
-"""Tells a report's config.yaml from another command's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ def write_report(config: ReportConfig) -> None:
     if holds_answers(config.results):
         if config.data.dir is not None:
             raise UserError(f"data.dir={config.data.dir}: a folder of answers holds its own texts; leave data.dir away")
+        # Before the results are read, so that a page which cannot be written is refused at once.
         beside = claim_output(output)
         report = report_on_answers(Path(config.results[0]), config.names[0] if config.names else None, characters)
     else:
@@ -152,6 +153,7 @@ def report_on_answers(folder: Path, name: str | None, characters: Limits) -> Rep
         found.report["title"] = name
     packed, limits, notes = pack_questions(found, characters)
     notes = [*notes_on_folder(found), *notes]
+    # Stripped, as `cut_middle` strips before it counts.
     lengths = [len(row["text"].strip()) for row in found.rows()]
     longer = sum(length > limits.answer for length in lengths)
     page = answers_page(found, packed=packed, limits=limits, answers_cut=longer, notes=notes)

@@ -92,6 +92,7 @@ class Shared:
 
 def open_runs(folders: Sequence[str], names: Sequence[str] | None) -> list[MeasuredRun]:
     """Read the folders' options and scores; texts and rankings are read later."""
+    # Not strict: one folder leaves the letter B over.
     runs = [_open_run(Path(folder), letter) for folder, letter in zip(folders, LETTERS, strict=False)]
     chosen = list(names) if names is not None else [run.name for run in runs]
     # Two runs of one model are told apart by their folders.
@@ -164,6 +165,7 @@ def share(runs: list[MeasuredRun]) -> Shared:
     Raises:
         UserError: the runs share no query.
     """
+    # A run alone is both, and shares everything with itself.
     first, last = runs[0], runs[-1]
     tasks = [task for task in first.tasks if task in last.tasks]
     # BRIGHT's tasks in the order of its tables; others as the first run has them.

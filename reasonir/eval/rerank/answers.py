@@ -46,6 +46,7 @@ def read_score(text: str, counts: Counter[str]) -> float:
     if not places:
         counts["phrase_missing"] += 1
         return NO_PHRASE_SCORE
+    # From the end: models restate the scale before they answer (docs/deviations.md).
     for place in reversed(places):
         number = _NUMBER.match(text, place)
         if number is not None and 0 <= float(number[1]) <= LARGEST_SCORE:
@@ -69,6 +70,7 @@ def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | N
     mass = dict.fromkeys(DIGITS, 0.0)
     for token, logprob in alternatives:
         if token.strip() in mass:
+            # "5" and " 5" are two tokens of one digit.
             mass[token.strip()] += math.exp(logprob)
     total = math.fsum(mass.values())
     missing = min(max(1.0 - total, 0.0), 1.0)
@@ -93,6 +95,7 @@ def read_permutation(text: str, count: int, counts: Counter[str]) -> list[int]:
     found = [*_CHAIN.finditer(text), *_LIST.finditer(text)]
     numbers = [re.findall(r"[0-9]+", match[0]) for match in sorted(found, key=lambda match: match.start())]
     named = max(reversed(numbers), key=len) if numbers else []
+    # An answer in sentences ("I prefer [2], then [1]") holds no chain.
     marked = _MARKED.findall(text)
     named = marked if len(set(marked)) > len(set(named)) else named
     if not named:

@@ -48,6 +48,7 @@ class Candidates:
 
     def _parts(self) -> Iterator[str]:
         for query, text in self.queries.items():
+            # The run's order decides what is asked; the order of the judgements decides nothing.
             yield repr((query, text, list(self.run[query].items()), sorted(self.qrels[query].items())))
             for document in self.first(query):
                 yield self.documents[document]
@@ -85,6 +86,7 @@ def read_candidates(
     if "" in runs:  # a file does not name its task
         runs = {chosen[0]: runs[""]}
     elif source.form is Form.beir:
+        # The one task of a BEIR folder goes by the folder's name, whatever the results call it.
         runs = dict.fromkeys(chosen, *runs.values())
     collections = source.collections(chosen, queries=data.queries or ORIGINAL, long=bool(data.long))
     nested = source.form is not Form.beir
@@ -151,11 +153,13 @@ def candidates_of(collection: Collection, run: Run, top: int, source: str, neste
     kept: dict[str, dict[str, float]] = {}
     excluded = 0
     for name in judged.keys() & run.keys():
+        # Taken out before `top` counts: an excluded document must not take the place of one that can score.
         banned = set(judged[name].excluded_ids)
         # trec_eval's order: ties go to the larger id.
         ordered = sorted(run[name].items(), key=lambda hit: (hit[1], hit[0]), reverse=True)
         kept[name] = {document: score for document, score in ordered if document not in banned}
         excluded += len(ordered) - len(kept[name])
+    # In the data's order: the loop above walks over a set, and the order is part of the digest.
     kept = {name: kept[name] for name in judged if kept.get(name)}
     if not kept:
         raise UserError(f"{where}: no query of the run has a gold document in the data")

@@ -131,6 +131,7 @@ class RerankConfig:
     def _answer_tokens(self) -> int:
         """Return the tokens of an answer: generator.max_new_tokens, more where a list of documents needs more."""
         if self.scoring is Scoring.expected:
+            # The distribution of the first token is all that is read.
             return 1
         listed = {Method.pointwise: 0, Method.listwise: self.window, Method.groupwise: self.group_size}[self.method]
         return max(self.generator.max_new_tokens, TOKENS_PER_LISTED * listed)

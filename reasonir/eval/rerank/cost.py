@@ -59,6 +59,7 @@ def read_size(path: str) -> ModelSize:
 
     try:
         config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        # Shapes without memory: the weights of a large model are counted, not made.
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError):

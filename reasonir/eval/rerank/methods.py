@@ -71,6 +71,7 @@ class Reranker:
             for request in (self._request(query, [text], result.counts) for text in documents.values())
             for sample in range(settings.samples)
         ]
+        # All in one turn, because no question depends on another's answer.
         answers = iter((yield requests))
         for document in documents:
             scores = [self._score(next(answers), result) for _ in range(settings.samples)]
@@ -83,6 +84,7 @@ class Reranker:
             self._require_logprobs(answer)
         if answer.finish == "error":
             result.counts["failed"] += 1
+            # Not -1: no answer came that could be unreadable, and the same command asks again.
             return 0.0
         if self.settings.scoring is Scoring.raw:
             return read_score(answer.text, result.counts)
@@ -109,6 +111,7 @@ class Reranker:
         result, order = Reranked(), list(documents)
         for start, end in windows(len(order), self.settings.window, self.settings.step):
             shown = order[start:end]
+            # One by one, because a window holds the best documents of the window below.
             (answer,) = yield [self._request(query, [documents[name] for name in shown], result.counts)]
             if self._answered(answer, result.counts):
                 order[start:end] = [shown[i] for i in read_permutation(answer.text, len(shown), result.counts)]

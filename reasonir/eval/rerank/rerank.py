@@ -74,6 +74,7 @@ def rerank_run(config: RerankConfig) -> None:
         if candidates not in unfinished:
             print(f"{candidates.task}: reranked before")
     if unfinished:
+        # An engine in this process need not be ready for longer inputs than are asked.
         generator = replace(generator, max_model_len=context.tokens + settings.answer_tokens)
         with closing(open_generator(generator, folder.path / "completions.jsonl")) as model:
             for candidates in unfinished:
@@ -162,6 +163,7 @@ def default_weights(retriever: str | None, tasks: Iterable[Candidates]) -> list[
     if retriever is not None:
         return BM25_WEIGHTS if retriever.startswith("bm25") else COSINE_WEIGHTS
     scores = (score for candidates in tasks for hits in candidates.run.values() for score in hits.values())
+    # Rounding carries a cosine a little over 1.
     return COSINE_WEIGHTS if all(abs(score) < 1.001 for score in scores) else BM25_WEIGHTS
 
 
@@ -285,6 +287,7 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: 
         {c.task: json.loads((c.folder(folder) / METRICS_FILE).read_text(encoding="utf-8")) for c in tasks}
         for folder in (root / ALONE, root)
     )
+    # Of the run as it was reranked, exclusions applied, so that the rows differ by the reranking alone.
     before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
     write_results(root / ALONE, alone)
     write_results(root, mixed)

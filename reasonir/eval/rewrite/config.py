@@ -117,6 +117,7 @@ class ScalingConfig:
             output_dir: Folder of the point's results.
         """
         dense = retriever not in BM25
+        # Options of one name mean the same in both tasks, so that a new one needs no line here.
         shared = {option.name for option in fields(self)} & {option.name for option in fields(BrightConfig)}
         own = {name: getattr(self, name) for name in shared}
         own |= {"queries": queries, "output_dir": output_dir}
@@ -132,9 +133,11 @@ def retriever_labels(retrievers: list[str]) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for retriever in retrievers:
+        # The label names a folder, which these parts cannot.
         parts = [part for part in PurePath(retriever).parts if part not in ("/", ".", "..")] or [retriever]
         others = [PurePath(other).parts for other in retrievers if other != retriever]
         taken = next((n for n in range(1, len(parts) + 1) if all(o[-n:] != tuple(parts[-n:]) for o in others)), 0)
+        # `taken` is 0 where no ending of the path is its own: all parts are then taken.
         labels[retriever] = "-".join(parts[-taken:])
     if len(set(labels.values())) < len(labels):
         raise UserError(f"retrievers={retrievers}: two of them go by one name; give other paths")
@@ -152,6 +155,7 @@ def _check_source(data: BrightDataConfig) -> None:
 
 
 def _check_name(name: str) -> None:
+    # A rewriting of such a name would stand for the task's own file.
     reserved = (ORIGINAL, "examples", "documents", "long_documents")
     if not name.strip() or "/" in name or name.startswith(".") or name in reserved:
         raise UserError(f"name={name} must be a plain name, without a slash, and none of {', '.join(reserved)}")

@@ -40,6 +40,7 @@ def draw(folder: Path, curves: Sequence[Curve], x_label: str, y_label: str) -> N
     """
     import matplotlib
 
+    # Draws into files, also on a machine without a display.
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -57,8 +58,10 @@ def draw(folder: Path, curves: Sequence[Curve], x_label: str, y_label: str) -> N
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         _name_lines(axes, curves, height)
+        # matplotlib's version would be part of the bytes.
         figure.savefig(folder / "scaling.png", dpi=150, metadata={"Software": None})
         figure.savefig(folder / "scaling.svg", metadata={"Date": None, "Creator": None})
+        # pyplot keeps every figure that nobody closes.
         pyplot.close(figure)
 
 
@@ -77,6 +80,7 @@ def _draw_curve(axes: Any, curve: Curve, number: int) -> None:
     if any(curve.spread):
         axes.errorbar(curve.tokens, curve.points, curve.spread, color=colour, linestyle="none", capsize=3, linewidth=1)
     tokens, points = curve.original
+    # Joined only where the original queries are the shortest: a line back would cross the curve.
     if tokens < curve.tokens[0]:
         line = ([tokens, curve.tokens[0]], [points, curve.points[0]])
         axes.plot(*line, color=colour, linestyle=(0, (1, 3)), linewidth=1)
@@ -101,6 +105,7 @@ def _name_lines(axes: Any, curves: Sequence[Curve], height: float) -> None:
     low, high = axes.get_ylim()
     # About an inch of the height is axis, labels and margins.
     step = LINE_HEIGHT_POINTS / 72 / (height - 1.0) * (high - low)
+    # In the order of the lines' ends, so that the thin lines to the labels do not cross.
     order = sorted(range(len(curves)), key=lambda n: curves[n].points[-1])
     places = spread_out([curves[n].points[-1] for n in order], step, low, high)
     left, right = axes.get_xlim()

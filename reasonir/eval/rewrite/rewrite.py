@@ -63,6 +63,7 @@ def rewrite_queries(config: RewritingConfig) -> None:
         raise UserError(f"prompts={config.prompts}: rewrite.yaml has a `schema`; a rewriting is plain text, remove it")
     path = config.output_dir or str(Path("outputs") / "eval" / f"rewrite-{short_source(config.data)}-{config.name}")
     folder = RunFolder(path, dataclasses.replace(config, output_dir=path), resume=True, ignored=REWRITE_MAY_DIFFER)
+    # Before `start`, which would take the manifest from a folder that another prompt has made.
     keep_prompts(folder.path, [prompt])
     folder.start()
     save_prompts(folder.path, [prompt])
@@ -135,6 +136,7 @@ class RewriteWriter:
         opening = self.prompt.messages(rewrite_values(rewrite.query.text, wanted))
 
         def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
+            # Without the length, which tells requests apart already: it stands in the prompt and is their limit.
             names = (rewrite.task, rewrite.query.id, rewrite.rewriting.sample, attempt)
             return Request(
                 id="",
@@ -169,11 +171,13 @@ def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None)
         length_tokens: The target length; None for none.
     """
     phrase = refusal_phrase(text)
+    # Before the empty text: a filter that declines may leave none.
     if finish == "refusal" or phrase:
         detail = f"It declines ({(phrase or text[:60])!r}); nothing but a search is made with it."
         return Rejection("refusal", detail)
     if not text:
         return Rejection("empty", "It was empty, or ended within its thoughts; be shorter.")
+    # White space does not count, because the prompt shows the query without its line breaks.
     if text.split() == query.split():
         return Rejection("unchanged", "It is the query itself.")
     if finish == "length" and not length_tokens:
@@ -234,6 +238,7 @@ def describe_lengths(
         by_name.setdefault(rewrite.rewriting.name, []).append(rewrite)
 
     def describe(part: Sequence[Rewrite]) -> dict[str, Any]:
+        # A query that stayed as it was met no limit and must not count as one that ended within it.
         answered = [rewrite for rewrite in part if rewrite.text]
         ended = sum(not rewrite.cut for rewrite in answered)
         return {
@@ -262,6 +267,7 @@ def describe_lengths(
 
 def count_rewrites(rewrites: Sequence[Rewrite]) -> dict[str, Any]:
     """Return queries in, rewritten and kept by reason, and what all answers cost, over all runs of the folder."""
+    # The last rejection is the reason: the ones before it were asked again.
     kept = Tally(rewrite.trail.refused[-1]["reason"] for rewrite in rewrites if not rewrite.text)
     return {
         "in": len(rewrites),

@@ -88,9 +88,12 @@ def measure_scaling(config: ScalingConfig) -> None:
             searcher = opened[0].evaluation.searcher if opened else None
             opened.append(OpenPoint(point, open_evaluation(options, searcher)))
         collections = source.collections(tasks, long=config.long)
+        # A list, because the check and the measurement both walk over the collections.
         pairs = [(c, bright_instruction(config.instruction, c.name, c.instruction, config.long)) for c in collections]
+        # All tasks are checked before the first one is measured, which may take hours.
         for collection, instruction in pairs:
             check_collection(opened[0].evaluation.searcher, collection, instruction)
+        # Not earlier: what is refused above must leave an older curve of this folder finished.
         folder.start()
         means = measure_points(pairs, opened, label)
         measured[label] = {
@@ -115,6 +118,7 @@ def check_models(retrievers: Sequence[str], template: str) -> None:
             continue
         if model.startswith(("/", ".", "~")):
             raise UserError(f"retrievers: {model}: no such folder; give a model's folder, a hub id or bm25")
+        # Loaded and dropped: the download and the leak probe may fail, and must not do so after hours.
         Encoder.from_pretrained(model, template=template)
 
 
@@ -177,6 +181,7 @@ def choose_rewritings(root: Path, name: str, tasks: Sequence[str], lengths: Sequ
 
 
 def _texts(path: str, task: str, queries: Sequence[Query]) -> dict[str, str]:
+    # The task's own folder is not asked for: `path` holds a slash and says where the file lies.
     rewritten = read_rewritten(path, task, Path()) or {}
     texts = {}
     for query in queries:
@@ -188,6 +193,7 @@ def _texts(path: str, task: str, queries: Sequence[Query]) -> dict[str, str]:
 
 
 def _point(rewriting: Rewriting, files: dict[str, Path], texts: dict[str, dict[str, str]], counter: Counter) -> Point:
+    # Means of tasks and not of queries, as nDCG is averaged.
     by_task = [measure(list(of_task.values()), counter) for of_task in texts.values()]
     lengths = {field: fmean(row[field] for row in by_task) for field in ("words_mean", "tokens_mean")}
     return Point(rewriting.name, rewriting.length_tokens or None, rewriting.sample, files, texts, lengths)
@@ -207,6 +213,7 @@ def measure_points(
     for each in opened:
         assert each.evaluation.run is not None, "scaling runs on one rank"
         each.evaluation.run.start()
+    # Tasks outside and points inside: a corpus is embedded once for all points.
     for collection, instruction in tasks:
         for each in opened:
             texts, place = each.point.texts[collection.name], each.evaluation.folder / collection.name
@@ -254,6 +261,7 @@ def summarize(points: Sequence[Point], measured: dict[str, dict[str, dict[str, A
     """
     groups: dict[int | str | None, list[Point]] = {}
     for point in points:
+        # A rewriting without a length has no `length_tokens` either: only the name tells the original queries apart.
         groups.setdefault(ORIGINAL if point.name == ORIGINAL else point.length_tokens, []).append(point)
     retrievers: dict[str, list[dict[str, Any]]] = {label: [] for label in measured}
     for group in groups.values():
@@ -296,6 +304,7 @@ def curves_of(curve: dict[str, Any]) -> list[Curve]:
     """Return what is drawn, in points of nDCG@10, shortest queries first."""
     curves = []
     for label, row in curve["retrievers"].items():
+        # A row begins with the original queries, which stand apart from the line.
         ends = sorted(row[1:], key=lambda point: point["tokens_mean"])
         spread = [100 * (point["standard_deviation"] or 0.0) for point in ends]
         curves.append(
