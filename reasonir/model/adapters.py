@@ -21,10 +21,10 @@ from reasonir.core.files import whole_folder
 from reasonir.model.encoder import Encoder
 
 ALL_LINEAR = "all-linear"
+# PEFT's name for a model's first adapter; we never add a second.
 ADAPTER = "default"
-"""PEFT's name for a model's first adapter; we never add a second."""
+# BERT's head over its first token. No pooling of ours runs it, so an adapter in it would never get a gradient.
 POOLER = "pooler"
-"""BERT's head over its first token. No pooling of ours runs it, so an adapter in it would never get a gradient."""
 
 
 def add_adapters(
@@ -76,6 +76,7 @@ def add_adapters(
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, trunk, ADAPTER)
     adapted = dict(_adapted_layers(trunk))
+    # PEFT matches names by rules of its own: nobody must train other layers than the options name.
     assert list(adapted) == chosen, "PEFT adapted other layers than those chosen"
     draw = torch.Generator().manual_seed(seed)
     for layer in adapted.values():
@@ -84,8 +85,10 @@ def add_adapters(
         start = torch.empty(weight.shape)
         torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=draw)  # as nn.Linear and PEFT start
         weight.data.copy_(start)
+        # DoRA scales the rows of W + B A together, which only PEFT's own forward pass does.
         if not dora:
             layer.forward = MethodType(_adapted_forward, layer)
+    # New modules begin in training mode, with their dropout on.
     trunk.train(encoder.training)
     return chosen
 
@@ -170,12 +173,14 @@ def merge_adapters(encoder: Encoder) -> Encoder:
     assert has_adapters(encoder), "the encoder has no adapters"
     trunk = encoder.trunk
     for name, layer in _adapted_layers(trunk):
+        # safe_merge looks for numbers that are not finite before it changes the weight.
         layer.merge(safe_merge=True)
         parent, _, leaf = name.rpartition(".")
         setattr(trunk.get_submodule(parent), leaf, layer.get_base_layer())
     del trunk.peft_config
     trunk.requires_grad_(True)
     if getattr(trunk, POOLER, None) is not None:
+        # As before the adapters: without a gradient the optimizer must not decay it.
         trunk.pooler.requires_grad_(False)
     return encoder
 
@@ -220,6 +225,7 @@ def checkpoint_layers(encoder: Encoder) -> None:
     trunk, options = encoder.trunk, {"use_reentrant": False}
     if not trunk.supports_gradient_checkpointing:
         raise UserError(f"gradient_checkpointing=true: {type(trunk).__name__} does not support it")
+    # transformers warns of a cache of keys beside checkpointing, and nothing here reads one.
     trunk.config.use_cache = False
     # The method's name since transformers 5.22, where the older name warns.
     if hasattr(trunk, "activation_checkpointing_enable"):

@@ -21,12 +21,12 @@ from reasonir.model.presets import Preset
 from reasonir.model.templates import Template, TokenizedText
 from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 
+# Texts that are tokenised and sorted by length together; bounds the memory that token ids take.
 TEXTS_PER_BLOCK = 16_384
-"""Texts that are tokenised and sorted by length together; bounds the memory that token ids take."""
+# Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595).
 LONGEST_INPUT = 32_768
-"""Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595)."""
+# Tokens of one forward pass, by device type; scripts/bench_encode.py measures others.
 DEFAULT_CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
-"""Tokens of one forward pass, by device type; scripts/bench_encode.py measures others."""
 
 
 class Encoder(torch.nn.Module):

@@ -27,10 +27,10 @@ from reasonir.model.sentence_transformers import (
 from reasonir.model.templates import Template, TemplateStyle, special_tokens, whole_text_backend
 from reasonir.model.trunk.bidirectional import load_config, load_trunk
 
+# A folder needs one of these files to have a tokenizer that transformers can load.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
-"""A folder needs one of these files to have a tokenizer that transformers can load."""
+# (sub-folder, class) of modules.json, in the order in which sentence-transformers runs them.
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-"""(sub-folder, class) of modules.json, in the order in which sentence-transformers runs them."""
 
 
 class EncoderParts(TypedDict):
@@ -56,6 +56,7 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
     """
     from transformers.utils import logging
 
+    # The library's bars and warnings would break into our own lines.
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -137,6 +138,7 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
 def weights_digest(folder: Path) -> str:
     """Return the sha256 over weights and config.json of a model folder; its fingerprint begins with it."""
     digest = hashlib.sha256()
+    # Sorted, because the digest is part of cache keys. The tokenizer is in the template's own fingerprint.
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
             digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
@@ -189,6 +191,7 @@ def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
         "pooling_mode_lasttoken": preset.pooling is Pooling.last,
+        # Only a mean can leave the prompt out.
         "include_prompt": preset.pools_prompt or preset.pooling is not Pooling.mean,
     }
     _write_json(folder / "1_Pooling" / "config.json", pooling)

@@ -32,6 +32,7 @@ class Preset:
     end_token: bool = False
 
 
+# Keys are the names of `TemplateChoice`.
 PRESETS = {
     "reasonir": Preset(TemplateStyle.reasonir),  # arXiv 2504.20595
     "gritlm": Preset(TemplateStyle.reasonir),  # arXiv 2402.09906: ReasonIR's form is GritLM's
@@ -52,8 +53,8 @@ PRESETS = {
         TemplateStyle.plain, query_instruction="query:", document_prompt="passage: ", pools_prompt=True
     ),
 }
-"""Keys are the names of `TemplateChoice`."""
 
+# Patterns of hub ids; the first match decides.
 HUB_IDS = {
     "reasonir/ReasonIR-*": "reasonir",
     "GritLM/GritLM-*": "gritlm",
@@ -65,7 +66,6 @@ HUB_IDS = {
     "intfloat/multilingual-e5-base": "e5",
     "intfloat/multilingual-e5-large": "e5",
 }
-"""Patterns of hub ids; the first match decides."""
 
 
 def preset_of_hub_id(path: str) -> Preset | None:

@@ -16,14 +16,14 @@ from reasonir.model.templates import TemplateStyle, instruction_of
 from reasonir.model.trunk.bidirectional import Attention, is_decoder
 
 PRESET_FILE = "reasonir.json"
+# Format 1 of `reasonir.json` named the text form only; `_preset_of_card` still reads it.
 CARD_FORMAT = 2
-"""Format 1 of `reasonir.json` named the text form only; `_preset_of_card` still reads it."""
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
+# By sentence-transformers' current names; older folders have pooling_mode_<name>[_token|_tokens]: true.
 POOLING_MODES = {"mean": Pooling.mean, "cls": Pooling.cls, "lasttoken": Pooling.last}
-"""By sentence-transformers' current names; older folders have pooling_mode_<name>[_token|_tokens]: true."""
+# In the order in which `SentenceTransformer.encode_document` looks for them.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""In the order in which `SentenceTransformer.encode_document` looks for them."""
 
 
 def choose_preset(path: str, config: Any, template: str) -> Preset:
@@ -41,6 +41,7 @@ def choose_preset(path: str, config: Any, template: str) -> Preset:
         UserError: Unknown name, or a sentence-transformers folder whose embeddings we cannot reproduce.
     """
     modules = read_json(path, MODULES_FILE)
+    # Before `template` is looked at: no preset makes up for a module that we do not run.
     if modules is not None:
         _check_modules(path, modules)
     if template != "auto":
@@ -50,6 +51,7 @@ def choose_preset(path: str, config: Any, template: str) -> Preset:
     card = read_json(path, PRESET_FILE)
     if card is not None:
         return _preset_of_card(card)
+    # A folder may be called like a hub id and hold another model.
     named = None if Path(path).is_dir() else preset_of_hub_id(path)
     if named is not None:
         return named
@@ -146,6 +148,7 @@ def _pooling(path: str, settings: dict[str, Any]) -> Pooling:
     if not modes:
         legacy = (name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True)
         modes = [name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name in legacy]
+    # sentence-transformers' own default.
     modes = modes or ["mean"]
     if len(modes) > 1 or modes[0] not in POOLING_MODES:
         there = ", ".join(POOLING_MODES)

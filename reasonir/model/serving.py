@@ -24,11 +24,11 @@ from reasonir.model.pooling import pool
 from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.trunk.bidirectional import load_config
 
+# From the token ids of some texts to their states in the last layer: float32 (L, D) for each text, not normalised.
 TokenStates = Callable[[list[list[int]]], list[np.ndarray]]
-"""From the token ids of some texts to their states in the last layer: float32 (L, D) for each text, not normalised."""
 
+# Bounds the size of a reply: 32 texts of 2,048 tokens and 4,096 channels are 1 GiB in float32.
 TEXTS_PER_REQUEST = 32
-"""Bounds the size of a reply: 32 texts of 2,048 tokens and 4,096 channels are 1 GiB in float32."""
 
 
 class ServedEncoder:
@@ -108,6 +108,7 @@ def server_states(base_url: str, model: str, *, api_key: str = "", timeout_secon
     """
     url = f"{base_url.rstrip('/')}/pooling"
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    # Base64 of the bytes of the numbers, which are fewer than their decimals in JSON.
     asked = {"model": model, "task": "token_embed", "use_activation": False, "encoding_format": "base64"}
 
     def compute(ids: list[list[int]]) -> list[np.ndarray]:

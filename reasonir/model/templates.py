@@ -34,13 +34,13 @@ class TemplateStyle(StrEnum):
     qwen3 = "qwen3"
 
 
+# Strings before and after an instruction; the text follows.
 _AROUND_INSTRUCTION = {
     TemplateStyle.reasonir: ("<|user|>\n", "\n<|embed|>\n"),
     TemplateStyle.plain: ("", " "),
     TemplateStyle.e5_mistral: ("Instruct: ", "\nQuery: "),
     TemplateStyle.qwen3: ("Instruct: ", "\nQuery:"),
 }
-"""Strings before and after an instruction; the text follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class Template:
             self._head, self._tail = special_tokens(self._backend)
         # The fingerprint is part of cache keys. "1" is the version of this file's rules: raise it when they change.
         description = f"{self._backend.to_str()}|{style}|{self._head}|{self._tail}|1"
+        # Only where they are set, so that caches from before there were these two stay valid.
         if document_prompt or pools_prompt:
             description += f"|{document_prompt!r}|{pools_prompt}"
         self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
@@ -129,6 +130,7 @@ class Template:
         prompt_tokens = _first_token_from(encoding, prompt_chars, chars) if prompt_chars else 0
         prefix = len(self._head) + prompt_tokens if prompt_chars and not self.pools_prompt else 0
         room = max_tokens - len(self._head) - len(self._tail)
+        # An empty document consists of its tag alone, which may fill the room.
         if prompt_tokens >= room and (prompt_tokens > room or len(ids) > prompt_tokens):
             raise UserError(
                 f"the instruction and its tags take {len(self._head) + prompt_tokens} of {max_tokens} tokens and "
@@ -141,6 +143,7 @@ class Template:
 
 def _first_token_from(encoding: Any, start: int, end: int) -> int:
     """Return the index of the first token that holds a character at or after `start`."""
+    # A character may belong to no token, such as one that the tokenizer's normalisation drops.
     for position in range(start, end):
         token = encoding.char_to_token(position)
         if token is not None:

@@ -13,9 +13,9 @@ from reasonir.model.templates import Template, TemplateStyle
 from reasonir.model.trunk.attention import PACKED_ATTENTION, register
 from reasonir.model.trunk.bidirectional import prepare_trunk
 
+# Ten times the usual 0.02. With 0.02 an untrained model gives all texts nearly the same embedding, and the contrastive
+# loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21).
 EMBEDDING_STD = 0.2
-"""Ten times the usual 0.02. With 0.02 an untrained model gives all texts nearly the same embedding, and the contrastive
-loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21)."""
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
 
@@ -82,8 +82,10 @@ def build_tiny(
         max_position_embeddings=max_positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        # torch gives the padding token's embedding no gradient, and packed texts have no padding.
         pad_token_id=None,
     )
+    # transformers reads this by itself: the saved folder needs no code of its own (docs/deviations.md).
     config.is_causal = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

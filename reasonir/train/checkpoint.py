@@ -61,6 +61,7 @@ class CheckpointWriter:
     def save(self, engine: Engine, state: TrainingState) -> None:
         """Copy this rank's numbers and let a thread write them. Waits for the checkpoint before it."""
         self.wait()
+        # Copied before the thread starts, because the next step changes the weights.
         numbers = dict(_snapshot(engine))
         self._thread = threading.Thread(target=self._write, args=(numbers, state), daemon=True, name="checkpoint")
         self._thread.start()
@@ -106,11 +107,13 @@ class CheckpointWriter:
         for file in (scratch / STATE_FILE, scratch):
             flush_to_disk(file)
         target = self.folder / f"step_{state.step}"
+        # os.replace puts no folder in the place of one that holds files.
         shutil.rmtree(target, ignore_errors=True)
         os.replace(scratch, target)
         # A power cut after the rename must not lose the name.
         flush_to_disk(self.folder)
         for step, path in list_checkpoints(self.folder)[: -self.keep]:
+            # The one just written stays, even where folders of later steps lie beside it.
             if step != state.step:
                 shutil.rmtree(path)
 

@@ -266,6 +266,7 @@ class TrainConfig:
             ("lora", self.lora.rank > 0, "peft", "lora"),
         ]
         for option, chosen, package, extra in needed:
+            # A plan may be made on another machine than the one that trains.
             if chosen and not self.dry_run and find_spec(package) is None:
                 raise UserError(f"{option} needs the {package} package: pip install 'reasonir[{extra}]'")
 

@@ -39,11 +39,13 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         encoder = load_or_build_encoder(config, work.sources, {}, built=folder / "initial_model", device="cpu")
         adapt(config, encoder)
         load_newest_weights(folder / "checkpoints", state.data_fingerprint, encoder)
+    # Counted with the adapters, which a merge removes.
     parameters = sum(p.numel() for p in encoder.parameters())
     if config.lora.rank:
         save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
         if config.lora.merge:
             merge_adapters(encoder)
+    # Read now, because `save_encoder` puts a new folder in the place of the old one.
     measured = read_measurements(folder / "model")
     longest = max(config.query_max_tokens, config.document_max_tokens)
     instruction = work.batches.common_query_instruction

@@ -227,6 +227,7 @@ def _run_steps(
         SystemExit: The run was asked to stop; 128 + the signal's number, after a checkpoint.
     """
     state, total = work.state, work.total_steps
+    # A batch depends on its step alone, so that a resumed run begins at any step.
     batches = prefetch(work.batches.batch, range(state.step, total), PREFETCHED_BATCHES)
     with stop_requests() as asked, closing(log), closing(batches):
         for batch in batches:

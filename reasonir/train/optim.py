@@ -22,6 +22,7 @@ def build_adamw(encoder: Any, learning_rate: float, embedding_rate: float, weigh
         {"params": [p for p in trainable if p is table], "peak": embedding_rate},
         {"params": [p for p in trainable if p.ndim < 2], "peak": learning_rate, "weight_decay": 0.0},
     ]
+    # With adapters the table and the vectors are frozen, and their groups empty.
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
 

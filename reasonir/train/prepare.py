@@ -75,6 +75,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
     initial = folder / "initial_model"
+    # The other ranks come here after rank 0 (`leader_first`), which has written the new model by then.
     reuse = initial.is_dir() and (config.resume or not ranks.leads)
     encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None)
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
@@ -88,6 +89,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         precision, reason = choose_precision(config.precision.value, encoder.device)
         state = TrainingState(0, precision, 0, batches.fingerprint)
     else:
+        # `auto` is not measured again: the run goes on in the precision that it began with.
         state, reason = reader.state, "as it began"
     # 3 files, after everything that may be refused
     if run is not None:
@@ -98,6 +100,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # 4 what trains
     adapt(config, encoder)
     if reader is not None:
+        # Not earlier: a checkpoint holds the weights that train, which are the adapters where there are any.
         load_weights(reader, encoder)
     return Work(
         run=run,
@@ -129,6 +132,7 @@ def load_or_build_encoder(
     model = config.model
     path = model.path if model.path is not None or built is None else str(built)
     if path is not None:
+        # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
         return Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
     encoder = build_tiny(
         training_texts(sources, documents),
@@ -168,6 +172,7 @@ def adapt(config: TrainConfig, encoder: Encoder) -> None:
 def set_dropout(trunk: Any, probability: float) -> None:
     """Set every dropout of the model, in modules and in attention."""
     for module in trunk.modules():
+        # Attention takes its dropout from an attribute, everything else from modules.
         if isinstance(module, torch.nn.Dropout):
             module.p = probability
         if hasattr(module, "attention_dropout"):

@@ -164,6 +164,7 @@ class TrainingStep:
             token_ids=[token_ids[i] for i in order],
             prefix_tokens=prefix_tokens[order],
             original_order=torch.from_numpy(np.argsort(order)).to(device),
+            # A sharded engine gathers weights in every pass: a rank with fewer passes would leave the others waiting.
             chunk_count=self._chunks_of_every_rank(assignment, *lengths) if self.engine.lockstep else None,
             positive_index_Q=torch.from_numpy(batch.positive_index_B[queries]).to(device),
             ignore_QN=torch.from_numpy(batch.ignore_BN[queries]).to(device),
@@ -235,10 +236,12 @@ def stretch_chunks(chunks: list[np.ndarray], lengths: np.ndarray, count: int) ->
     """
     chunks = list(chunks)
     while len(chunks) < count and max(map(len, chunks)) > 1:
+        # A chunk of one text cannot be cut, and so never is the largest.
         sizes = [lengths[chunk].sum() if len(chunk) > 1 else 0 for chunk in chunks]
         largest = int(np.argmax(sizes))
         chunk = chunks[largest]
         half = int(np.searchsorted(np.cumsum(lengths[chunk]), sizes[largest] / 2)) + 1
+        # The second part must not be empty.
         half = min(half, len(chunk) - 1)
         chunks[largest : largest + 1] = [chunk[:half], chunk[half:]]
     idle = np.array([int(np.argmin(lengths))])

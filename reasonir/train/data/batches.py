@@ -115,6 +115,7 @@ class MixedBatches:
         stamps, events = [], []
         for source, share in enumerate(self.shares):
             count = int(np.ceil(horizon * share)) + 1 if share > 0 else 0
+            # More draws begin with the same ones, so that a longer plan begins with the shorter one.
             draws = self._generator(SCHEDULE, source, 0).random(count)
             due = (np.arange(count) + draws) / max(share, 1e-300)
             stamps.append(due)
@@ -125,6 +126,7 @@ class MixedBatches:
         return pairs[order][: np.searchsorted(times[order], horizon)]
 
     def _generator(self, stream: int, source: int, number: int) -> np.random.Generator:
+        # Named, because numpy may change what default_rng draws from.
         return np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, stream, source, number))))
 
     def rows_of(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
@@ -244,5 +246,6 @@ def _known_answers(
     for i, question in enumerate(hashes[queries].tolist()):
         for text_hash in answers[question]:
             ignore[i, columns.get(text_hash, [])] = True
+    # Last, because the chosen positive is among the answers that were marked.
     ignore[np.arange(len(rows)), positive_index] = False
     return ignore

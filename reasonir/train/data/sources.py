@@ -16,8 +16,8 @@ from reasonir.data.training_rows import read_training_examples
 from reasonir.train.config import DataConfig
 from reasonir.train.data.token_store import TextTemplate, TokenStore, open_token_store
 
+# Texts by document id, for each combination of corpora; None under (), for rows that hold texts.
 Documents = dict[tuple[str, ...], Lookup | None]
-"""Texts by document id, for each combination of corpora; None under (), for rows that hold texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,7 @@ def report_rows(sources: list[Source], stores: list[TokenStore], published_rows:
     pairs = list(zip(sources, stores, strict=True))
     lines = [compare_rows(source, store.rows, store.left_out) for source, store in pairs]
     named = [store for source, store in pairs if source.is_named]
+    # A plain file is none of the published data sets, and its rows are not in their sum.
     if published_rows is not None and named:
         together = Source("all named sources", "", "", (), published_rows, 0, None)
         lines.append(compare_rows(together, sum(store.rows + store.left_out for store in named), 0))

@@ -201,6 +201,7 @@ def _build(
     on_progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     """Write the files of a store and return its facts."""
+    # Two runs may tokenise the same file at once; either's folder may stay, as both hold the same.
     with whole_folder(folder, per_process=True) as scratch:
         with (scratch / "tokens.bin").open("wb") as stream:
             while batch := list(islice(examples, ROWS_PER_BATCH)):
@@ -224,6 +225,7 @@ def _append(
 
     def index_of(piece: InstructedText, side: str) -> int:
         # 16 bytes in place of the text; two of 2^32 texts collide with a probability of 2^-65.
+        # The side counts, because queries and documents have limits of their own.
         identity = f"{side}\0{piece.instruction}\0{piece.text}".encode("utf-8", "surrogatepass")
         key = hashlib.blake2b(identity, digest_size=16).digest()
         if key not in growing.known:
