@@ -311,7 +311,6 @@ def vllm_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.seconds(60)
-@pytest.mark.xdist_group("vllm")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("vllm_on_cpu")

@@ -10,8 +10,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SECONDS = 5.0
 REFERENCE_SECONDS = 0.06
@@ -49,14 +51,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+class GroupScheduling(LoadScopeScheduling):
+    """Sends all tests of a group to one worker.
+
+    pytest-xdist's own groups (`--dist loadgroup`) write into the id of a test, which pytest 9.2 no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     places = {}
     for item in items:
         path = item.path.relative_to(config.rootpath).as_posix()
-        own = item.get_closest_marker("xdist_group")
-        group = own.args[0] if own else group_of(path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        group = group_of(path)
         after = next((place for place, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
         places[item] = (0 if group == "vllm" else 1 + after, group)
     if config.getoption("part"):
