@@ -73,6 +73,7 @@ class Output:
         ends = [0, 0]
         items = iter(items)
         rest: Iterator[Item] = iter(())
+        unfinished: Item | None = None
         for item in items:
             # 1 the item's lines: rejected answers up to the final one, or a row
             lines: list[_Line] = []
@@ -82,7 +83,7 @@ class Output:
             accepted = None
             if not (lines and lines[-1].final):
                 if row is None or not _belongs(row.row, item):
-                    rest = chain((item,), items)
+                    unfinished, rest = item, chain((item,), items)
                     break
                 accepted, row = row, next(data, None)
             # 2 both files are kept up to the last finished item
@@ -94,6 +95,11 @@ class Output:
                 # Queries of earlier runs reject their repeats in this one.
                 if self._seen is not None:
                     self._seen(query_text(accepted.row))
+        # 3 what no item of the input took
+        if unfinished is not None and rejection is not None and position_of(rejection.row) > unfinished.position:
+            # Rejections reach the disk before rows (`_flush`). After a kill in between, those of later items stand
+            # there alone; they are cut off with the lines of the unfinished item, and the answers are kept elsewhere.
+            rejection = None
         left = row or rejection
         if left is not None:
             raise UserError(

@@ -69,6 +69,22 @@ def test_output_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
         assert again == counts
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 15])
+def test_output_goes_on_after_a_kill_between_its_two_flushes(tmp_path: Path, rows: int) -> None:
+    """Rejections of many items are on disk, the rows of only the first of them."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, 60 if name == "whole" else 45)
+    data = tmp_path / "killed" / "data.jsonl"
+    lines = data.read_bytes().splitlines(keepends=True)
+    assert len(lines) > rows + 5
+    data.write_bytes(b"".join(lines[:rows]))
+    counts = write(tmp_path / "whole").counts()
+    assert write(tmp_path / "killed").counts() == counts
+    for name in ("data.jsonl", "rejections.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_items_that_the_server_failed_wait_for_one_that_it_did_not(tmp_path: Path) -> None:
     output = Output(tmp_path, None)
     list(output.recover(iter(())))
