@@ -1,6 +1,7 @@
 """The house rules, read off the syntax trees: who imports whom, where heavy imports live, sizes, docs."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -30,6 +31,27 @@ OPTIONS_OF_A_STAGE = {"train/config.py", "synth/config.py"}
 # llm/__init__.py is the door of the room: open_generator() chooses an engine.
 DOORS = {("llm/__init__.py", "llm/engines")}
 MAX_FILES = 12
+
+# The files that a command's function lies in: they resolve its options and hand plain arguments down.
+MAIN_PATHS = {
+    "eval/audit/compare.py", "eval/audit/contamination.py", "eval/benchmarks/card.py", "eval/benchmarks/evaluate.py",
+    "eval/benchmarks/fuse.py", "eval/benchmarks/score.py", "eval/rag/answer_questions.py",
+    "eval/rag/datastore/build.py", "eval/rag/datastore/encode.py", "eval/report/report.py", "eval/rerank/rerank.py",
+    "eval/rewrite/rewrite.py", "eval/rewrite/scaling.py", "retrieval/ann/build.py", "synth/corpus/filter.py",
+    "synth/corpus/mine.py", "synth/corpus/split.py", "synth/merge.py", "synth/pipeline.py", "train/export.py",
+    "train/loop.py", "train/prepare.py",
+}  # fmt: skip
+# Other functions that take a whole configuration, each with the reason.
+TAKES_A_CONFIGURATION = {
+    ("llm/__init__.py", "open_generator"): "the door of its room: every stage opens its language model here",
+    ("llm/engines/batch.py", "__init__"): "an engine is made of the group `generator`",
+    ("llm/engines/endpoint.py", "__init__"): "an engine is made of the group `generator`",
+    ("llm/engines/vllm.py", "__init__"): "an engine is made of the group `generator`",
+    ("retrieval/ranking.py", "open_searcher"): "the door of its room: evaluation and RAG open their retriever here",
+    ("train/data/sources.py", "list_sources"): "sources are what the group `data` names",
+    ("train/memory/plan.py", "plan_figures"): "the plan is a page about the whole configuration",
+}
+MOST_TAKE_A_CONFIGURATION = 40
 
 # Heavy package: the files that may import it.
 HEAVY = {
@@ -189,6 +211,54 @@ def check_names(file: str, tree: ast.Module) -> Iterator[str]:
             yield f"{file}:{node.lineno}: class {node.name} says too little"
 
 
+def configuration_classes() -> set[str]:
+    """Return the names of the option classes: the dataclasses of all config.py files and of those beside them."""
+    return {
+        node.name
+        for file, tree in TREES.items()
+        if file.endswith("config.py")
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
+    }
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    spec = function.args
+    return [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]
+
+
+def takes_configuration(function: ast.FunctionDef | ast.AsyncFunctionDef, classes: set[str]) -> list[str]:
+    """Return the names of the parameters that are annotated with a class of options."""
+    return [
+        argument.arg
+        for argument in arguments_of(function)
+        if argument.annotation is not None
+        and any(isinstance(node, ast.Name) and node.id in classes for node in ast.walk(argument.annotation))
+    ]
+
+
+def check_options_stop_at_the_door(file: str, tree: ast.Module) -> Iterator[str]:
+    if file.endswith(("config.py", "cli.py")) or file in MAIN_PATHS:
+        return
+    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+        if takes_configuration(function, OPTIONS) and (file, function.name) not in TAKES_A_CONFIGURATION:
+            yield f"{file}:{function.lineno}: {function.name} takes a whole configuration; give it what it reads"
+
+
+def check_options_stay_as_resolved(file: str, tree: ast.Module) -> Iterator[str]:
+    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+        # In the model room `config` is transformers' own description of a model.
+        named = {*takes_configuration(function, OPTIONS), *(() if file.startswith("model/") else ("config",))}
+        for node in ast.walk(function):
+            if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)):
+                continue
+            owner = node.value
+            while isinstance(owner, ast.Attribute):
+                owner = owner.value
+            if isinstance(owner, ast.Name) and owner.id in named:
+                yield f"{file}:{node.lineno}: assigns {ast.unparse(node)}; dataclasses.replace makes a resolved copy"
+
+
 CHECKS: list[Callable[[str, ast.Module], Iterator[str]]] = [
     check_who_imports_whom,
     check_heavy_imports,
@@ -197,9 +267,13 @@ CHECKS: list[Callable[[str, ast.Module], Iterator[str]]] = [
     check_docstrings,
     check_sizes,
     check_names,
+    check_options_stop_at_the_door,
+    check_options_stay_as_resolved,
 ]
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
-TREES = {file: ast.parse((PACKAGE / file).read_text(encoding="utf-8")) for file in FILES}
+TEXTS = {file: (PACKAGE / file).read_text(encoding="utf-8") for file in FILES}
+TREES = {file: ast.parse(text) for file, text in TEXTS.items()}
+OPTIONS = configuration_classes()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -228,6 +302,48 @@ def test_modules_import_in_no_circle() -> None:
     with pytest.raises(CycleError):
         list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
     list(TopologicalSorter(graph).static_order())  # raises CycleError and names the circle
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for file, tree in TREES.items():
+        yield from ((file, node) for node in ast.walk(tree) if isinstance(node, FUNCTION))
+
+
+def test_few_functions_take_a_whole_configuration() -> None:
+    takers = [
+        f"{file}: {function.name}"
+        for file, function in functions()
+        if not file.endswith(("config.py", "cli.py")) and takes_configuration(function, OPTIONS)
+    ]
+    assert 10 < len(takers) <= MOST_TAKE_A_CONFIGURATION, "\n".join(takers)
+    allowed = {(file, function.name) for file, function in functions() if takes_configuration(function, OPTIONS)}
+    assert set(TAKES_A_CONFIGURATION) <= allowed, "an exception that no function needs any more"
+
+
+def documents_its_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Return whether an `Args:` block of the docstring names every parameter."""
+    text = ast.get_docstring(function) or ""
+    named = [argument.arg for argument in arguments_of(function) if argument.arg not in ("self", "cls")]
+    return "Args:" in text and all(re.search(rf"^\s*\**{name}\b.*:", text, re.MULTILINE) for name in named)
+
+
+def test_public_functions_document_their_parameters() -> None:
+    public = [
+        (file, function)
+        for file, function in functions()
+        if not function.name.startswith("_")
+        and len([a for a in arguments_of(function) if a.arg not in ("self", "cls")]) >= 3
+        and ast.get_docstring(function)
+    ]
+    bare = [f"{file}: {function.name}" for file, function in public if not documents_its_parameters(function)]
+    assert len(public) > 50
+    assert len(bare) <= 0.2 * len(public), f"{len(bare)} of {len(public)}\n" + "\n".join(bare)
+
+
+def test_comments_say_why() -> None:
+    lines = [line.strip() for text in TEXTS.values() for line in text.splitlines()]
+    comments = [line for line in lines if line.startswith("# ")]
+    assert len(comments) >= 0.03 * len(lines), f"{len(comments)} of {len(lines)}"
 
 
 LONG = "def f() -> None:\n    '''Doc.'''\n" + "    pass\n" * (MAX_FUNCTION_LINES + 1)
@@ -271,6 +387,14 @@ BAD = [
     (check_docstrings, "a.py", "'''Module.'''\nclass A: ..."),
     (check_docstrings, "a.py", "'''Module.'''\nclass A:\n    '''A.'''\n    def f(self) -> int: ..."),
     (check_sizes, "a.py", LONG),
+    (check_options_stop_at_the_door, "train/step.py", "def f(config: TrainConfig) -> int: ..."),
+    (
+        check_options_stop_at_the_door,
+        "train/step.py",
+        "class A:\n    def f(self, *, c: TrainConfig | None) -> int: ...",
+    ),
+    (check_options_stay_as_resolved, "train/loop.py", "def f(config: int) -> None:\n    config.data.resume = True"),
+    (check_options_stay_as_resolved, "train/loop.py", "def f(o: TrainConfig) -> None:\n    o.steps += 1"),
     (check_names, "utils.py", ""),
     (check_names, "a.py", "class BatchManager: ..."),
 ]
@@ -287,6 +411,9 @@ GOOD = [
     (check_heavy_imports, "eval/config.py", "from omegaconf import MISSING"),
     (check_light_command_line, "train/cli.py", "def f():\n    import torch"),
     (check_docstrings, "__init__.py", ""),
+    (check_options_stop_at_the_door, "train/config.py", "def f(config: TrainConfig) -> int: ..."),
+    (check_options_stop_at_the_door, "train/step.py", "def f(config: PretrainedConfig) -> int: ..."),
+    (check_options_stay_as_resolved, "train/loop.py", "def f(config: TrainConfig) -> None:\n    steps = config.steps"),
     (check_sizes, "a.py", LONG.replace("    pass\n", "", 2)),
 ]
 

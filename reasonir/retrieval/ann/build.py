@@ -6,7 +6,7 @@ Leaves the files and faiss to `shards.py`, searching to `search.py`, measuring a
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,17 +88,7 @@ def build_index(config: IndexConfig) -> None:
     # 2 The shards
     run.start()
     files, build_seconds = build_shards(encoded, layout, run.path)
-    held = sum(file["bytes"] for file in files)
-    count, dimension = encoded.shape
-    facts = {
-        "kind": config.kind.value,
-        "vectors": count,
-        "dimension": dimension,
-        "lists": layout.lists,
-        "pq_bytes": config.pq_bytes if layout.lists else None,
-        "build_seconds": build_seconds,
-        "bytes_per_vector": held / count,
-    }
+    facts = _facts(encoded.shape, config.kind, layout, files, build_seconds)
 
     # 3 Its recall, measured on the files as they lie there
     measured = index_recall.measure(
@@ -107,11 +97,35 @@ def build_index(config: IndexConfig) -> None:
     )  # fmt: skip
     recall = facts | origin | measured
     write_json(run.path / RECALL_FILE, recall)
-    counts = {"vectors": count, "shards": len(files), "bytes": held}
+    counts = {"vectors": encoded.shape[0], "shards": len(files), "bytes": _bytes_of(files)}
     used = {name: recall[name] for name in ("kind", "probes", "refine")}
     # No inputs: the checksum of the embeddings names them, and hashing them again would read them again.
     run.finish(inputs=[], counts=counts, embeddings_sha256=encoded.sha256, shape=encoded.shape, files=files, **used)
     print(f"{index_recall.describe(recall)}\nindex: {run.path}")
+
+
+def _bytes_of(files: Sequence[Mapping[str, Any]]) -> int:
+    return sum(file["bytes"] for file in files)
+
+
+def _facts(
+    shape: Sequence[int],
+    kind: IndexKind,
+    layout: Layout,
+    files: Sequence[Mapping[str, Any]],
+    build_seconds: float,
+) -> dict[str, Any]:
+    """Return what recall.json says of an index of (N, D) vectors, besides its recall."""
+    count, dimension = shape
+    return {
+        "kind": kind.value,
+        "vectors": count,
+        "dimension": dimension,
+        "lists": layout.lists,
+        "pq_bytes": layout.pq_bytes if layout.lists else None,
+        "build_seconds": build_seconds,
+        "bytes_per_vector": _bytes_of(files) / count,
+    }
 
 
 def _choose_layout(
