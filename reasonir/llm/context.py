@@ -12,10 +12,8 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.llm.records import Message
+from reasonir.text.lengths import SAFE_BYTES, estimate_tokens
 
-# Estimate without a tokenizer. English has about 4 UTF-8 bytes a token, code 3, Chinese 3 to 4. The lowest is taken,
-# because a prompt that is too long is refused by the server and one that is shorter than need be is not.
-BYTES_PER_TOKEN = 3
 # Estimated tokens that a chat template puts around a turn.
 TOKENS_PER_TURN = 16
 # Form of a turn, and of the opening of the answer, for a tokenizer that has no chat template.
@@ -88,7 +86,7 @@ class Context:
     def length(self, text: str) -> int:
         """Return the number of tokens of a text on its own."""
         if self.tokenizer is None:
-            return -(-len(text.encode()) // BYTES_PER_TOKEN)
+            return estimate_tokens(len(text.encode()), SAFE_BYTES)
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def cut(self, text: str, tokens: int) -> str:
@@ -96,7 +94,7 @@ class Context:
         if tokens <= 0:
             return ""
         if self.tokenizer is None:
-            return text.encode()[: tokens * BYTES_PER_TOKEN].decode(errors="ignore")
+            return text.encode()[: tokens * SAFE_BYTES].decode(errors="ignore")
         # A slow tokenizer gives no offsets: the text is made of its tokens again, where white space may change.
         if not self.tokenizer.is_fast:
             return str(self.tokenizer.decode(self.tokenizer.encode(text, add_special_tokens=False)[:tokens]))

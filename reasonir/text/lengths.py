@@ -18,10 +18,12 @@ from reasonir.core.errors import UserError
 # count lies within 6 % of GPT-2's in each of ten BRIGHT tasks, for queries as for their rewritings.
 PIECE = re.compile(r"[^\W\d_]{1,8}|\d{1,2}|(?:[^\w\s]|_){1,2}|[^\S ]| (?=\s)")
 ESTIMATE = "GPT-2's tokens, estimated"
-# Characters a token, OpenAI's rule of thumb for English: for the bill of a server that reports no usage.
-COUNTED_CHARACTERS = 4.0
-# UTF-8 bytes a token, on the safe side: a prompt must fit. English has about 4 a token, code 3, Chinese 3 to 4.
-SAFE_BYTES = 3.0
+# Characters a token, OpenAI's rule of thumb for English, where a server does not count its tokens. Enters the budget
+# and the reported cost alone, so that the mean is taken.
+COUNTED_CHARACTERS = 4
+# UTF-8 bytes a token, for prompts that must fit. English has about 4 a token, code 3, Chinese 3 to 4. The lowest is
+# taken, because a prompt that is too long is refused by the server and one that is shorter than need be is not.
+SAFE_BYTES = 3
 # UTF-8 bytes a token of English prose: GPT-2's tokens in a textbook of 2.7 MB. For plans of whole corpora.
 ENGLISH_BYTES = 4.6
 

@@ -138,7 +138,7 @@ def test_a_plan_needs_no_source_and_counting_writes_nothing(
         (["datastore", "source=[nowhere]"], "source=nowhere: no such file or folder"),
         (["datastore", "chunk_sise=3"], "unknown option 'chunk_sise'; did you mean chunk_size"),
         (["index", "embeddings=nowhere"], "nowhere: no embeddings.npy here"),
-        (["index", "embeddings=x", "recall_target=2"], "recall_target=2.0 must lie above 0 and not above 1"),
+        (["index", "embeddings=x", "recall_target=2"], "recall_target=2.0 must lie in (0, 1]"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -29,9 +29,10 @@ from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
-from reasonir.llm.context import BYTES_PER_TOKEN, open_context
+from reasonir.llm.context import open_context
 from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
+from reasonir.text.lengths import SAFE_BYTES
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
 # The paper's weights for cosines and for BM25's scores (arXiv 2504.20595, release 0aac962).
@@ -85,7 +86,7 @@ def rerank_run(config: RerankConfig) -> None:
     write_summary(folder.path, tasks, title_of(config.method, generator.model, weights), config.queries, config.long)
     counts, total = read_counts(folder.path, tasks)
     inputs = run_files(config.run, counts) + ([Path(config.data.dir)] if config.data.dir else [])
-    counted_by = config.tokenizer or local_model or f"estimated at {BYTES_PER_TOKEN} UTF-8 bytes a token"
+    counted_by = config.tokenizer or local_model or f"estimated at {SAFE_BYTES} UTF-8 bytes a token"
     room = {"prompt_tokens": context.tokens, "tokens_counted_by": counted_by}
     cost, described = describe_cost(size, total), describe_prompts(different)
     folder.finish(inputs=inputs, counts=counts, cost=cost, **room, prompts=described)

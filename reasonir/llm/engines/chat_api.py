@@ -9,10 +9,8 @@ from typing import Any
 
 from reasonir.llm.config import Structured
 from reasonir.llm.records import Completion, Message, Request
+from reasonir.text.lengths import COUNTED_CHARACTERS, estimate_tokens
 
-# Estimate of English text where a server does not count its tokens. It enters the budget and the reported cost alone,
-# so that the mean is taken; `llm/context.py`, where a prompt must fit, takes fewer.
-CHARACTERS_PER_TOKEN = 4
 SCHEMA_WORDS = "Answer with one JSON object that obeys this JSON schema, and with nothing else:"
 
 
@@ -136,7 +134,7 @@ def read_answer(request_id: str, row: Any, prompt_characters: int, want_logprobs
 
 def _count(tokens: Any, characters: int) -> int:
     whole = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
-    return tokens if whole else -(-characters // CHARACTERS_PER_TOKEN)
+    return tokens if whole else estimate_tokens(characters, COUNTED_CHARACTERS)
 
 
 def _logprobs(choice: dict[str, Any]) -> tuple[tuple[tuple[str, float], ...], ...]:
