@@ -110,7 +110,8 @@ PROMISED: dict[str, dict[str, str]] = {
 """The files that a command writes, as the guides say, and what each must hold."""
 
 ELSEWHERE = {
-    "git clone": "", "make test": "", "make quickstart": "e2e/test_quickstart.py", "sbatch": "unit/scripts/test_scripts.py",
+    "git clone": "", "make test": "", "make quickstart": "e2e/test_quickstart.py",
+    "sbatch": "unit/scripts/test_scripts.py",
     "scripts/train.sh": "unit/scripts/test_scripts.py", "scripts/synth.sh": "e2e/test_synth.py",
     "scripts/reproduce.sh": "e2e/test_reproduce.py",
 }  # fmt: skip

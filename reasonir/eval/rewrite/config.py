@@ -6,7 +6,7 @@ from pathlib import PurePath
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import Precision, TemplateChoice, at_least, positive
+from reasonir.core.fields import Precision, TemplateChoice, positive
 from reasonir.data.rewritings import ORIGINAL
 from reasonir.eval.benchmarks.config import BrightConfig, BrightDataConfig
 from reasonir.llm import config as generator_config
@@ -29,7 +29,7 @@ class RewritingConfig:
     """Tasks to rewrite; null is all that the folder or the hub's data set holds."""
     name: str = MISSING
     """Of the rewriting: its files are <task>/<name>.jsonl, <name>_<length>.jsonl, <name>_<length>_s<sample>.jsonl."""
-    length_tokens: list[int] | None = at_least(1)
+    length_tokens: list[int] | None = positive()
     """Lengths to ask for, each also the limit of its requests, thoughts included; null sets none but
     generator.max_new_tokens. The paper's curve: [64,128,256,512,1024,2048]."""
     samples: int = positive()
@@ -68,7 +68,7 @@ class ScalingConfig:
     """Folder that `reasonir-eval rewrite` wrote: <task>/<name>_<length>.jsonl."""
     name: str = MISSING
     """Name that the rewritings were given."""
-    length_tokens: list[int] | None = at_least(1)
+    length_tokens: list[int] | None = positive()
     """Lengths to measure; null is all that the folder holds, with the one without a length."""
     retrievers: list[str] = MISSING
     """bm25, bm25_query_weighted, and folders or hub ids of encoders."""
