@@ -141,7 +141,7 @@ def test_experiment_composes_and_names_its_origin(monkeypatch: pytest.MonkeyPatc
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
-    for name, value in help_page._leaves(content).items():
+    for name, value in help_page.flatten(content).items():
         if name != "defaults":
             changed = config
             for part in name.split("."):
@@ -363,7 +363,7 @@ def test_yaml_round_trip_and_changed_fields(monkeypatch: pytest.MonkeyPatch) -> 
     assert command.changed_fields(text, config) == []
     assert yaml.safe_load(text)["data"]["weights"] == [2.0]
     # Every option is in the file, so a stored configuration is whole.
-    stored = set(help_page._leaves(yaml.safe_load(text)))
+    stored = set(help_page.flatten(yaml.safe_load(text)))
     assert stored == {name for name, _, _ in help_page.option_rows(TrainConfig)}
     config.learning_rate, config.model.layers, config.output_dir = 0.5, 2, "other"
     changed = command.changed_fields(text, config, ignored=("output_dir",))
@@ -421,7 +421,8 @@ def test_command_lines_import_nothing_slow() -> None:
     program = (
         "import sys, contextlib, io\n"
         "from reasonir.train import cli, config\n"
-        "from reasonir.eval import cli as eval_cli, config\n"
+        "from reasonir.eval import cli as eval_cli\n"
+        "from reasonir.eval.benchmarks import config\n"
         "for main, argv in ((cli.main, ['--help']), (eval_cli.main, ['bright', '--help'])):\n"
         "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "        main(argv)\n"
