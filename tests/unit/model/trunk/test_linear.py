@@ -45,7 +45,8 @@ def test_output_and_gradients_equal_float64(convolving: None, shape: tuple[int, 
     assert len(found) == len(truth) == 3 + bias
     for ours, other, true in zip(found, theirs, truth, strict=True):
         error, usual = (float((value - true).norm() / true.norm()) for value in (ours, other))
-        assert error < max(1.5 * usual, 3e-7)
+        # oneDNN sums in an order that differs by processor: 1.0 to 2.6 times the error of torch were seen.
+        assert error < max(3 * usual, 3e-7)
 
 
 def test_a_frozen_weight_gets_no_gradient_and_an_output_can_be_added_to(convolving: None) -> None:
