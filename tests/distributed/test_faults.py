@@ -56,8 +56,9 @@ def logged_steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "engine", ["ddp", "zero3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "fsdp2"))]
-)  # fmt: skip
+    "engine",
+    ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3", "fsdp2"))],
+)
 def test_a_killed_rank_ends_the_job_and_the_resumed_run_is_equal(
     tmp_path: Path, options: list[str], engine: str
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_hung_rank_times_out_by_name(tmp_path: Path, options: list[str]) -> No
     assert all("`step 2: " in line for line in hung)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "run"
     done = run(folder, options, "parallel=ddp", fault="full_disk", step=3)
@@ -137,6 +139,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, options: list[st
     assert last.returncode == 0 and "continuing after step 2" in last.stdout
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_by_itself(tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "run"
     fresh = [option for option in options if not option.startswith("resume")]
@@ -147,6 +150,7 @@ def test_torchrun_restarts_by_itself(tmp_path: Path, options: list[str]) -> None
     assert logged_steps(folder) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_on_all_ranks(tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "run"
     more = ["parallel=ddp", "max_steps=100000", "save_every_steps=0", f"output_dir={folder}"]

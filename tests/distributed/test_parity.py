@@ -66,6 +66,7 @@ def test_the_reference_is_within_rounding_of_float64(reference: Found, tuning: s
     assert torch.allclose(found[CURVE], exact[CURVE], rtol=1e-5)
 
 
+@pytest.mark.seconds(60)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("tuning", TUNINGS)

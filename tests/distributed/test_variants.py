@@ -42,8 +42,8 @@ def worst(a: Path, b: Path) -> float:
     return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
 
 
-@pytest.mark.parametrize("engine", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow),
-                                    pytest.param("zero2", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2", "zero2"])
 def test_adapters_and_checkpointing_on_shards_export_a_merged_model(
     tmp_path: Path, options: list[str], engine: str
 ) -> None:

@@ -112,6 +112,7 @@ PONY_LONG = ("pony_long", ["long=true"])
 QUESTIONS = ("theoremqa_questions", [])
 
 
+@pytest.mark.seconds(30)
 @requires_shared_data
 @pytest.mark.shared_data
 @pytest.mark.parametrize(

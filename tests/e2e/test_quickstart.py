@@ -35,6 +35,7 @@ def ndcg(root: Path, name: str, *options: str) -> float:
     return json.loads((root / name / "results.json").read_text())["average"]["ndcg_at_10"]
 
 
+@pytest.mark.seconds(60)
 def test_training_from_nothing_beats_untrained_and_lexical_search(trained):
     rows = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
     keys = {"step", "train/loss_nats", "train/grad_norm", "train/learning_rate", "train/tokens", "train/step_seconds",

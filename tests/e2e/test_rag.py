@@ -196,6 +196,7 @@ def test_reasoning_without_its_answer_is_searched_with(world: Path, capsys: pyte
     assert "mine.jsonl:1" in said and "'q0'" in said
 
 
+@pytest.mark.seconds(15)
 def test_killed_and_run_again_ends_with_the_same_bytes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def files(folder: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in MADE_HERE}

@@ -60,6 +60,7 @@ def killed(tmp_path: Path, tiny: Encoder) -> list[str]:
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(90)
 def test_a_killed_run_takes_its_engine_along(killed: list[str]) -> None:
     """The assertions are the fixture's."""

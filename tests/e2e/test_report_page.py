@@ -39,6 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"one": make_page([a], root / "one.html"), "two": make_page([a, b], root / "two.html")}
 
 
+@pytest.mark.seconds(20)
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_1384_queries_open_within_two_seconds(browser: Any, pages: dict[str, Path], name: str) -> None:
     """The best of three: neighbours on the machine only lengthen it."""

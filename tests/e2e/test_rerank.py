@@ -310,6 +310,7 @@ def vllm_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(60)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine")
 @pytest.mark.filterwarnings("ignore")

@@ -52,6 +52,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.seconds(20)
 def test_killed_in_a_step_and_in_a_save_ends_byte_equal(tmp_path, options):
     unbroken = run(tmp_path / "unbroken", options)
     assert unbroken.returncode == 0, unbroken.stderr

@@ -27,6 +27,7 @@ def sentence_transformer(path):
     return SentenceTransformer(str(path), device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @requires_shared_data
 def test_minilm_equals_sentence_transformers_on_200_scifact_documents(minilm):
@@ -79,6 +80,7 @@ def test_a_plain_transformers_model_of_our_folder_gives_the_same_states(tiny, tm
         assert np.abs(ours - torch.nn.functional.normalize(mean, dim=0).numpy()).max() < 1e-5
 
 
+@pytest.mark.seconds(20)
 def test_training_from_a_sentence_transformers_folder_ends_in_one(minilm, tmp_path):
     from reasonir.train.cli import main
 
@@ -139,6 +141,7 @@ def ndcg_of_sentence_transformers(folder: Path, model: Path) -> float:
     return sum(row["ndcg_cut_10"] for row in rows.values()) / len(rows)
 
 
+@pytest.mark.seconds(40)
 @pytest.mark.shared_data
 @requires_shared_data
 @pytest.mark.parametrize(

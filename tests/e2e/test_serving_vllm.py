@@ -61,8 +61,8 @@ def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
-@pytest.mark.seconds(60)
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_states_from_vllm_pooled_here_are_the_encoders_embeddings(small: Encoder, tmp_path: Path, dtype: str) -> None:
     save_encoder(small, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
     with engine(tmp_path / "model", "token_embed", dtype) as llm:

@@ -183,6 +183,7 @@ def test_a_misbehaving_server_loses_no_document(tmp_path: Path) -> None:
     assert lost == {f"doc {n}" for n in range(len(names), 2 * len(names))} - taken
 
 
+@pytest.mark.seconds(15)
 def test_shards_join_into_what_one_run_writes(tmp_path: Path, corpus: Path) -> None:
     with ScriptedServer(synth_answers.picky) as server:
         run("hq", tmp_path / "whole", server.url, f"corpus={corpus}")
@@ -249,6 +250,7 @@ def test_a_server_that_is_down_rejects_nothing(tmp_path: Path, corpus: Path) -> 
     assert both_files(tmp_path / "out") == (b"", b"")
 
 
+@pytest.mark.seconds(40)
 def test_the_whole_chain_ends_in_rows_that_training_accepts(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", [DOCUMENT.format(n) + " " + synth_answers.prose(str(n), 60)
                                                       for n in range(12)])  # fmt: skip

@@ -98,6 +98,7 @@ def resumed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.seconds(60)
 def test_a_killed_and_resumed_run_is_one_run_with_every_step_once(resumed):
     identifier = (resumed / "wandb_id.txt").read_text()
     folders = offline_folders(resumed)
@@ -147,6 +148,7 @@ def test_no_file_names_the_machine_or_holds_a_value_of_the_environment(resumed):
         assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text), f"{path.name} names the host"
 
 
+@pytest.mark.slow
 def test_a_run_whose_wandb_dies_goes_on_and_says_so_once(tmp_path):
     options = [*tiny_training(tmp_path, 4), f"output_dir={tmp_path}/run", "tracking=wandb", "save_every_steps=0"]
     command = [sys.executable, "-c", PROGRAM, "without wandb's process", "2", *options]

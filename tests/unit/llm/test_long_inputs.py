@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import json, resource
 from reasonir.model.tiny import build_tiny
@@ -22,6 +24,7 @@ print(json.dumps({"mib": peak() - before, "cut": encoder.truncated_texts, "norms
 """
 
 
+@pytest.mark.slow
 def test_memory_of_the_longest_input_is_bounded() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)

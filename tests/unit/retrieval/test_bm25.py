@@ -277,6 +277,7 @@ def test_medquad_figure() -> None:
     assert measure(read_corpus(folder), *read_beir_queries(folder, "dev")) == pytest.approx(0.505, abs=0.001)
 
 
+@pytest.mark.slow
 @requires_shared_data
 @pytest.mark.shared_data
 def test_scifact_against_the_slow_computation() -> None:

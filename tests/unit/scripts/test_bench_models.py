@@ -18,6 +18,7 @@ def lines_of(script: str, *options: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_training_beside_the_published_setting():
     variants = ["published", "packed", "packed_kept_graphs"]
     sizes = ["--mixes", "public", "--queries", "4", "--repeats", "1", "--chunk-tokens", "512"]
