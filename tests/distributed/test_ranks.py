@@ -59,4 +59,6 @@ def test_an_abort_after_the_end_does_not_fail_the_run(tmp_path: Path, end: str, 
     assert "SIGABRT" not in done.stdout, done.stdout
     assert (done.returncode == 0) == (status == 0), done.stdout
     assert status == 0 or f"exitcode  : {status}" in done.stdout, done.stdout
-    assert {path.name for path in tmp_path.glob("said_*")} >= {"said_0"}, "Python's own handlers have run"
+    said = {path.name for path in tmp_path.glob("said_*")}
+    # torchrun ends the other rank as soon as one has failed: then the handlers of either are enough.
+    assert said if status else "said_0" in said, "Python's own handlers have run"
