@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -25,9 +26,16 @@ pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's en
 QUESTIONS = 60
 
 
+class Killed(NamedTuple):
+    """A run that was killed after ten answers. engine: the processes of vLLM that it had started."""
+
+    command: list[str]
+    engine: list[psutil.Process]
+    answers: int
+
+
 @pytest.fixture
-def killed(tmp_path: Path, tiny: Encoder) -> list[str]:
-    """Kill a run after ten answers, see that its engine ends too, and return the command."""
+def killed(tmp_path: Path, tiny: Encoder) -> Killed:
     passages = [{"id": f"s{i}_0", "content": f"{SENTENCES[i % 7]} Case {i}."} for i in range(QUESTIONS)]
     questions = [
         {"question": f"Which one is case {i}?", "options": ["iron", "gold", "tin", "lead"], "answer": "ABCD"[i % 4],
@@ -54,21 +62,20 @@ def killed(tmp_path: Path, tiny: Encoder) -> list[str]:
     engine = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    paid = log.read_bytes().count(b"\n")
-    assert 10 <= paid < 3 * QUESTIONS and not (tmp_path / "out" / "accuracy.json").exists() and engine
-    assert not psutil.wait_procs(engine, timeout=20)[1], "the engine outlives the run and keeps its memory"
-    return command
+    return Killed(command, engine, log.read_bytes().count(b"\n"))
 
 
 @pytest.mark.slow
-@pytest.mark.seconds(90)
-def test_a_killed_run_takes_its_engine_along(killed: list[str]) -> None:
-    """The assertions are the fixture's."""
+def test_a_killed_run_takes_its_engine_along(tmp_path: Path, killed: Killed) -> None:
+    assert 10 <= killed.answers < 3 * QUESTIONS and not (tmp_path / "out" / "accuracy.json").exists()
+    assert killed.engine
+    assert not psutil.wait_procs(killed.engine, timeout=20)[1], "the engine outlives the run and keeps its memory"
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, killed: list[str]) -> None:
-    run("reasonir.eval", *killed)
+def test_killed_and_resumed_the_random_reader_is_at_chance(tmp_path: Path, killed: Killed) -> None:
+    psutil.wait_procs(killed.engine, timeout=20)
+    run("reasonir.eval", *killed.command)
     report = json.loads((tmp_path / "out" / "accuracy.json").read_text())
     for name, entry in report["conditions"].items():
         low, high = entry["all"]["interval"]

@@ -36,6 +36,14 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        """Normalise rows.
+
+        Args:
+            ctx: Keeps what the backward pass reads.
+            x_TD: Rows of any leading shape, D channels.
+            weight_D: Scale of each channel.
+            eps: Added to the mean square, so that a row of zeros stays finite.
+        """
         norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
         scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
@@ -58,6 +66,13 @@ class _GatedUnit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Return silu(gate) * up.
+
+        Args:
+            ctx: Keeps both inputs for the backward pass.
+            gate: Output of the gate's linear layer, (T, I).
+            up: Output of the other linear layer, (T, I).
+        """
         ctx.save_for_backward(gate, up)
         return torch.nn.functional.silu(gate).mul_(up)
 
@@ -162,6 +177,7 @@ def _fuse_rotation(architecture: Any) -> None:
         return
 
     def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        # A call with further arguments means something that the kernel does not compute.
         if _on_kernels(q) and not rest and not more:
             return cuda_kernels().liger_rope(q, k, cos, sin)
         return theirs(q, k, cos, sin, *rest, **more)

@@ -77,6 +77,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        """Return x W^T + b, (T, O).
+
+        Args:
+            ctx: Keeps x and the weight for the backward pass.
+            x_TI: Rows, contiguous.
+            weight_OI: The layer's weight.
+            bias_O: The layer's bias; None for a layer without one.
+        """
         # The parameter itself, not a view: sharded engines free its storage between the two passes and refill it.
         ctx.save_for_backward(x_TI, weight_OI)
         return convolve(x_TI, weight_OI, bias_O)

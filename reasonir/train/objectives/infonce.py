@@ -69,6 +69,17 @@ class _InfoNCE(torch.autograd.Function):
         temperature: float,
         width: int,
     ) -> torch.Tensor:
+        """Return the loss of each query, (B).
+
+        Args:
+            ctx: Keeps the embeddings, not the scores: the backward pass computes each block again.
+            query_BD: Embeddings of the queries.
+            document_ND: Embeddings of all documents.
+            positive_index_B: Row of each query's positive.
+            ignore_BN: True where a document is no negative of the query.
+            temperature: Divides the scores.
+            width: Documents in a block.
+        """
         total_B = query_BD.new_full((len(query_BD),), float("-inf"))
         positive_B = torch.empty_like(total_B)
         # Scores over a temperature of 0.02 reach 50, where bfloat16 has steps of 0.25: autocast must not lower them.

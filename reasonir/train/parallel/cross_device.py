@@ -135,6 +135,16 @@ class _GatherRows(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, own_MD: torch.Tensor, where_N: torch.Tensor, places: int, ranks: int, dtype: torch.dtype
     ) -> torch.Tensor:
+        """Return the rows of all ranks in the order of the batch, (N, D). Collective.
+
+        Args:
+            ctx: Keeps the places and sizes; the backward pass sends each row's gradient to its owner.
+            own_MD: This rank's rows.
+            where_N: The place of each row of the batch in the exchange.
+            places: Rows that every rank sends, padding included.
+            ranks: Number of ranks.
+            dtype: Format of the rows between ranks.
+        """
         ctx.save_for_backward(where_N)
         ctx.sizes = (len(own_MD), places, ranks, dtype)
         padded_PD = own_MD.new_zeros(places, own_MD.shape[1], dtype=dtype)

@@ -30,7 +30,9 @@ def options(rate: Any = 1, steps: Any = (1,), share: Any = 1) -> Outer:
 
 @pytest.mark.parametrize("values", [{}, {"share": None}, {"share": 1e-9}, {"rate": 1e-300}, {"steps": ()}])
 def test_numbers_in_range_pass(values: dict[str, Any]) -> None:
-    validate_tree(options(**values))
+    given = options(**values)
+    validate_tree(given)
+    assert given == options(**values), "checking changes no value"
 
 
 @pytest.mark.parametrize(
