@@ -1,12 +1,14 @@
 """A pytest plugin: which tests share a worker, in what order they run, and how long one may take.
 
 A test's call may take SECONDS; `@pytest.mark.seconds(n)` names another limit for a test whose subject is a chain of
-commands or a launch of ranks. Set-up and fixtures do not count. A test over its limit fails when the limit is exceeded
+commands or a launch of ranks. Set-up and fixtures do not count, nor does a call that imports a library for the first
+time in its process: whichever test comes first pays that. A test over its limit fails when the limit is exceeded
 on a machine of reference speed: the limit is multiplied by how much slower a fixed computation is right after the test.
 REASONIR_TEST_PATIENCE multiplies the limits further: CI sets it, where neighbours disturb.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,9 @@ from xdist.scheduler import LoadScopeScheduling
 SECONDS = 5.0
 REFERENCE_SECONDS = 0.07
 """What `reference_computation` takes on an idle core of the machine on which the limit was chosen."""
+NEW_MODULES = 100
+"""A call that brought in more modules than this has paid for somebody's imports."""
+modules_before = pytest.StashKey[int]()
 GROUPS = {
     "tests/distributed/": "ranks",
     "tests/e2e/test_report_page.py": "browser",
@@ -90,11 +95,18 @@ def limit_of(item: pytest.Item) -> float | None:
     return float(own.args[0]) if own else SECONDS
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    item.stash[modules_before] = len(sys.modules)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
     limit = limit_of(item)
     if call.when != "call" or limit is None or not report.passed or call.duration <= limit:
+        return report
+    if len(sys.modules) - item.stash[modules_before] > NEW_MODULES:
         return report
     slower = max(1.0, min(reference_computation() for _ in range(2)) / REFERENCE_SECONDS)
     patience = float(os.environ.get("REASONIR_TEST_PATIENCE", "1"))
