@@ -137,6 +137,7 @@ def corpus_parts(path: str) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[s
     if path.startswith("hub:"):
         name, _, configuration = path.removeprefix("hub:").partition(":")
         splits = find_hub(name, configuration or "documents", None)
+        # A named configuration that is missing is refused here.
         if splits is None:
             splits = load_hub(name, configuration or None, None)
         for split in splits:

@@ -1,7 +1,6 @@
 """Rows of a table: JSON lines, parquet or a hub data set, each with its place for error messages."""
 
 import csv
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from reasonir.core.errors import NoConfiguration, UserError
 from reasonir.core.files import read_jsonl
+from reasonir.core.stamp import digest_of
 
 # Messages of the datasets library for a configuration that does not exist: online, and offline from its cache.
 NO_CONFIGURATION = r"BuilderConfig .* not found|Couldn't find cache for .* for config"
@@ -137,7 +137,7 @@ def _own_cache(name: str) -> dict[str, str]:
     files = sorted(path.resolve() for path in Path(name).rglob("*") if path.is_file())
     # Size and time in place of a checksum, which would read gigabytes at every start.
     state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
-    return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / hashlib.sha256(state.encode()).hexdigest()[:16])}
+    return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / digest_of([state])[:16])}
 
 
 def find_hub(name: str, configuration: str, split: str | None) -> Any | None:

@@ -5,7 +5,6 @@ apply `schema` (JSON schema of the answer), `instruction` (of the rows) and list
 in a file is found before anything is asked, and the file's hash stands in every row that it made.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import whole_file
+from reasonir.core.stamp import digest_of
 from reasonir.llm.records import Completion, Message
 
 OWN_FILES = Path(__file__).resolve().parents[1] / "prompts"
@@ -61,7 +61,7 @@ def draw_number(seed: int, *names: object) -> int:
     """Return a number below 2**31 that depends on the seed and the names alone."""
     # Part of every stored request's key: another form of this text would pay for all answers again.
     text = ":".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    return int(digest_of([text])[:8], 16) >> 1
 
 
 def rewrite_values(query: str, length_tokens: int | None, instruction: str = "") -> dict[str, Any]:
@@ -122,7 +122,7 @@ def load_prompt(
     return Prompt(
         name=name,
         version=str(content["version"]),
-        sha256=hashlib.sha256(raw).hexdigest(),
+        sha256=digest_of([raw]),
         source=raw,
         turns=tuple(_turns(path, content["turns"], variables)),
         retry=_template(path, "retry", content.get("retry", ""), ("reason",)),

@@ -4,11 +4,12 @@ Invariant: a request's `key` depends on everything that shapes the answer and on
 key may share one paid answer. Imports no engine.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from reasonir.core.stamp import digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Request:
         if self.choices:
             parts.append(list(self.choices))
         # Another form of this text would find none of the answers that were paid for before.
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        return digest_of([json.dumps(parts, sort_keys=True, ensure_ascii=False)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ direction of its attention in `config.json` (`is_causal`), and both again in sen
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,6 +13,7 @@ import torch
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256, whole_folder
+from reasonir.core.stamp import digest_of
 from reasonir.model.pooling import Pooling
 from reasonir.model.presets import PRESETS, Preset
 from reasonir.model.sentence_transformers import (
@@ -129,7 +129,7 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
     # The template has a fingerprint of its own, so its style and end token are left out here. Models with the default
     # preset (masked mean, bidirectional) get no suffix: caches from before there were presets stay valid.
     asked = dataclasses.replace(preset, style=TemplateStyle.plain, query_instruction="", end_token=False)
-    suffix = "" if asked == PRESETS["plain"] else f"-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
+    suffix = "" if asked == PRESETS["plain"] else f"-{digest_of([repr(asked)])[:16]}"
     if not Path(path).is_dir():
         return f"{path}@{getattr(trunk.config, '_commit_hash', None)}{suffix}"
     return f"{weights_digest(Path(path))}{suffix}"
@@ -137,12 +137,9 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
 
 def weights_digest(folder: Path) -> str:
     """Return the sha256 over weights and config.json of a model folder; its fingerprint begins with it."""
-    digest = hashlib.sha256()
+    files = [f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin") or f.name == "config.json"]
     # Sorted, because the digest is part of cache keys. The tokenizer is in the template's own fingerprint.
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
-            digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
-    return digest.hexdigest()
+    return digest_of(f"{file.name}:{file_sha256(file)}\n" for file in sorted(files))
 
 
 def save_encoder(encoder: Any, path: str, *, query_instruction: str | None = None, max_tokens: int = 2048) -> None:

@@ -14,7 +14,6 @@ Styles:
     qwen3       As e5_mistral, without the space after "Query:". arXiv 2506.05176.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from reasonir.core.errors import UserError
+from reasonir.core.stamp import digest_of
 
 
 class TemplateStyle(StrEnum):
@@ -102,7 +102,7 @@ class Template:
         # Only where they are set, so that caches from before there were these two stay valid.
         if document_prompt or pools_prompt:
             description += f"|{document_prompt!r}|{pools_prompt}"
-        self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
+        self.fingerprint: str = digest_of([description])
 
     def prompt(self, instruction: str) -> str:
         """Return the string before a text with this instruction ("" for documents)."""

@@ -23,6 +23,7 @@ from reasonir.core.files import whole_file
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import local_rank, rank, world_size
 from reasonir.core.progress import Progress
+from reasonir.core.stamp import digest_of
 from reasonir.model.encoder import Encoder
 
 BLOCK_TEXTS = 2_048
@@ -160,7 +161,7 @@ class ShardedEncoding:
 
         The shift spreads many short lists over the ranks: without it rank 0 would encode the queries of every task.
         """
-        shift = int(hashlib.sha256(self.folder.name.encode()).hexdigest()[:8], 16)
+        shift = int(digest_of([self.folder.name])[:8], 16)
         return (number + shift) % world_size()
 
     def _file(self, number: int) -> Path:

@@ -1,7 +1,6 @@
 """The options of the tasks that measure rankings: names, types, units. Values: `configs/eval/`. Imports no torch."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from omegaconf import MISSING
 from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError, require
 from reasonir.core.fields import at_least, positive
+from reasonir.core.stamp import digest_of
 from reasonir.retrieval.config import FusionMethod, RetrievalConfig, check_weights
 
 WITHOUT_PAGES = ("leetcode", "aops", "theoremqa_questions", "theoremqa_theorems")
@@ -196,5 +196,5 @@ def with_output_dir(config: AnyOptions, label: str) -> AnyOptions:
     if config.output_dir is not None:
         return config
     # Eight digits: a clash is no danger, because `RunFolder` refuses a folder of other options.
-    digest = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:8]
+    digest = digest_of([to_yaml(config)])[:8]
     return dataclasses.replace(config, output_dir=str(Path("outputs") / "eval" / f"{label}-{digest}"))

@@ -7,7 +7,6 @@ else is a `UserError` with file, line and remedy. The order of options depends o
 import csv
 import difflib
 import glob
-import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import yaml
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl
+from reasonir.core.stamp import digest_of
 from reasonir.data.rows import load_hub
 from reasonir.eval.rag.records import LETTERS, Question
 
@@ -200,7 +200,7 @@ def _shuffled(question: Question, seed: int) -> Question:
     """Return a question with its options sorted by a hash of seed, id and place: the same anywhere and for ever."""
     # A hash in place of a random generator: no other question, and no version of a library, changes the order.
     places = range(len(question.options))
-    order = tuple(sorted(places, key=lambda p: hashlib.sha256(f"{seed}\0{question.id}\0{p}".encode()).digest()))
+    order = tuple(sorted(places, key=lambda p: digest_of([f"{seed}\0{question.id}\0{p}"])))
     answer = LETTERS[order.index(LETTERS.index(question.answer))]
     return replace(question, options=tuple(question.options[p] for p in order), answer=answer, order=order)
 

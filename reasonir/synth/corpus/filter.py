@@ -5,7 +5,6 @@ twice. Every document of the corpus comes out once, in documents.jsonl or with i
 the order of the corpus. Texts stream; about 500 bytes a document stay in memory.
 """
 
-import hashlib
 import heapq
 import json
 import shutil
@@ -21,7 +20,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl, whole_file, write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.core.stamp import check_same_inputs
+from reasonir.core.stamp import check_same_inputs, digest_of
 from reasonir.data.collections import stream_documents
 from reasonir.model.packing import token_budget_chunks
 from reasonir.synth.config import MAY_DIFFER, FilterConfig
@@ -204,11 +203,14 @@ class QualityClassifier:
         return min(self._tokenizer.model_max_length, positions)
 
     def _fingerprint(self) -> str:
-        # Label and limit change scores as weights do; the folder's name does not.
-        digest = hashlib.sha256(f"{self._model.config.id2label}|{self._label}|{self._max_tokens}".encode())
-        for name, weight in sorted(self._model.state_dict().items()):
-            digest.update(name.encode() + b"\0" + weight.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        def parts() -> Iterator[str | bytes]:
+            # Label and limit change scores as weights do; the folder's name does not.
+            yield f"{self._model.config.id2label}|{self._label}|{self._max_tokens}"
+            for name, weight in sorted(self._model.state_dict().items()):
+                yield f"{name}\0"
+                yield weight.detach().float().cpu().contiguous().numpy().tobytes()
+
+        return digest_of(parts())
 
     def batches(self, texts: list[str], chunk_tokens: int) -> Iterator[list[int]]:
         """Yield the positions of texts that are scored together: of like length, longest first."""

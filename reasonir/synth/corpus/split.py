@@ -5,7 +5,6 @@ out depends on the texts of the corpus, `test_share` and `seed` alone, so that r
 task's corpus is the whole corpus: held-out documents stand among those that were trained on.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_documents
 from reasonir.data.training_rows import TrainingExample, read_training_examples, read_training_rows
 from reasonir.synth.config import MAY_DIFFER, SplitConfig
@@ -69,7 +69,7 @@ def hold_out(texts: Collection[str], share: float, seed: int) -> set[str]:
     # A hash of each text, not a shuffle: a document that joins the corpus moves hardly any other.
     distinct = sorted(
         {text for text in texts if text.strip()},
-        key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest(),
+        key=lambda text: digest_of([f"{seed}\n{text}"]),
     )
     return set(distinct[: max(1, round(share * len(distinct)))])
 

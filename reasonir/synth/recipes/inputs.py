@@ -4,7 +4,6 @@ Invariant: items come in the order of the input. Memory grows by some 30 bytes f
 the length of its text.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_lookup, stream_documents
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
@@ -50,7 +50,7 @@ def take_shard(items: Iterable[Item], shard: tuple[int, int], limit: int | None)
     # `limit` counts before the split, so that the shards together are the run without shards.
     for item in islice(items, limit):
         # Not the built-in hash, which differs from process to process.
-        if parts == 1 or int.from_bytes(hashlib.sha256(item.id.encode()).digest()[:8], "big") % parts == part:
+        if parts == 1 or int(digest_of([item.id])[:16], 16) % parts == part:
             yield item
 
 

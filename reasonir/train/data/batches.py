@@ -6,13 +6,13 @@ prefetching does not change the order and a resumed run jumps to any step.
 Letters: B queries of a global batch, N distinct documents of it.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from reasonir.core.errors import UserError
+from reasonir.core.stamp import digest_of
 from reasonir.train.data.token_store import TokenStore
 
 # Numbers of random streams: two uses of one seed must not share their draws.
@@ -93,7 +93,7 @@ class MixedBatches:
     def fingerprint(self) -> str:
         """Hash of everything that the sequence of batches depends on."""
         parts = [*(store.key for store in self.stores), self.shares.tolist(), self.batch_queries]
-        return hashlib.sha256(repr([*parts, self.negatives_per_query, self.seed]).encode()).hexdigest()
+        return digest_of([repr([*parts, self.negatives_per_query, self.seed])])
 
     @property
     def common_query_instruction(self) -> str:

@@ -21,6 +21,7 @@ from reasonir.core.files import file_sha256, whole_folder
 from reasonir.core.stamp import digest_of, read_stamp, unchanged
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
+from reasonir.text.digests import text_digest
 
 # Rows tokenised in one call: enough for the tokenizer's threads, little enough memory.
 ROWS_PER_BATCH = 1_000
@@ -134,7 +135,7 @@ def open_token_store(
     # The cache key: whatever changes a token changes it.
     settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, instruction, min_positive_words]
     identity = [_content_hash(path), _documents_hash(documents), *settings]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
+    key = digest_of([json.dumps(identity)])[:40]
     folder = cache_dir / "tokens" / key
     meta = read_stamp(folder / META_FILE)
     if meta is None or not unchanged(folder, meta["bytes"]):
@@ -232,8 +233,7 @@ def _append(
             growing.known[key] = len(growing.known)
             waiting.append((side, len(new[side])))
             new[side].append(piece)
-            bare = hashlib.blake2b(piece.text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            growing.text_hashes.append(int.from_bytes(bare, "little"))
+            growing.text_hashes.append(text_digest(piece.text))
         return growing.known[key]
 
     for example in batch:

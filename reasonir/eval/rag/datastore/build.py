@@ -5,7 +5,6 @@ in a passage or counted as left out. Memory: hashes of texts and ids, 21 to 32 b
 reading to `sources.py`, cutting to `chunks.py`, the arithmetic of the plan to `retrieval/ann/sizes.py`.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,13 +14,14 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256, write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import with_title
 from reasonir.eval.rag.datastore.chunks import Span, token_cutter, word_cutter
 from reasonir.eval.rag.datastore.config import DATASTORE_MAY_DIFFER, Chunking, DatastoreConfig
 from reasonir.eval.rag.datastore.sources import SourceText, context_id, read_source
 from reasonir.eval.rag.records import PASSAGES_FILE
 from reasonir.retrieval.ann import sizes
-from reasonir.text.digests import DigestTable
+from reasonir.text.digests import DigestTable, text_digest
 from reasonir.text.lengths import ENGLISH_BYTES, open_tokenizer
 
 TEXTS_BETWEEN_UPDATES = 1_000
@@ -122,7 +122,7 @@ class Pool:
             whole = with_title(text.title, content)
             if not whole.strip():
                 self.counts.empty += 1
-            elif not self._texts.add(hashlib.sha256(whole.encode()).digest()):
+            elif self._texts.seen(whole):
                 self.counts.duplicate += 1
             else:
                 self.counts.passages += 1
@@ -134,9 +134,9 @@ class Pool:
         """Return a document's id, with the text's hash behind it where another file has it with another text."""
         # 16 bits name the file and 48 the text, because a value of the table has 64.
         place = self._places.setdefault(text.place, len(self._places)) % 2**16
-        digest = hashlib.sha256(text.text.encode()).hexdigest()
+        digest = digest_of([text.text])
         value = int(digest[:12], 16) << 16 | place
-        found = self._ids.setdefault(_key(name), value)
+        found = self._ids.setdefault(text_digest(name), value)
         # The same id with the same text: the name stays, and the text is left out as a duplicate later.
         if found is None or found >> 16 == value >> 16:
             return name
@@ -146,10 +146,6 @@ class Pool:
         self.counts.renamed += 1
         # Once more, because the new name may be taken too.
         return self._own_id(text, f"{name}~{digest[:8]}")
-
-
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _cutter(chunk: Chunking, size: int, overlap: int, tokenizer: str | None) -> Callable[[str], list[Span]] | None:

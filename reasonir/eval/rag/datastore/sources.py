@@ -5,15 +5,15 @@ A row with `ctxs` is a question with the passages that a search found for it (th
 a `UserError` with file and line.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.stamp import digest_of
 from reasonir.data.collections import corpus_parts, with_title
-from reasonir.data.rows import find_hub, load_hub, read_rows
+from reasonir.data.rows import read_rows
 from reasonir.data.text_files import is_text_file
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -56,12 +56,12 @@ def read_source(source: str) -> Iterator[SourceText]:
 
 def context_id(text: str) -> str:
     """Return a context's id: MassiveDS numbers its passages within each part of each source, so their hash is it."""
-    return hashlib.sha256(text.encode()).hexdigest()[:CONTEXT_ID_DIGITS]
+    return digest_of([text])[:CONTEXT_ID_DIGITS]
 
 
 def _parts(source: str) -> Iterable[Part]:
     if source.startswith("hub:"):
-        return _hub_parts(source)
+        return corpus_parts(source)
     path = Path(source)
     if path.is_file() and not is_text_file(path.name):
         return [(source, read_rows(source))]
@@ -77,17 +77,6 @@ def _pool_parts(folder: Path) -> list[Part]:
     if not files or "ctxs" not in next(read_rows(files[0]))[1]:
         return []
     return [(file, read_rows(file)) for file in files]
-
-
-def _hub_parts(source: str) -> Iterator[Part]:
-    """Yield the splits of a data set: of the configuration named, else of `documents`, else of its only one."""
-    name, _, configuration = source.removeprefix("hub:").partition(":")
-    splits = find_hub(name, configuration or "documents", None)
-    # No configuration `documents`, where BRIGHT keeps its corpus; a named one that is missing is refused here.
-    if splits is None:
-        splits = load_hub(name, configuration or None, None)
-    for split in splits:
-        yield f"{source}/{split}", enumerate(splits[split], start=1)
 
 
 def _contexts(row: Mapping[str, Any], place: str, where: str) -> Iterator[SourceText]:
