@@ -51,7 +51,6 @@ from reasonir.model.templates import Template, TemplateStyle
 from reasonir.model.tiny import build_tiny, build_tokenizer
 from reasonir.model.trunk.attention import PACKED_ATTENTION, register
 from reasonir.model.trunk.bidirectional import prepare_trunk
-from reasonir.model.trunk.linear import convolution_is_faster, convolve
 from reasonir.train.data.batches import GlobalBatch
 from reasonir.train.gradcache import GradCache, GraphBudget
 from reasonir.train.memory.graph_budget import graph_allowance, keep_freed_memory
@@ -234,29 +233,31 @@ class Peer:
         return float(value.detach())
 
 
+@torch.no_grad()
 def gemm_seconds(encoder: Encoder, tokens: int, autocast: bool, chunk_tokens: int) -> float:
     """Time one forward pass's linear products over `tokens` tokens, in chunks, each at its own shape; the best of 3.
 
-    In float32 on a CPU both of torch's ways compete: matmul, and a convolution where it is the faster.
+    Without autocast two ways compete: matmul, and the layers as the model runs them.
     """
-    weights = [m.weight.detach() for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
+    layers = [m for m in encoder.trunk.modules() if isinstance(m, torch.nn.Linear)]
+    weights = [layer.weight for layer in layers]
     dtype = torch.bfloat16 if autocast else weights[0].dtype
     rows = min(tokens, chunk_tokens)
     inputs = {w.shape[1]: torch.randn(rows, w.shape[1], device=w.device, dtype=dtype) for w in weights}
     outputs = {w.shape[0]: torch.empty(rows, w.shape[0], device=w.device, dtype=dtype) for w in weights}
-    weights = [w.to(dtype) for w in weights]
-    ways: list[Callable[[torch.Tensor, torch.Tensor], object]] = [
-        lambda x, weight: torch.matmul(x, weight.T, out=outputs[len(weight)])
+    products = [(w.to(dtype), layer) for w, layer in zip(weights, layers, strict=True)]
+    ways: list[Callable[[torch.Tensor, torch.Tensor, torch.nn.Module], object]] = [
+        lambda x, weight, _: torch.matmul(x, weight.T, out=outputs[len(weight)])
     ]
-    if encoder.device.type == "cpu" and dtype == torch.float32 and convolution_is_faster():
-        ways.append(lambda x, weight: convolve(x, weight, None))
+    if not autocast:
+        ways.append(lambda x, _, layer: layer(x))
     best = float("inf")
     for multiply in ways * 3:
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
-        for weight in weights:
-            multiply(inputs[weight.shape[1]], weight)
+        for weight, layer in products:
+            multiply(inputs[weight.shape[1]], weight, layer)
         if encoder.device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begun)

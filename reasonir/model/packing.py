@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reasonir.model.trunk.attention import Segments
-from reasonir.model.trunk.linear import rows_to_fill
+from reasonir.model.trunk.linear import padded_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ class PackedTexts:
     @property
     def computed_tokens(self) -> int:
         """Tokens that a float32 trunk computes for these texts: on some CPUs it appends a few that nobody sees."""
-        tokens = len(self.token_ids)
-        return tokens + rows_to_fill(tokens, torch.float32, self.token_ids.device)
+        return padded_length(len(self.token_ids), torch.float32, self.token_ids.device)
 
 
 def token_budget_chunks(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:

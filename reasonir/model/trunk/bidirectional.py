@@ -16,7 +16,7 @@ import torch
 from reasonir.core.errors import UserError
 from reasonir.model.trunk.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.trunk.fused import fuse
-from reasonir.model.trunk.linear import rows_to_fill, speed_up_linear
+from reasonir.model.trunk.linear import padded_length, speed_up
 
 PROBE_TOKENS = (11, 7, 11)
 """Lengths of the leak probe's texts: the middle one is padded in a batch, and has a packed neighbour on each side."""
@@ -132,7 +132,7 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
     model.eval()
     model.config.use_cache = False
     fuse(model)
-    speed_up_linear(model)
+    speed_up(model)
     probe_leakage(model, name, attention)
     return model
 
@@ -151,9 +151,9 @@ def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> t
     tokens, lengths = len(token_ids), torch.tensor(segments.lengths, device=token_ids.device)
     starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=tokens)
     positions = torch.arange(tokens, device=token_ids.device) - starts + _first_position(model)
-    # Padding may be appended for the products of `linear.py`. Attention masks it and its states are dropped, so neither
-    # embeddings nor gradients change.
-    if rest := rows_to_fill(tokens, model.dtype, token_ids.device):
+    # Some layers are faster with a few more rows. Attention leaves this padding out and its states are dropped, so
+    # neither embeddings nor gradients change.
+    if rest := padded_length(tokens, model.dtype, token_ids.device) - tokens:
         token_ids, positions = (torch.nn.functional.pad(x, (0, rest)) for x in (token_ids, positions))
     output = model(input_ids=token_ids[None], position_ids=positions[None], segments=segments)
     return output.last_hidden_state[0, :tokens]

@@ -4,7 +4,7 @@ torch multiplies float32 matrices by MKL, which uses AVX2 on processors that are
 also in torch, use AVX-512 there. With a window of 1 x 1 a convolution is the same product, up to 2.3 times as fast on a
 Zen 5 (docs/log.md, 2026-11-26).
 Invariant: the processor and the number of rows decide which of the two computes, never a measurement. A resumed run
-therefore computes the same numbers as an uninterrupted one. `forward_packed` appends the rows of `rows_to_fill`.
+therefore computes the same numbers as an uninterrupted one. Other files know `speed_up` and `padded_length` only.
 
 Letters: T rows, I inputs, O outputs.
 """
@@ -26,7 +26,7 @@ ROWS_OF_AN_IMAGE = 64
 
 
 @cache
-def convolution_is_faster() -> bool:
+def _convolution_is_faster() -> bool:
     """Return whether this processor has AVX-512 and is not Intel's."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -36,9 +36,9 @@ def convolution_is_faster() -> bool:
         return False
 
 
-def speed_up_linear(model: torch.nn.Module) -> int:
+def speed_up(model: torch.nn.Module) -> int:
     """Let every `torch.nn.Linear` of the model compute by convolution if that is faster; return how many do."""
-    if not convolution_is_faster():
+    if not _convolution_is_faster():
         return 0
     # Not subclasses: their forward computes something else.
     layers: list[torch.nn.Module] = [module for module in model.modules() if type(module) is torch.nn.Linear]
@@ -47,20 +47,20 @@ def speed_up_linear(model: torch.nn.Module) -> int:
     return len(layers)
 
 
-def rows_to_fill(rows: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many rows to append so that convolutions compute them; 0 if torch's own products will.
+def padded_length(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Return how many rows the layers are fastest with: at least `tokens`, more only where convolutions compute them.
 
     Args:
-        rows: Number of rows so far.
+        tokens: Rows that there are.
         dtype: Of the rows.
         device: Of the rows.
     """
-    return -rows % ROWS_OF_A_STEP if _suit(rows, dtype, device) else 0
+    return tokens + (-tokens % ROWS_OF_A_STEP if _suit(tokens, dtype, device) else 0)
 
 
 def _suit(rows: int, dtype: torch.dtype, device: torch.device) -> bool:
     plain = device.type == "cpu" and dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and rows >= FEWEST_ROWS and convolution_is_faster()
+    return plain and rows >= FEWEST_ROWS and _convolution_is_faster()
 
 
 def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class _Product(torch.autograd.Function):
         """
         # The parameter itself, not a view: sharded engines free its storage between the two passes and refill it.
         ctx.save_for_backward(x_TI, weight_OI)
-        return convolve(x_TI, weight_OI, bias_O)
+        return _convolve(x_TI, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -95,7 +95,7 @@ class _Product(torch.autograd.Function):
         x_TI, weight_OI = ctx.saved_tensors
         x_asked, weight_asked, bias_asked = ctx.needs_input_grad
         return (
-            convolve(gradient_TO, weight_OI.t().contiguous(), None) if x_asked else None,
+            _convolve(gradient_TO, weight_OI.t().contiguous(), None) if x_asked else None,
             _weight_gradient(gradient_TO, x_TI, weight_OI) if weight_asked else None,
             gradient_TO.sum(dim=0) if bias_asked else None,
         )
@@ -106,14 +106,8 @@ def _images(rows_TI: torch.Tensor, height: int) -> torch.Tensor:
     return rows_TI.view(-1, height, 1, rows_TI.shape[1]).permute(0, 3, 1, 2)
 
 
-def convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """Compute x W^T + b as a convolution, outside of autograd.
-
-    Args:
-        x_TI: Contiguous rows.
-        weight_OI: The weight.
-        bias_O: None for none.
-    """
+def _convolve(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    """Compute x W^T + b as a convolution, outside of autograd. The rows must be contiguous."""
     output: torch.Tensor = torch.ops.aten.mkldnn_convolution(
         _images(x_TI, len(x_TI)), weight_OI[:, :, None, None], bias_O, [0, 0], [1, 1], [1, 1], 1
     )

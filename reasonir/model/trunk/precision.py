@@ -8,7 +8,7 @@ import time
 import torch
 
 from reasonir.core.errors import UserError
-from reasonir.model.trunk.linear import speed_up_linear
+from reasonir.model.trunk.linear import speed_up
 
 BF16_SPEEDUP_NEEDED = 3.0
 """bf16 products must be this many times as fast on a CPU: below, casts cost much of the gain. AMX reaches 4 to 8."""
@@ -39,7 +39,7 @@ def bf16_speedup() -> float:
     dtypes = (torch.float32, torch.bfloat16)
     layers = {dtype: torch.nn.Linear(768, 768, bias=False).to(dtype) for dtype in dtypes}
     for layer in layers.values():
-        speed_up_linear(layer)
+        speed_up(layer)
     inputs = {dtype: torch.randn(1024, 768).to(dtype) for dtype in dtypes}
     seconds = dict.fromkeys(dtypes, float("inf"))
     # The two take turns, so that other load on the machine slows both; the best of ten tries counts.

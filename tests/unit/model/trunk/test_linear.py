@@ -10,7 +10,7 @@ import torch
 from reasonir.model.packing import PackedTexts
 from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk import linear
-from reasonir.model.trunk.linear import FEWEST_ROWS, speed_up_linear
+from reasonir.model.trunk.linear import FEWEST_ROWS, speed_up
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def convolving(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor where convolutions are faster, wherever the test runs."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch without oneDNN")
-    monkeypatch.setattr(linear, "convolution_is_faster", lambda: True)
+    monkeypatch.setattr(linear, "_convolution_is_faster", lambda: True)
 
 
 def results(layer: torch.nn.Linear, x: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
@@ -35,7 +35,7 @@ def test_output_and_gradients_equal_float64(convolving: None, shape: tuple[int, 
     torch.manual_seed(0)
     plain = torch.nn.Linear(48, 80, bias=bias)
     fast, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
-    assert speed_up_linear(torch.nn.Sequential(fast)) == 1
+    assert speed_up(torch.nn.Sequential(fast)) == 1
     x, gradient = torch.randn(*shape, 48), torch.randn(*shape, 80)
     assert "Product" in str(fast(x).grad_fn) or "Product" in str(fast(x).grad_fn.next_functions)
     found, theirs, truth = (
@@ -51,7 +51,7 @@ def test_output_and_gradients_equal_float64(convolving: None, shape: tuple[int, 
 
 def test_a_frozen_weight_gets_no_gradient_and_an_output_can_be_added_to(convolving: None) -> None:
     layer = torch.nn.Linear(16, 16)
-    speed_up_linear(layer)
+    speed_up(layer)
     layer.requires_grad_(False)
     x, more = torch.randn(FEWEST_ROWS, 16, requires_grad=True), torch.randn(16, 16, requires_grad=True)
     layer(x).addmm_(x, more).sum().backward()
@@ -62,7 +62,7 @@ def test_a_frozen_weight_gets_no_gradient_and_an_output_can_be_added_to(convolvi
 
 def test_torch_computes_few_rows_odd_numbers_and_other_precisions(convolving: None) -> None:
     layer = torch.nn.Linear(16, 8)
-    speed_up_linear(layer)
+    speed_up(layer)
     few, odd, enough = (torch.randn(rows, 16) for rows in (FEWEST_ROWS // 2, FEWEST_ROWS + 1, FEWEST_ROWS))
     assert "Product" in str(layer(enough).grad_fn)
     for rows in (few, odd):
@@ -102,15 +102,15 @@ def test_the_processor_decides(
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(linear, "PROCESSOR", tmp_path / "cpuinfo")
-    linear.convolution_is_faster.cache_clear()
+    linear._convolution_is_faster.cache_clear()
     try:
-        assert not linear.convolution_is_faster(), "a system that does not say which processor it has"
+        assert not linear._convolution_is_faster(), "a system that does not say which processor it has"
         linear.PROCESSOR.write_text(f"processor : 0\nvendor_id : {vendor}\n")
-        linear.convolution_is_faster.cache_clear()
-        assert linear.convolution_is_faster() is faster
-        assert speed_up_linear(torch.nn.Linear(2, 2)) == faster
+        linear._convolution_is_faster.cache_clear()
+        assert linear._convolution_is_faster() is faster
+        assert speed_up(torch.nn.Linear(2, 2)) == faster
     finally:
-        linear.convolution_is_faster.cache_clear()
+        linear._convolution_is_faster.cache_clear()
 
 
 @pytest.mark.parametrize(("tokens", "computed"), [(FEWEST_ROWS - 1, FEWEST_ROWS - 1), (512, 512), (600, 768)])
