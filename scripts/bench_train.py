@@ -53,7 +53,7 @@ from reasonir.model.trunk.attention import PACKED_ATTENTION, register
 from reasonir.model.trunk.bidirectional import prepare_trunk
 from reasonir.train.data.batches import GlobalBatch
 from reasonir.train.gradcache import GradCache, GraphBudget
-from reasonir.train.memory.graph_budget import graph_allowance, keep_freed_memory
+from reasonir.train.memory.machine import graph_allowance, keep_freed_memory
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.parallel.ranks import Ranks

@@ -7,7 +7,7 @@ direction of its attention in `config.json` (`is_causal`), and both again in sen
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
@@ -33,20 +33,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 
 
-class EncoderParts(TypedDict):
-    """The arguments of `Encoder`, read from a model folder."""
-
-    trunk: Any
-    tokenizer: Any
-    template: Template
-    fingerprint: str
-    declared_max_tokens: int | None
-    pooling: Pooling
-    query_instruction: str
-
-
-def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, template: str) -> EncoderParts:
-    """Load what an `Encoder` consists of from a model folder or hub id.
+def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, template: str) -> dict[str, Any]:
+    """Load the arguments of `Encoder` from a model folder or hub id.
 
     Args:
         path: A model folder of any supported layout, or a hub id.
@@ -67,15 +55,15 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
     preset = choose_preset(path, config, template)
     tokenizer, form = load_template(path, preset)
     trunk = load_trunk(path, config, dtype, preset.attention).to(device)
-    return EncoderParts(
-        trunk=trunk,
-        tokenizer=tokenizer,
-        template=form,
-        fingerprint=fingerprint(path, trunk, preset),
-        declared_max_tokens=(read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length"),
-        pooling=preset.pooling,
-        query_instruction=preset.query_instruction,
-    )
+    return {
+        "trunk": trunk,
+        "tokenizer": tokenizer,
+        "template": form,
+        "fingerprint": fingerprint(path, trunk, preset),
+        "declared_max_tokens": (read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length"),
+        "pooling": preset.pooling,
+        "query_instruction": preset.query_instruction,
+    }
 
 
 def load_template(path: str, preset: Preset) -> tuple[Any, Template]:

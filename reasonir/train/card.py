@@ -7,6 +7,8 @@ adds what is measured later.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.folders import weights_digest
 from reasonir.text.markdown import markdown_table
 from reasonir.train.checkpoint import TrainingState
-from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.sources import Source
+from reasonir.train.prepare import Work
 
 HUB = "hub:"
 BRIGHT_ON_HUB = "xlangai/BRIGHT"
@@ -42,17 +44,15 @@ class TrainingFacts:
     """What a finished run tells its card.
 
     name: owner/name on the hub, None without an upload. folder_name: of the run. base_path: the model that training
-    began from, None for new weights. remarks: differences from what was published. state: where the run ended.
-    adapter_rank: 0 without adapters. settings: the options that decide what was learned.
+    began from, None for new weights. state: where the run ended. adapter_rank: 0 without adapters. settings: the
+    options that decide what was learned.
     """
 
     name: str | None
     folder_name: str
     base_path: str | None
     licence: str | None
-    sources: list[Source]
-    batches: MixedBatches
-    remarks: list[str]
+    work: Work
     state: TrainingState
     adapter_rank: int
     engine: str
@@ -81,11 +81,11 @@ def write_card(folder: Path, encoder: Encoder, run: TrainingFacts) -> None:
         **describe_pooling(encoder.pooling, encoder.preset.attention, encoder.preset.pools_prompt),
         "max_tokens": limits["max_seq_length"],
         "place": run.name or ".",
-        "instruction": run.batches.common_query_instruction,
+        "instruction": run.work.batches.common_query_instruction,
         "query_prompt": prompts["query"],
         "document_prompt": prompts["document"],
         "sources": _sources_table(run),
-        "remarks": [*run.remarks, *_overlaps(run.sources)],
+        "remarks": [*run.work.differences_from_published, *_overlaps(run.work.sources)],
         "facts": _run_sentence(run, sum(p.numel() for p in encoder.parameters())),
         "settings": _settings_table(run.settings),
         "evaluation": section(EVALUATION, "Not measured yet. To measure it and write the table here:\n\n" + _command(
@@ -94,7 +94,7 @@ def write_card(folder: Path, encoder: Encoder, run: TrainingFacts) -> None:
         )),
         "contamination": section(CONTAMINATION, "Not measured: whether texts of an evaluation stand in the training "
         "data is not known. To count them and write the statement here:\n\n" + _command(
-            f"reasonir-eval contamination {_rows_option(run.sources)} data.hub=xlangai/BRIGHT output_dir=OVERLAP",
+            f"reasonir-eval contamination {_rows_option(run.work.sources)} data.hub=xlangai/BRIGHT output_dir=OVERLAP",
             "reasonir-eval card model.path=MODEL contamination=OVERLAP",
         )),
     }  # fmt: skip
@@ -109,17 +109,18 @@ def write_card(folder: Path, encoder: Encoder, run: TrainingFacts) -> None:
     write_text(folder / CARD_FILE, render_card(front_matter.to_dict(), facts))
 
 
-def read_measurements(folder: Path) -> tuple[str, dict[str, str]] | None:
-    """Return the digest of a finished model's weights, and the measured sections of its card; None without any."""
+@contextmanager
+def kept_measurements(folder: Path) -> Iterator[None]:
+    """Keep the measured sections of a finished model's card while model and card are written anew.
+
+    A model of other weights does not get them back.
+    """
     bodies = {name: read_section(folder / CARD_FILE, name) for name in (EVALUATION, CONTAMINATION)}
     found = {name: body for name, body in bodies.items() if body is not None}
-    return (weights_digest(folder), found) if found else None
-
-
-def restore_measurements(folder: Path, measured: tuple[str, dict[str, str]] | None) -> None:
-    """Put measurements back into the card of a finished run that was started again, if its weights are the same."""
-    if measured is not None and measured[0] == weights_digest(folder):
-        for name, body in measured[1].items():
+    digest = weights_digest(folder) if found else None
+    yield
+    if found and digest == weights_digest(folder):
+        for name, body in found.items():
             replace_section(folder / CARD_FILE, name, body)
 
 
@@ -133,8 +134,9 @@ def base_model(model_path: str | None) -> str | None:
 def _sources_table(run: TrainingFacts) -> str:
     """Return the table of training data."""
     rows = []
-    batches, use = run.batches, run.batches.epoch_report(run.state.step)
-    for source, store, share, used in zip(run.sources, batches.stores, batches.shares, use, strict=True):
+    batches = run.work.batches
+    use = batches.epoch_report(run.state.step)
+    for source, store, share, used in zip(run.work.sources, batches.stores, batches.shares, use, strict=True):
         instruction = store.meta["query_instruction"]
         rows.append([
             _place_name(source.name),
@@ -183,7 +185,7 @@ def _is_bright(path: str) -> bool:
 
 def _run_sentence(run: TrainingFacts, parameters: int) -> str:
     """Return the sentence of what was done, on whatever data."""
-    state, each, ranks = run.state, run.batches.batch_queries, world_size()
+    state, each, ranks = run.state, run.work.batches.batch_queries, world_size()
     batches = f"{state.step:,} steps of {each:,} queries ({state.step * each:,} in all)"
     adapters = f", low-rank adapters of rank {run.adapter_rank}" if run.adapter_rank else ""
     return (

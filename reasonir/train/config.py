@@ -38,7 +38,7 @@ class Tracking(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
-class ModelConfig:
+class InitialModelConfig:
     """The encoder to start from."""
 
     path: str | None = MISSING
@@ -63,6 +63,12 @@ class ModelConfig:
     """Attention heads of the new model; must divide hidden_size (path=null only)."""
     key_value_heads: int = positive()
     """Key-value heads of the new model; must divide heads (path=null only)."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a new model, by option."""
+        names = ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads", "key_value_heads")
+        return {name: getattr(self, name) for name in names}
 
     def validate(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -201,7 +207,7 @@ class TrainConfig:
     """Print what the run would do (data, steps, memory, bytes between ranks) and stop before any weight is loaded."""
     planned_ranks: int | None = positive()
     """Ranks that dry_run plans for; null is the number launched."""
-    model: ModelConfig = MISSING
+    model: InitialModelConfig = MISSING
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING
     parallel: ParallelConfig = MISSING

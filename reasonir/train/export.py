@@ -7,7 +7,7 @@ import torch
 from reasonir.core.processes import world_size
 from reasonir.model.adapters import merge_adapters, save_adapters
 from reasonir.model.folders import save_encoder
-from reasonir.train.card import TrainingFacts, push, read_measurements, restore_measurements, write_card
+from reasonir.train.card import TrainingFacts, kept_measurements, push, write_card
 from reasonir.train.checkpoint import TrainingState, load_newest_weights
 from reasonir.train.config import TrainConfig
 from reasonir.train.data.sources import input_paths
@@ -45,26 +45,22 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
         if config.lora.merge:
             merge_adapters(encoder)
-    # Read now, because `save_encoder` puts a new folder in the place of the old one.
-    measured = read_measurements(folder / "model")
     longest = max(config.query_max_tokens, config.document_max_tokens)
     instruction = work.batches.common_query_instruction
-    save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest)
     facts = TrainingFacts(
         name=config.push_to_hub,
         folder_name=folder.resolve().name,
         base_path=config.model.path,
         licence=config.model.licence,
-        sources=work.sources,
-        batches=work.batches,
-        remarks=work.differences_from_published,
+        work=work,
         state=state,
         adapter_rank=config.lora.rank,
         engine=config.parallel.engine.value,
         settings={name: getattr(config, name) for name in SETTINGS},
     )
-    write_card(folder / "model", encoder, facts)
-    restore_measurements(folder / "model", measured)
+    with kept_measurements(folder / "model"):
+        save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest)
+        write_card(folder / "model", encoder, facts)
     work.run.finish(
         inputs=input_paths(work.sources),
         counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},

@@ -30,7 +30,7 @@ from reasonir.train.data.batches import GlobalBatch
 from reasonir.train.data.sources import describe_format, describe_sources, list_sources, published_total
 from reasonir.train.export import export
 from reasonir.train.memory.estimate import explain_out_of_memory
-from reasonir.train.memory.graph_budget import (
+from reasonir.train.memory.machine import (
     device_memory_gib,
     graph_allowance,
     keep_freed_memory,

@@ -85,12 +85,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     batches = MixedBatches(stores, *mixture)
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    if reader is None:
-        precision, reason = choose_precision(config.precision.value, encoder.device)
-        state = TrainingState(0, precision, 0, batches.fingerprint)
-    else:
-        # `auto` is not measured again: the run goes on in the precision that it began with.
-        state, reason = reader.state, "as it began"
+    state, reason = _position(reader, config.precision.value, encoder.device, batches.fingerprint)
     # 3 files, after everything that may be refused
     if run is not None:
         run.start()
@@ -134,17 +129,19 @@ def load_or_build_encoder(
     if path is not None:
         # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
         return Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
-    encoder = build_tiny(
-        training_texts(sources, documents),
-        vocabulary_size=model.vocabulary_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        layers=model.layers,
-        heads=model.heads,
-        key_value_heads=model.key_value_heads,
-        seed=config.seed,
-    )
+    encoder = build_tiny(training_texts(sources, documents), **model.sizes, seed=config.seed)
     return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _position(
+    reader: CheckpointReader | None, precision: str, device: torch.device, data_fingerprint: str
+) -> tuple[TrainingState, str]:
+    """Return where the run stands, and why it has its precision."""
+    if reader is not None:
+        # `auto` is not measured again: the run goes on in the precision that it began with.
+        return reader.state, "as it began"
+    chosen, reason = choose_precision(precision, device)
+    return TrainingState(0, chosen, 0, data_fingerprint), reason
 
 
 def _require_positions(encoder: Encoder, limits: dict[str, int]) -> None:

@@ -105,12 +105,7 @@ def plan_figures(
         sources: A line on each, for the page.
         device_memory_gib: Memory of one device, for the advice; 80 is an H100's.
     """
-    model, lora = config.model, config.lora
-    shape = read_shape(
-        model.path, vocabulary_size=model.vocabulary_size, hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size, layers=model.layers, heads=model.heads,
-        key_value_heads=model.key_value_heads,
-    )  # fmt: skip
+    shape, lora = read_shape(config.model.path, config.model.sizes), config.lora
     if lora.rank:
         shape = with_adapters(shape, rank=lora.rank, targets=lora.targets, dora=lora.dora)
     batch = plan_batch(

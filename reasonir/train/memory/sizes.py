@@ -48,34 +48,18 @@ class ModelShape:
         return max(self.layer_matrix_parameters, self.vocabulary_size * self.hidden_size)
 
 
-def read_shape(
-    model_path: str | None,
-    *,
-    vocabulary_size: int,
-    hidden_size: int,
-    intermediate_size: int,
-    layers: int,
-    heads: int,
-    key_value_heads: int,
-) -> ModelShape:
-    """Return the sizes in a model's config.json, else those of a new Llama.
+def read_shape(model_path: str | None, new: dict[str, int]) -> ModelShape:
+    """Return the sizes in the config.json of a folder, or of a hub id in the local cache; else those of a new Llama.
 
-    Args:
-        model_path: A folder, or a hub id whose config.json is in the local cache; None, and a hub id that is not
-            cached, take the sizes below.
-        vocabulary_size: Entries of the tokenizer.
-        hidden_size: Embedding dimension.
-        intermediate_size: Width of the feed-forward layers.
-        layers: Transformer layers.
-        heads: Attention heads.
-        key_value_heads: Heads of keys and values.
+    `new` has the new Llama's, by the names of the options.
     """
     file = None if model_path is None else _find_config_file(model_path)
     if file is not None:
         return shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
-    written = {"model_type": "llama", "rms_norm_eps": 1e-6, "vocab_size": vocabulary_size, "hidden_size": hidden_size,
-               "intermediate_size": intermediate_size, "num_hidden_layers": layers, "num_attention_heads": heads,
-               "num_key_value_heads": key_value_heads}  # fmt: skip
+    written = {"model_type": "llama", "rms_norm_eps": 1e-6, "hidden_size": new["hidden_size"],
+               "intermediate_size": new["intermediate_size"], "num_hidden_layers": new["layers"],
+               "num_attention_heads": new["heads"], "num_key_value_heads": new["key_value_heads"],
+               "vocab_size": new["vocabulary_size"]}  # fmt: skip
     absent = "" if model_path is None else f" ({model_path} is not on this machine)"
     return shape_of_json(written, f"the options model.*{absent}")
 

@@ -22,7 +22,7 @@ from reasonir.model.trunk.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.trunk.bidirectional import forward_packed
 from reasonir.model.trunk.fused import fuse
 from reasonir.train.config import EngineName as Engine
-from reasonir.train.config import ModelConfig, TrainConfig
+from reasonir.train.config import InitialModelConfig, TrainConfig
 from reasonir.train.gradcache import GradCache, GraphBudget, SavedBytes
 from reasonir.train.memory.estimate import GIB, MemorySetting, plan_memory, suggest_savings
 from reasonir.train.memory.plan import plan_figures, plan_traffic, render_plan
@@ -57,9 +57,8 @@ def paper(*groups: str, **values: Any) -> TrainConfig:
     return configured("model=llama31_8b", *groups, **(sizes | values))
 
 
-def shape_of(model: ModelConfig, **lora: Any) -> ModelShape:
-    sizes = ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads", "key_value_heads")
-    shape = read_shape(model.path, **{name: getattr(model, name) for name in sizes})
+def shape_of(model: InitialModelConfig, **lora: Any) -> ModelShape:
+    shape = read_shape(model.path, model.sizes)
     adapters = FULL | lora
     return with_adapters(shape, **adapters) if adapters["rank"] else shape
 
@@ -104,8 +103,8 @@ def test_parameters_are_counted_as_transformers_and_peft_make_them(tmp_path, kin
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = getattr(transformers, kind)(vocab_size=120, max_position_embeddings=64, **sizes, **extra)
     config.save_pretrained(tmp_path)
-    model = ModelConfig(path=str(tmp_path), template="auto", dropout=None, vocabulary_size=1, hidden_size=1,
-                        intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
+    model = InitialModelConfig(path=str(tmp_path), template="auto", dropout=None, vocabulary_size=1, hidden_size=1,
+                               intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
     trunk = transformers.AutoModel.from_config(config)
     shape = shape_of(model)
     assert shape.exact and shape.source == str(tmp_path / "config.json")

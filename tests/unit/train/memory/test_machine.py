@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reasonir.core.errors import UserError
-from reasonir.train.memory import graph_budget as free_memory
+from reasonir.train.memory import machine
 from reasonir.train.memory.estimate import explain_out_of_memory
 
 CPU = torch.device("cpu")
@@ -22,11 +22,11 @@ def write_group(folder: Path, limit: str, current: int, file: int) -> None:
 
 def test_half_of_what_is_free_on_a_cpu_shared_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    alone, whole = free_memory.graph_allowance(CPU), free_memory.device_memory_gib(CPU)
+    alone, whole = machine.graph_allowance(CPU), machine.device_memory_gib(CPU)
     assert 0 < alone <= psutil.virtual_memory().total / 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert free_memory.graph_allowance(CPU) == pytest.approx(alone / 4, rel=0.2)
-    assert free_memory.device_memory_gib(CPU) == pytest.approx(whole / 4)
+    assert machine.graph_allowance(CPU) == pytest.approx(alone / 4, rel=0.2)
+    assert machine.device_memory_gib(CPU) == pytest.approx(whole / 4)
 
 
 def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,13 +37,13 @@ def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.M
     write_group(groups, "max", 0, 0)
     write_group(groups / "slurm" / "job_1", "8000000", 5_000_000, 1_000_000)
     write_group(groups / "slurm" / "job_1" / "step_0", "max", 4_000_000, 0)
-    monkeypatch.setattr(free_memory, "CGROUPS", groups)
-    monkeypatch.setattr(free_memory, "OWN_GROUP", line)
+    monkeypatch.setattr(machine, "CGROUPS", groups)
+    monkeypatch.setattr(machine, "OWN_GROUP", line)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert free_memory.graph_allowance(CPU) == 2_000_000
-    assert free_memory.device_memory_gib(CPU) == 8_000_000 / 2**30
+    assert machine.graph_allowance(CPU) == 2_000_000
+    assert machine.device_memory_gib(CPU) == 8_000_000 / 2**30
     line.unlink()
-    assert free_memory.graph_allowance(CPU) > 2_000_000
+    assert machine.graph_allowance(CPU) > 2_000_000
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_memory_that_does_not_suffice_is_the_users_to_change(error: RuntimeError) -> None:
     advice = explain_out_of_memory(8_192, 2_048, None, False)
-    with pytest.raises(UserError) as caught, free_memory.refuse_out_of_memory(advice):
+    with pytest.raises(UserError) as caught, machine.refuse_out_of_memory(advice):
         raise error
     said = str(caught.value)
     assert "lower chunk_tokens (now 8192; a single text needs 2048)" in said
@@ -61,5 +61,5 @@ def test_memory_that_does_not_suffice_is_the_users_to_change(error: RuntimeError
 
 
 def test_other_errors_pass_unchanged() -> None:
-    with pytest.raises(RuntimeError, match="a shape"), free_memory.refuse_out_of_memory("advice"):
+    with pytest.raises(RuntimeError, match="a shape"), machine.refuse_out_of_memory("advice"):
         raise RuntimeError("a shape does not fit")
