@@ -1,12 +1,12 @@
 """One question asked until an answer is accepted: each new attempt shows the model what was wrong with the last one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt
-from reasonir.llm.records import Completion, Message, Request
+from reasonir.llm.records import Completion, Request
 
 # Reason of a rejection without an answer: the engine tried as often as it may. The next run asks again.
 SERVER_ERROR = "server_error"
@@ -21,67 +21,58 @@ class Rejection:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted(Generic[AnswerType]):
-    """An answer that passed, and the number of its attempt, from 1."""
-
-    answer: AnswerType
-    attempt: int
-
-
 @dataclass(slots=True)
 class Trail:
     """What an item has cost so far, in tokens, and one line for each of its rejected answers."""
 
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
     input_tokens: int = 0
     output_tokens: int = 0
 
-    def refuse(self, stage: str, attempt: int, rejection: Rejection, text: str) -> None:
+    def reject(self, rejection: Rejection, stage: str, attempt: int, text: str) -> None:
         """Note one rejected answer.
 
         Args:
+            rejection: Why it was rejected.
             stage: Name of the prompt that asked.
-            attempt: Number of the attempt, from 1.
-            rejection: Why the answer was rejected.
+            attempt: Its number, from 1.
             text: The answer as the model gave it.
         """
-        reason = {"reason": rejection.reason, "detail": rejection.detail}
-        self.refused.append({**reason, "stage": stage, "attempt": attempt, "text": text})
+        self.rejected.append(asdict(rejection) | {"stage": stage, "attempt": attempt, "text": text})
 
 
 def ask_until_accepted(
     prompt: Prompt,
-    opening: tuple[Message, ...],
-    request_for: Callable[[tuple[Message, ...], int], Request],
-    read: Callable[[Completion], AnswerType | Rejection],
+    request: Request,
+    seed_of: Callable[[int], int],
+    read: Callable[[Completion, int], AnswerType | Rejection],
     max_attempts: int,
     trail: Trail,
-) -> Conversation[Accepted[AnswerType] | Rejection]:
+) -> Conversation[AnswerType | Rejection]:
     """Return the first answer that `read` accepts, or the last rejection.
 
     Args:
         prompt: Gives the words that tell the model what was wrong.
-        opening: The conversation before the first answer.
-        request_for: Makes the request of a conversation and of the attempt's number, from 1.
-        read: Turns a completion into an answer or a rejection; a completion with finish "error" never reaches it.
+        request: The question; a further attempt adds the rejected answer to its messages.
+        seed_of: Seed of an attempt, by its number from 1.
+        read: Makes an answer or a rejection of a completion and its attempt's number. Not called for finish "error".
         max_attempts: Requests at most.
         trail: Takes the tokens and the rejected answers.
     """
-    messages, rejection = opening, Rejection("empty", "")
+    messages, rejection = request.messages, Rejection("empty", "")
     for attempt in range(1, max_attempts + 1):
-        (completion,) = yield [request_for(messages, attempt)]
+        (completion,) = yield [replace(request, messages=messages, seed=seed_of(attempt))]
         trail.input_tokens += completion.input_tokens
         trail.output_tokens += completion.output_tokens
         failed = completion.finish == "error"
-        found = Rejection(SERVER_ERROR, completion.error) if failed else read(completion)
+        found = Rejection(SERVER_ERROR, completion.error) if failed else read(completion, attempt)
         if not isinstance(found, Rejection):
-            return Accepted(found, attempt)
+            return found
         rejection = found
-        trail.refuse(prompt.name, attempt, rejection, completion.text)
+        trail.reject(rejection, prompt.name, attempt, completion.text)
         # The engine has tried the request as often as it may; another question would fail alike.
         if failed:
             break
         # Only the last rejected answer is shown: all of them would fill the context.
-        messages = (*opening, *prompt.after_rejection(completion, rejection.detail))
+        messages = (*request.messages, *prompt.after_rejection(completion, rejection.detail))
     return rejection

@@ -16,6 +16,7 @@ import yaml
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import whole_file
+from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.llm.records import Completion, Message
 
@@ -177,22 +178,19 @@ def _texts(path: Path, name: str, value: Any) -> list[str]:
     return value
 
 
-def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Refuse a folder that was begun with other prompts; its own copy of each is in prompts/."""
-    for prompt in prompts:
-        copy = folder / "prompts" / f"{prompt.name}.yaml"
+def start_with_prompts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
+    """Start a run's folder and put a copy of each prompt into it; refuse one that was begun with other prompts."""
+    copies = {folder.path / "prompts" / f"{prompt.name}.yaml": prompt for prompt in prompts}
+    for copy, prompt in copies.items():
         if copy.is_file() and copy.read_bytes() != prompt.source:
             raise UserError(
-                f"output_dir={folder} was begun with another prompt {prompt.name!r} (its copy: {copy}); "
+                f"output_dir={folder.path} was begun with another prompt {prompt.name!r} (its copy: {copy}); "
                 "name a new folder, or take that prompt"
             )
-
-
-def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Put a copy of each prompt into an output folder."""
-    for prompt in prompts:
-        copy = folder / "prompts" / f"{prompt.name}.yaml"
-        copy.parent.mkdir(parents=True, exist_ok=True)
+    # Not before, because `start` takes away the manifest, which a folder of other prompts keeps.
+    folder.start()
+    for copy, prompt in copies.items():
+        copy.parent.mkdir(exist_ok=True)
         with whole_file(copy, "wb") as stream:
             stream.write(prompt.source)
 

@@ -90,7 +90,7 @@ def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
         accepted = "provenance" in row
         ending = row["provenance"] if accepted else row
         if not accepted:
-            trail.refused.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
+            trail.rejected.append({name: value for name, value in row.items() if name not in WRITTEN_LAST})
         # An item's last line has the tokens of all its attempts.
         if accepted or row["final"]:
             trail.input_tokens, trail.output_tokens = ending["input_tokens"], ending["output_tokens"]

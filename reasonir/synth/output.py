@@ -129,21 +129,20 @@ class Output:
         self._held.clear()
 
     def _write(self, item: Item, outcome: Outcome) -> None:
-        row, rejection, trail = outcome.row, outcome.rejection, outcome.trail
+        row, trail = outcome.row, outcome.trail
         tokens = {"input_tokens": trail.input_tokens, "output_tokens": trail.output_tokens}
-        lines = trail.refused
         # 1 a repeated query rejects its row; a rejection without an answer, such as an empty document, gets a line too
         if row is not None:
             row["provenance"] |= {"position": item.position, **tokens}
             if self._seen is not None and self._seen(query_text(row)):
-                lines = [*lines, _rejection_line(DUPLICATE, row["provenance"]["attempt"], query_text(row))]
+                trail.reject(DUPLICATE, "row", row["provenance"]["attempt"], query_text(row))
                 row = None
         else:
-            assert rejection is not None, "an outcome has a row or a rejection"
-            if not lines or lines[-1]["reason"] != rejection.reason:
-                lines = [*lines, _rejection_line(rejection, 0, "")]
+            assert outcome.rejection is not None, "an outcome has a row or a rejection"
+            if not trail.rejected or trail.rejected[-1]["reason"] != outcome.rejection.reason:
+                trail.reject(outcome.rejection, "row", 0, "")
         # 2 rejected answers before the row, see `recover`
-        lines = [{"id": item.id, "position": item.position, "final": False} | line for line in lines]
+        lines = [{"id": item.id, "position": item.position, "final": False} | line for line in trail.rejected]
         if row is None:
             lines[-1] |= {"final": True, **tokens}
         if lines:
@@ -216,10 +215,6 @@ def position_of(row: dict[str, Any]) -> int:
 
 def _belongs(row: dict[str, Any], item: Item) -> bool:
     return bool(row["id"] == item.id and position_of(row) == item.position)
-
-
-def _rejection_line(rejection: Rejection, attempt: int, text: str) -> dict[str, Any]:
-    return {"reason": rejection.reason, "detail": rejection.detail, "stage": "row", "attempt": attempt, "text": text}
 
 
 def _read_lines(path: Path) -> Iterator[_Line]:

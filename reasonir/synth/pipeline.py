@@ -18,7 +18,7 @@ from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
 from reasonir.llm import open_generator
 from reasonir.llm.conversations import hold_conversations
-from reasonir.llm.prompts import describe_prompts, keep_prompts, save_prompts
+from reasonir.llm.prompts import describe_prompts, start_with_prompts
 from reasonir.synth.config import (
     MAY_DIFFER,
     NegativesConfig,
@@ -52,10 +52,7 @@ def write_rows(config: WritingConfig) -> None:
     shard = parse_shard(config.shard)
     items = _open(take_shard(recipe.items(), shard, config.limit))
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
-    # Before `start`, which would take the manifest from a folder that other prompts have made.
-    keep_prompts(folder.path, recipe.prompts)
-    folder.start()
-    save_prompts(folder.path, recipe.prompts)
+    start_with_prompts(folder, recipe.prompts)
     window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
     # For the progress bar, about right: a hash deals the items to the shards.
     total = min(recipe.total, config.limit or recipe.total) // shard[1]

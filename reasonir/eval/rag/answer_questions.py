@@ -48,7 +48,7 @@ from reasonir.eval.rag.records import (
 from reasonir.eval.rag.store import Store, open_store
 from reasonir.eval.rag.table import render
 from reasonir.llm.context import open_context
-from reasonir.llm.prompts import Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
+from reasonir.llm.prompts import Prompt, describe_prompts, load_prompt, start_with_prompts
 from reasonir.llm.refusals import without_thoughts
 from reasonir.retrieval.config import Retriever
 from reasonir.retrieval.ranking import open_searcher
@@ -70,10 +70,8 @@ def answer_questions(config: RagConfig) -> None:
     dense = config.retriever is Retriever.dense
     store = open_store(config.datastore, dense=dense) if config.datastore is not None else None
     folder = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
-    keep_prompts(folder.path, [prompt])
     reader = _open_reader(config, prompt, folder.path)
-    folder.start()
-    save_prompts(folder.path, [prompt])
+    start_with_prompts(folder, [prompt])
 
     # 2 what the reader gets to read under each condition
     seconds, begun = {}, time.monotonic()

@@ -18,6 +18,7 @@ from reasonir.eval.rag.records import Question, Reading
 from reasonir.llm import Completion, Message, Request, open_generator
 from reasonir.llm.config import GeneratorConfig
 from reasonir.llm.context import Context
+from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import Prompt, draw_number
 
 VARIABLES = ("passages", "subject", "question", "options", "letters")
@@ -92,17 +93,18 @@ class Reader:
             conditions: the passages to read for each question; a question that a condition lacks is not asked under it.
             texts: the passages by id.
         """
-        asked = list(self._plan(questions, conditions, texts))
-        # Completions come in any order; the number of the request is its place.
-        answers: list[Answer | None] = [None] * len(asked)
+        asked, answers = list(self._plan(questions, conditions, texts)), list[Answer]()
         config = replace(self.generator, max_model_len=self.context.tokens + self.answer_tokens)
         generator = open_generator(config, self.folder / "completions.jsonl")
         with closing(generator), closing(Progress("answers", len(asked), "answers")) as progress:
-            for completion in generator.complete(map(self._request, range(len(asked)), asked)):
-                number = int(completion.id)
-                answers[number] = self._read(asked[number], completion)
-                progress.update(1)
-        return [answer for answer in answers if answer is not None]
+            hold_conversations(
+                generator,
+                asked,
+                self._converse,
+                lambda _, answer: answers.append(answer),
+                on_answer=lambda: progress.update(1),
+            )
+        return answers
 
     def _plan(self, questions: Sequence[Question], conditions: Conditions, texts: Mapping[str, str]) -> Iterator[Asked]:
         for condition, passages in conditions.items():
@@ -123,10 +125,14 @@ class Reader:
                 break
         return messages, kept
 
-    def _request(self, number: int, asked: Asked) -> Request:
+    def _converse(self, asked: Asked) -> Conversation[Answer]:
+        (completion,) = yield [self._request(asked)]
+        return self._read(asked, completion)
+
+    def _request(self, asked: Asked) -> Request:
         question = asked.question
         return Request(
-            id=str(number),
+            id="",
             messages=asked.messages,
             temperature=self.generator.temperature,
             top_p=self.generator.top_p,

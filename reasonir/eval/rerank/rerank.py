@@ -31,7 +31,7 @@ from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
 from reasonir.llm.context import open_context
 from reasonir.llm.conversations import Conversation, hold_conversations
-from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, keep_prompts, load_prompt, save_prompts
+from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, load_prompt, start_with_prompts
 from reasonir.text.lengths import SAFE_BYTES
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
@@ -60,14 +60,12 @@ def rerank_run(config: RerankConfig) -> None:
     # 2 the prompts, and their room beside an answer
     prompts = {candidates.task: choose_prompt(config.method, config.prompts, candidates.task) for candidates in tasks}
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
-    keep_prompts(folder.path, different)
     local_model = generator.local_model()
     context = open_context(
         config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len
     )
     size = size_of(local_model, config.model_parameters)
-    folder.start()
-    save_prompts(folder.path, different)
+    start_with_prompts(folder, different)
 
     # 3 the questions of every task that is not finished; the engine starts only if there is one
     unfinished = [candidates for candidates in tasks if finished_counts(folder.path, candidates) is None]

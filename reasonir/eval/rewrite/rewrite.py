@@ -22,18 +22,17 @@ from reasonir.data.bright import examples_file, list_bright_tasks, read_bright_q
 from reasonir.data.collections import Query
 from reasonir.data.rewritings import Rewriting
 from reasonir.eval.rewrite.config import REWRITE_MAY_DIFFER, RewritingConfig, short_source
-from reasonir.llm import Completion, Message, Request, open_generator
-from reasonir.llm.attempts import SERVER_ERROR, Accepted, Rejection, Trail, ask_until_accepted
+from reasonir.llm import Completion, Request, open_generator
+from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail, ask_until_accepted
 from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import (
     REWRITE_VARIABLES,
     Prompt,
     describe_prompts,
     draw_number,
-    keep_prompts,
     load_prompt,
     rewrite_values,
-    save_prompts,
+    start_with_prompts,
 )
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
 from reasonir.text.lengths import Counter, measure, open_counter
@@ -63,10 +62,7 @@ def rewrite_queries(config: RewritingConfig) -> None:
         raise UserError(f"prompts={config.prompts}: rewrite.yaml has a `schema`; a rewriting is plain text, remove it")
     path = config.output_dir or str(Path("outputs") / "eval" / f"rewrite-{short_source(config.data)}-{config.name}")
     folder = RunFolder(path, dataclasses.replace(config, output_dir=path), resume=True, ignored=REWRITE_MAY_DIFFER)
-    # Before `start`, which would take the manifest from a folder that another prompt has made.
-    keep_prompts(folder.path, [prompt])
-    folder.start()
-    save_prompts(folder.path, [prompt])
+    start_with_prompts(folder, [prompt])
 
     # 2 the questions
     rewrites = plan(queries, config.name, config.length_tokens or [None], config.samples)
@@ -133,29 +129,27 @@ class RewriteWriter:
     def converse(self, rewrite: Rewrite) -> Conversation[None]:
         """Ask until an answer is accepted, and put it into `rewrite`."""
         wanted = rewrite.rewriting.length_tokens or None
-        opening = self.prompt.messages(rewrite_values(rewrite.query.text, wanted))
 
-        def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
-            # Without the length, which tells requests apart already: it stands in the prompt and is their limit.
+        # Samples and attempts differ by the seed alone; a length stands in the prompt and is the request's limit.
+        def seed_of(attempt: int) -> int:
             names = (rewrite.task, rewrite.query.id, rewrite.rewriting.sample, attempt)
-            return Request(
-                id="",
-                messages=messages,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                max_new_tokens=wanted or self.max_new_tokens,
-                # samples and attempts differ by the seed alone
-                seed=draw_number(self.seed, "rewrite", *names),
-            )
+            return draw_number(self.seed, "rewrite", *names)
 
-        def read(completion: Completion) -> tuple[str, bool] | Rejection:
+        def read(completion: Completion, attempt: int) -> tuple[str, bool] | Rejection:
             text = without_thoughts(completion.text).encode("utf-8", "replace").decode("utf-8")
             rejection = what_is_wrong(text, completion.finish, rewrite.query.text, wanted)
             return rejection or (text, completion.finish == "length")
 
-        found = yield from ask_until_accepted(self.prompt, opening, request_for, read, self.max_attempts, rewrite.trail)
-        if isinstance(found, Accepted):
-            rewrite.text, rewrite.cut = found.answer
+        request = Request(
+            id="",
+            messages=self.prompt.messages(rewrite_values(rewrite.query.text, wanted)),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=wanted or self.max_new_tokens,
+        )
+        found = yield from ask_until_accepted(self.prompt, request, seed_of, read, self.max_attempts, rewrite.trail)
+        if not isinstance(found, Rejection):
+            rewrite.text, rewrite.cut = found
 
 
 def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None) -> Rejection | None:
@@ -216,7 +210,7 @@ def write_files(folder: Path, rewrites: Sequence[Rewrite], append: bool) -> None
             "text": line["text"].encode("utf-8", "replace").decode("utf-8"),
         }
         for rewrite in rewrites
-        for line in rewrite.trail.refused
+        for line in rewrite.trail.rejected
     ]
     write_jsonl(folder / "refused.jsonl", rejected)
 
@@ -268,13 +262,13 @@ def describe_lengths(
 def count_rewrites(rewrites: Sequence[Rewrite]) -> dict[str, Any]:
     """Return queries in, rewritten and kept by reason, and what all answers cost, over all runs of the folder."""
     # The last rejection is the reason: the ones before it were asked again.
-    kept = Tally(rewrite.trail.refused[-1]["reason"] for rewrite in rewrites if not rewrite.text)
+    kept = Tally(rewrite.trail.rejected[-1]["reason"] for rewrite in rewrites if not rewrite.text)
     return {
         "in": len(rewrites),
         "rewritten": len(rewrites) - sum(kept.values()),
         "kept_original": dict(sorted(kept.items())),
         "refused_answers": dict(
-            sorted(Tally(line["reason"] for rewrite in rewrites for line in rewrite.trail.refused).items())
+            sorted(Tally(line["reason"] for rewrite in rewrites for line in rewrite.trail.rejected).items())
         ),
         "cut_at_limit": sum(rewrite.cut for rewrite in rewrites),
         "input_tokens": sum(rewrite.trail.input_tokens for rewrite in rewrites),

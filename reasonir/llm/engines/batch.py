@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,9 @@ import tenacity
 
 from reasonir.core.errors import UserError
 from reasonir.llm.config import GeneratorConfig, Structured
-from reasonir.llm.engines.chat_api import BadAnswer, Dialect, characters, read_answer
-from reasonir.llm.engines.client import open_secret, raise_meaning, retrying
-from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, stop_for
+from reasonir.llm.engines.chat_api import BadAnswer, Dialect, characters, read_completion
+from reasonir.llm.engines.client import Secret, raise_meaning, retrying
+from reasonir.llm.engines.completions import Budget, CompletionLog, look_up, stop_for
 from reasonir.llm.engines.concurrency import SECONDS_BETWEEN_LOOKS
 from reasonir.llm.records import Completion, Request
 
@@ -33,7 +34,7 @@ class BatchGenerator:
     """Answers block by block; `<log>.batches.jsonl` beside the log says which batches are out."""
 
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
-        self.model, self._secret = config.model, open_secret(config.api_key_env, config.base_url)
+        self.model, self._secret = config.model, Secret(config.api_key_env, config.base_url)
         self._batch_requests, self._poll_seconds = config.batch_requests, config.batch_poll_seconds
         self._max_attempts, self._base_url = config.max_attempts, config.base_url
         self._timeout_seconds = config.timeout_seconds
@@ -54,7 +55,7 @@ class BatchGenerator:
             RunStopped: the budget is spent; it is looked at before every batch, which may pass it.
         """
         self._gather_what_is_out()
-        source = iter(requests)
+        source = look_up(requests, self.model, self._log, self._budget)
         block: dict[str, list[Request]] = {}  # by key; the same question may be asked under several ids
         tried: Counter[str] = Counter()
         spent, more = "", True
@@ -62,20 +63,17 @@ class BatchGenerator:
             bytes_out = 0
             while more and len(block) < self._batch_requests and bytes_out < LARGEST_FILE_BYTES:
                 try:
-                    request = next(source)
-                except StopIteration:
-                    more = False
+                    found = next(source)
+                except StopIteration as end:
+                    more, spent = False, end.value
                     break
                 # The source waits for answers, so the block goes out although it is not full.
-                if request is None:
+                if found is None:
                     break
-                key = request.key(self.model)
-                known = self._log.find(key, request.id)
-                if known is not None:
-                    yield known
-                elif spent := self._budget.exhausted(self._log):
-                    more = False
+                if isinstance(found, Completion):
+                    yield found
                 else:
+                    key, request = found
                     block.setdefault(key, []).append(request)
                     bytes_out += characters(request)
             if not block:
@@ -95,7 +93,7 @@ class BatchGenerator:
             if found is None:
                 yield Completion(id=request.id, text="", finish="error", error=failure)
             else:
-                yield renamed(found, request.id, cached=place > 0)
+                yield replace(found, cached=place > 0)
 
     def _run(self, block: dict[str, list[Request]]) -> dict[str, str]:
         """Submit one batch, wait for it, gather it; return why requests failed, by key."""
@@ -177,7 +175,7 @@ class BatchGenerator:
                 raise BadAnswer(json.dumps(row.get("error") or response.get("body"))[:300])
             body = response["body"]
             want_logprobs = bool((body.get("choices") or [{}])[0].get("logprobs"))
-            completion = read_answer(key, body, 0, want_logprobs)
+            completion = read_completion(key, body, 0, want_logprobs)
         except (BadAnswer, KeyError, TypeError, AttributeError) as error:
             return {key: self._secret.redact(f"{type(error).__name__}: {error}")}
         # A batch that a killed run had half gathered is gathered once more.

@@ -1,6 +1,6 @@
 """OpenAI's chat format: a request as the body of a call, the body of an answer as a completion. No network here.
 
-Invariant: a completion that `read_answer` returns is whole and well-typed, or a `BadAnswer` says what is wrong.
+Invariant: a completion that `read_completion` returns is whole and well-typed, or a `BadAnswer` says what is wrong.
 """
 
 import json
@@ -95,7 +95,7 @@ def characters(request: Request) -> int:
     return sum(len(message.content) for message in request.messages)
 
 
-def read_answer(request_id: str, row: Any, prompt_characters: int, want_logprobs: bool) -> Completion:
+def read_completion(request_id: str, row: Any, prompt_characters: int, want_logprobs: bool) -> Completion:
     """Return the completion that a server's answer (parsed JSON) holds.
 
     Args:

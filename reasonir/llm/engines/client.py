@@ -38,12 +38,12 @@ class RefusedError(Exception):
 
 
 class Secret:
-    """The key: read from the environment, shown to the client alone."""
+    """The key: read from an environment variable, shown to the client alone. Only OpenAI's own server requires one."""
 
-    def __init__(self, variable: str, required: bool) -> None:
+    def __init__(self, variable: str, base_url: str | None) -> None:
         self.variable = variable
         self._value = os.environ.get(variable, "").strip()
-        if not self._value and required:
+        if not (self._value or base_url or os.environ.get("OPENAI_BASE_URL")):
             raise UserError(f"{variable} is not set: export your key, or name a server: generator.base_url=URL")
         # The key goes into a header of HTTP, which takes no such characters.
         if any(not 32 < ord(character) < 127 for character in self._value):
@@ -59,12 +59,6 @@ class Secret:
     def redact(self, text: str) -> str:
         """Return a text without the key."""
         return text.replace(self._value, f"<{self.variable}>") if len(self._value) >= SHORTEST_SECRET else text
-
-
-def open_secret(variable: str, base_url: str | None) -> Secret:
-    """Read the key from an environment variable; only OpenAI's own server requires one."""
-    own_server = base_url is not None or bool(os.environ.get("OPENAI_BASE_URL"))
-    return Secret(variable, required=not own_server)
 
 
 def retrying(kind: Any, max_attempts: int) -> Any:

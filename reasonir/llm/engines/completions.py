@@ -7,12 +7,13 @@ too. Memory holds a key and a place in the file per answer; texts stay on disk.
 import fcntl
 import json
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.llm.records import Completion
+from reasonir.llm.records import Completion, Request
 
 
 class CompletionLog:
@@ -99,7 +100,7 @@ class CompletionLog:
             key: Of its request.
             model: That answered.
             completion: The answer.
-            seconds: That the request took, queueing included.
+            seconds: Time that the request took, queueing included.
         """
         row: dict[str, Any] = {"key": key, "model": model, "text": completion.text, "finish": completion.finish,
                "input_tokens": completion.input_tokens, "output_tokens": completion.output_tokens,
@@ -147,17 +148,32 @@ class Budget:
         return ""
 
 
+def look_up(
+    requests: Iterable[Request | None], model: str, log: CompletionLog, budget: Budget
+) -> Generator[Completion | tuple[str, Request] | None, None, str]:
+    """Yield for each request its paid answer, or its key and itself where it must be paid for; None as it comes.
+
+    Args:
+        requests: As `Generator.complete` takes them.
+        model: Part of the keys.
+        log: The paid answers.
+        budget: Ends the requests where it is spent.
+    Returns:
+        What was spent, "" where the requests ended by themselves.
+    """
+    for request in requests:
+        if request is None:
+            yield None
+            continue
+        key = request.key(model)
+        known = log.find(key, request.id)
+        # A paid answer is handed over even where the budget is spent.
+        if known is None and (spent := budget.exhausted(log)):
+            return spent
+        yield known or (key, request)
+    return ""
+
+
 def stop_for(spent: str) -> RunStopped:
     """Return the error that ends a run whose budget is spent."""
     return RunStopped(f"{spent}; raise the limit and run the same command to go on")
-
-
-def renamed(completion: Completion, request_id: str, cached: bool) -> Completion:
-    """Return an answer under the id of another request of the same key.
-
-    Args:
-        completion: The answer.
-        request_id: The other request's id.
-        cached: Whether the other request paid nothing.
-    """
-    return replace(completion, id=request_id, cached=cached)

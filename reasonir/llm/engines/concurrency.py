@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
-from reasonir.llm.engines.completions import Budget, CompletionLog, renamed, stop_for
+from reasonir.llm.engines.completions import Budget, CompletionLog, look_up, stop_for
 from reasonir.llm.records import Completion, Request
 
 # Pause before a source that had no request is asked again.
@@ -24,7 +25,7 @@ class ConcurrentGenerator:
 
     def __init__(self, model: str, log: CompletionLog, budget: Budget, max_concurrency: int) -> None:
         self.model = model
-        self._log, self._budget, self._max_concurrency = log, budget, max_concurrency
+        self._log, self._budget = log, budget
         self._asked: dict[str, asyncio.Task[Completion]] = {}
         self._seats = asyncio.Semaphore(max_concurrency)
         # Half as many more than are in flight, so that a free seat need not wait for the caller.
@@ -48,30 +49,24 @@ class ConcurrentGenerator:
             UserError: the server refuses for good (key, model, parameters).
             RunStopped: the budget is spent and everything in flight was yielded, or the server is down.
         """
-        source = iter(requests)
+        source = look_up(requests, self.model, self._log, self._budget)
         done: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         unread, spent, more = 0, "", True
         while more or unread:
             waiting = False
             while more and not waiting and self._has_room(unread, done.qsize()):
                 try:
-                    request = next(source)
-                except StopIteration:
-                    more = False
+                    found = next(source)
+                except StopIteration as end:
+                    more, spent = False, end.value
                     break
-                if request is None:
+                if found is None:
                     waiting = True
-                    break
-                key = request.key(self.model)
-                known = self._log.find(key, request.id)
-                # A paid answer is handed over even where the budget is spent.
-                if known is not None:
-                    yield known
-                elif spent := self._budget.exhausted(self._log):
-                    more = False
+                elif isinstance(found, Completion):
+                    yield found
                 else:
                     unread += 1
-                    asyncio.run_coroutine_threadsafe(self._answer(key, request), self._loop).add_done_callback(done.put)
+                    asyncio.run_coroutine_threadsafe(self._answer(*found), self._loop).add_done_callback(done.put)
             if unread:
                 # With a timeout only where the caller may have a request soon, else an answer is all that can happen.
                 try:
@@ -93,7 +88,7 @@ class ConcurrentGenerator:
         if twin is not None:
             # Shielded: where this request is dropped, the one that pays goes on.
             answer = await asyncio.shield(twin)
-            return renamed(answer, request.id, cached=answer.finish != "error")
+            return replace(answer, id=request.id, cached=answer.finish != "error")
         known = self._log.find(key, request.id)  # a twin may have ended since `complete` looked
         if known is not None:
             return known

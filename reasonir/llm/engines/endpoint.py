@@ -13,13 +13,13 @@ import tenacity
 
 from reasonir.core.errors import RunStopped
 from reasonir.llm.config import GeneratorConfig, Structured
-from reasonir.llm.engines.chat_api import BadAnswer, Dialect, NoLogprobs, characters, read_answer, wanted_logprobs
+from reasonir.llm.engines.chat_api import BadAnswer, Dialect, NoLogprobs, characters, read_completion, wanted_logprobs
 from reasonir.llm.engines.client import (
     RefusedError,
+    Secret,
     TransientError,
     message_of,
     no_answer,
-    open_secret,
     raise_meaning,
     retrying,
 )
@@ -32,7 +32,7 @@ class EndpointGenerator(ConcurrentGenerator):
     """Answers through a server, `max_concurrency` requests at a time."""
 
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
-        self._secret = open_secret(config.api_key_env, config.base_url)
+        self._secret = Secret(config.api_key_env, config.base_url)
         self._base_url, self._timeout_seconds = config.base_url, config.timeout_seconds
         self._max_attempts = config.max_attempts
         log = CompletionLog(log_path)
@@ -85,7 +85,7 @@ class EndpointGenerator(ConcurrentGenerator):
                     # The raw text: the client's own models take any type for any other, and a third of its time.
                     content = await self._client.post("/chat/completions", body=body, cast_to=str)
                 content = self._secret.redact(content)
-                return read_answer(request.id, json.loads(content), characters(request), want_logprobs)
+                return read_completion(request.id, json.loads(content), characters(request), want_logprobs)
             except TimeoutError:
                 raise TransientError(no_answer(self._timeout_seconds)) from None
             except openai.APIError as error:

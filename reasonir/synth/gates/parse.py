@@ -16,7 +16,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def read_answer(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Rejection:
+def read_fields(text: str, finish: str, schema: dict[str, Any] | None) -> dict[str, Any] | Rejection:
     """Return the fields of an answer; `{"text": …}` without a schema.
 
     Args:

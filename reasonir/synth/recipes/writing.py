@@ -7,9 +7,9 @@ from typing import Any
 from reasonir.llm.attempts import Rejection, Trail, ask_until_accepted
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt, draw_number
-from reasonir.llm.records import Completion, Message, Request
+from reasonir.llm.records import Completion, Request
 from reasonir.synth.gates.checks import Gates
-from reasonir.synth.gates.parse import read_answer
+from reasonir.synth.gates.parse import read_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,38 +65,34 @@ class Author:
             check: Returns the rejection of an answer's fields; None for those that pass.
             trail: Takes the tokens and the rejected answers.
         """
-
         settings, prompt = self._settings, self.prompt
 
         def seed_of(attempt: int) -> int:
             return draw_number(settings.seed, prompt.name, name, attempt)
 
-        def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
-            return Request(
-                id="",  # `hold_conversations` numbers the requests
-                messages=messages,
-                schema=prompt.schema,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
-                seed=seed_of(attempt),
-            )
+        def read(completion: Completion, attempt: int) -> Answer | Rejection:
+            fields = read_fields(completion.text, completion.finish, prompt.schema)
+            if isinstance(fields, Rejection):
+                return fields
+            if rejection := check(fields):
+                return rejection
+            provenance = {
+                "recipe": settings.recipe,
+                "prompt": prompt.version,
+                # 64 bits tell prompt files apart, and every row carries them.
+                "prompt_sha256": prompt.sha256[:16],
+                "model": settings.model,
+                "attempt": attempt,
+                "seed": seed_of(attempt),
+            }
+            return Answer(fields, provenance)
 
-        def read(completion: Completion) -> dict[str, Any] | Rejection:
-            found = read_answer(completion.text, completion.finish, prompt.schema)
-            return found if isinstance(found, Rejection) else check(found) or found
-
-        opening = prompt.messages(values)
-        accepted = yield from ask_until_accepted(prompt, opening, request_for, read, settings.max_attempts, trail)
-        if isinstance(accepted, Rejection):
-            return accepted
-        provenance = {
-            "recipe": settings.recipe,
-            "prompt": prompt.version,
-            # 64 bits tell prompt files apart, and every row carries them.
-            "prompt_sha256": prompt.sha256[:16],
-            "model": settings.model,
-            "attempt": accepted.attempt,
-            "seed": seed_of(accepted.attempt),
-        }
-        return Answer(accepted.answer, provenance)
+        request = Request(
+            id="",  # `hold_conversations` numbers the requests
+            messages=prompt.messages(values),
+            schema=prompt.schema,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+        )
+        return ask_until_accepted(prompt, request, seed_of, read, settings.max_attempts, trail)

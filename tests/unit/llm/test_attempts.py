@@ -2,25 +2,23 @@
 
 from dataclasses import replace
 
-from reasonir.llm.attempts import SERVER_ERROR, Accepted, Rejection, Trail, ask_until_accepted
+from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail, ask_until_accepted
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import REWRITE_VARIABLES, load_prompt
 from reasonir.llm.records import Completion, Message, Request
 
-Result = Accepted[int] | Rejection
+# A number and its attempt.
+Result = tuple[int, int] | Rejection
 OPENING = (Message("user", "A number?"),)
 
 
 def converse(trail: Trail) -> Conversation[Result]:
-    def request_for(messages: tuple[Message, ...], attempt: int) -> Request:
-        return Request(id="", messages=messages, seed=attempt)
-
-    def read(completion: Completion) -> int | Rejection:
+    def read(completion: Completion, attempt: int) -> Result:
         text = completion.text
-        return int(text) if text.isdigit() else Rejection("no_number", f"{text!r} is no number.")
+        return (int(text), attempt) if text.isdigit() else Rejection("no_number", f"{text!r} is no number.")
 
     prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
-    return ask_until_accepted(prompt, OPENING, request_for, read, 3, trail)
+    return ask_until_accepted(prompt, Request(id="", messages=OPENING), lambda attempt: attempt, read, 3, trail)
 
 
 def answered(*completions: Completion) -> tuple[Result, list[Request], Trail]:
@@ -43,21 +41,21 @@ BAD = replace(GOOD, text="x")
 
 def test_the_first_answer_that_passes_ends_it() -> None:
     result, asked, trail = answered(BAD, GOOD)
-    assert result == Accepted(7, attempt=2) and [request.seed for request in asked] == [1, 2]
+    assert result == (7, 2) and [request.seed for request in asked] == [1, 2]
     assert asked[0].messages == OPENING == asked[1].messages[:1]
     assert asked[1].messages[1] == Message("assistant", "x") and "'x' is no number." in asked[1].messages[2].content
     assert (trail.input_tokens, trail.output_tokens) == (10, 4)
-    assert trail.refused == [
+    assert trail.rejected == [
         {"reason": "no_number", "detail": "'x' is no number.", "stage": "rewrite", "attempt": 1, "text": "x"}
     ]
 
 
 def test_the_last_rejection_is_the_result_and_only_the_last_answer_is_shown() -> None:
     result, asked, trail = answered(BAD, replace(BAD, text="y"), replace(BAD, text="z"))
-    assert result == Rejection("no_number", "'z' is no number.") and len(trail.refused) == 3
+    assert result == Rejection("no_number", "'z' is no number.") and len(trail.rejected) == 3
     assert [len(request.messages) for request in asked] == [1, 3, 3] and asked[2].messages[1].content == "y"
 
 
 def test_a_failed_request_is_not_asked_again() -> None:
     result, asked, trail = answered(replace(GOOD, text="", finish="error", error="status 503"))
-    assert result == Rejection(SERVER_ERROR, "status 503") and len(asked) == len(trail.refused) == 1
+    assert result == Rejection(SERVER_ERROR, "status 503") and len(asked) == len(trail.rejected) == 1

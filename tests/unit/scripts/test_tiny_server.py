@@ -23,7 +23,7 @@ from reasonir.eval.rerank.answers import PHRASE, read_score
 from reasonir.llm import prompts as prompting
 from reasonir.llm.attempts import Rejection
 from reasonir.quickstart.world import TASKS, split_combinations, write_document, write_evaluation, write_query
-from reasonir.synth.gates.parse import read_answer as read_fields
+from reasonir.synth.gates.parse import read_fields
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 TASK = TASKS["office_cases"]

@@ -18,9 +18,9 @@ from reasonir.text.digests import DigestTable
 def outcome(number: int) -> Outcome:
     trail = Trail(input_tokens=number)
     if number % 4 == 1:
-        trail.refuse("hq", 1, Rejection("json", "Not JSON."), "half a pair: \ud800")
+        trail.reject(Rejection("json", "Not JSON."), "hq", 1, "half a pair: \ud800")
     if number % 3 == 0:
-        trail.refuse("hq", 2, Rejection("language", "Not English."), "nein")
+        trail.reject(Rejection("language", "Not English."), "hq", 2, "nein")
         return Outcome(trail, rejection=Rejection("language", "Not English."))
     if number % 7 == 0:
         return Outcome(trail, rejection=Rejection("empty_document", "The document has no text."))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reasonir.llm.attempts import Rejection
-from reasonir.synth.gates.parse import read_answer, schema_problem
+from reasonir.synth.gates.parse import read_fields, schema_problem
 
 SCHEMA = {
     "type": "object",
@@ -29,11 +29,11 @@ SCHEMA = {
     ],
 )
 def test_what_is_around_the_object_does_not_count(text: str) -> None:
-    assert read_answer(text, "stop", SCHEMA) == {"query": "why?"}
+    assert read_fields(text, "stop", SCHEMA) == {"query": "why?"}
 
 
 def test_line_breaks_within_strings_pass() -> None:
-    assert read_answer('{"query": "a\nb"}', "stop", SCHEMA) == {"query": "a\nb"}
+    assert read_fields('{"query": "a\nb"}', "stop", SCHEMA) == {"query": "a\nb"}
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_line_breaks_within_strings_pass() -> None:
         ('{"query": "\\ud800"}', "stop", "json"),
     ],
 )
-def test_anything_else_is_refused_with_its_reason(text: str, finish: str, reason: str) -> None:
-    refused = read_answer(text, finish, SCHEMA)
-    assert isinstance(refused, Rejection) and refused.reason == reason and refused.detail.endswith(".")
+def test_anything_else_is_rejected_with_its_reason(text: str, finish: str, reason: str) -> None:
+    rejected = read_fields(text, finish, SCHEMA)
+    assert isinstance(rejected, Rejection) and rejected.reason == reason and rejected.detail.endswith(".")
 
 
 def test_plain_text_needs_no_schema_and_may_be_cut() -> None:
-    assert read_answer(" thoughts ", "length", None) == {"text": "thoughts"}
-    assert isinstance(read_answer("<think>nothing else</think>", "stop", None), Rejection)
+    assert read_fields(" thoughts ", "length", None) == {"text": "thoughts"}
+    assert isinstance(read_fields("<think>nothing else</think>", "stop", None), Rejection)
 
 
 def test_schema_problem_looks_into_lists() -> None:
