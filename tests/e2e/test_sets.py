@@ -9,8 +9,9 @@ from reasonir.core.files import read_jsonl
 from reasonir.data.bright import read_bright
 from reasonir.data.trec import read_qrels, read_run
 from reasonir.eval.scores.aspect_metrics import aspect_metrics
-from reasonir.eval.scores.metrics import CUTS, trec_ranking
+from reasonir.eval.scores.metrics import CUTS
 from reasonir.eval.scores.results import read_results
+from reasonir.retrieval.fusion import in_order
 from tests.kit.collections import run
 from tests.kit.hub_sets import bright_pro, hub_set
 from tests.kit.shared import SHARED_DATA, requires_shared_data
@@ -49,7 +50,7 @@ def test_aspects_reach_metrics_queries_and_table(tmp_path: Path, capsys: pytest.
     per_query, found = result.per_query(), result.run()
     (collection,) = read_bright(root, ["earth_science"])
     for query in collection.queries:
-        expected = aspect_metrics(trec_ranking(found.get(query.id, {})), query.aspects, CUTS)
+        expected = aspect_metrics(in_order(found.get(query.id, {})), query.aspects, CUTS)
         assert {name: per_query[query.id][name] for name in expected} == expected
     for name in ("alpha_ndcg_at_10", "aspect_recall_at_25"):
         assert result.mean[name] == pytest.approx(sum(row[name] for row in per_query.values()) / 2, abs=1e-15)
@@ -133,7 +134,7 @@ def test_the_traps_of_all_real_examples(tmp_path: Path, capsys: pytest.CaptureFi
         found = read_run(str(out / task / "run.trec"))
         for query, gold in golds[task].items():
             assert not set(found[query]) & excluded[task][query]
-            assert set(trec_ranking(found[query])[: len(gold)]) == gold, (task, query)
+            assert set(in_order(found[query])[: len(gold)]) == gold, (task, query)
         assert result.mean["recall_at_100"] == result.mean["ndcg_at_100"] == pytest.approx(1.0, abs=1e-6)
     odd = [document for hits in read_run(str(out / "theoremqa_questions/run.trec")).values() for document in hits]
     assert any(not identifier.isascii() for identifier in odd) and any("/" in identifier for identifier in odd)

@@ -75,14 +75,14 @@ def compare_results(config: CompareConfig) -> None:
     # 1 what is compared
     config = with_output_dir(config, "compare")
     run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
-    systems = read_systems(config.results, config.names, config.metric)
+    systems = _read_systems(config.results, config.names, config.metric)
     grid = common_grid(systems, config.common_only)
     # `start` removes the manifest: results that cannot be read must leave an older comparison of this folder finished.
     run.start()
     # 2 the tests
     values = {system.name: grid.repeats(system) for system in systems}
     means = {name: {task: array.mean(axis=0) for task, array in tasks.items()} for name, tasks in values.items()}
-    pairs = choose_pairs([system.name for system in systems], config.pairs)
+    pairs = _choose_pairs([system.name for system in systems], config.pairs)
     test = PairedTest(
         confidence=config.confidence,
         bca=config.interval is Interval.bca,
@@ -91,16 +91,16 @@ def compare_results(config: CompareConfig) -> None:
         seed=config.seed,
     )
     comparisons = [compare_pair((a, b), (means[a], means[b]), grid, test, config.largest) for a, b in pairs]
-    correct_p_values(comparisons)
+    _correct_p_values(comparisons)
     # 3 the report
     options = ("metric", "confidence", "interval", "permutations", "bootstrap", "seed", "pairs")
     report = {name: getattr(config, name) for name in options}
     report["tasks"] = {task: len(queries) for task, queries in grid.queries.items()}
     report["left_out"] = grid.left_out
-    report["systems"] = [system_summary(system, values[system.name], config.confidence) for system in systems]
+    report["systems"] = [_system_summary(system, values[system.name], config.confidence) for system in systems]
     report["comparisons"] = comparisons
     write_json(run.path / "compare.json", report)
-    rows = write_jsonl(run.path / "differences.jsonl", list_differences(pairs, means, grid))
+    rows = write_jsonl(run.path / "differences.jsonl", _list_differences(pairs, means, grid))
     page = render(report)
     write_text(run.path / "compare.md", page)
     print(page)
@@ -110,7 +110,7 @@ def compare_results(config: CompareConfig) -> None:
     print(f"comparison: {run.path}")
 
 
-def read_systems(results: list[str], names: list[str] | None, metric: str) -> list[System]:
+def _read_systems(results: list[str], names: list[str] | None, metric: str) -> list[System]:
     """Read every entry of `results`.
 
     Args:
@@ -120,7 +120,7 @@ def read_systems(results: list[str], names: list[str] | None, metric: str) -> li
     Raises:
         UserError: No such folder, no results in it, an unknown metric, a score that is no finite number, one run only.
     """
-    folders = [expand(entry) for entry in results]
+    folders = [_expand(entry) for entry in results]
     if len(folders) == 1 and len(folders[0]) == 1:
         raise UserError(f"results={results} holds one run; name two, or a pattern of repeats ('runs/seed_*')")
     systems = []
@@ -136,7 +136,7 @@ def read_systems(results: list[str], names: list[str] | None, metric: str) -> li
     return systems
 
 
-def expand(entry: str) -> list[str]:
+def _expand(entry: str) -> list[str]:
     """Return the folders that an entry means, in order: the entry itself, or the folders that match its pattern."""
     # A folder whose own name holds brackets or a star is that folder, not a pattern.
     if Path(entry).exists() or not glob.has_magic(entry):
@@ -220,7 +220,7 @@ def _refuse_difference(what: str, a: Any, b: Any, place_a: str, place_b: str, re
             raise UserError(f"{what} {extra[0]!r}{more} is in {holder} but not in {lacking}{remedy}")
 
 
-def choose_pairs(names: Sequence[str], which: Pairs) -> list[tuple[str, str]]:
+def _choose_pairs(names: Sequence[str], which: Pairs) -> list[tuple[str, str]]:
     """Return (a, b) of every comparison; differences are b - a."""
     return list(combinations(names, 2)) if which is Pairs.all else [(names[0], name) for name in names[1:]]
 
@@ -243,7 +243,7 @@ def compare_pair(
     # Sorted, because the tasks' order decides which draw meets which query, and the first folder must not decide that.
     average = _test_tasks(sorted(grid.queries), *means, test) if len(tasks) > 1 else next(iter(tasks.values()))
     # Rows below TIE are rounding and would fill the list where two systems are nearly the same.
-    moves = [row for row in list_differences([names], scores, grid) if abs(row["difference"]) > TIE]
+    moves = [row for row in _list_differences([names], scores, grid) if abs(row["difference"]) > TIE]
     moves.sort(key=lambda row: -abs(row["difference"]))
     keys = ("task", "id", "score_a", "score_b", "difference")
     moved_most = [{key: row[key] for key in keys} for row in moves[:largest]]
@@ -269,7 +269,7 @@ def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: Paired
         "difference": float(np.mean([d.mean() for d in differences])),
         "interval": interval,
         "p_value": chance.p_value,
-        # `correct_p_values` replaces this one once all pairs are tested.
+        # `_correct_p_values` replaces this one once all pairs are tested.
         "p_value_holm": chance.p_value,
         "exact": chance.exact,
         "sign_patterns": chance.patterns,
@@ -279,7 +279,7 @@ def _test_tasks(tasks: Sequence[str], a: TaskScores, b: TaskScores, test: Paired
     }
 
 
-def correct_p_values(comparisons: list[dict[str, Any]]) -> None:
+def _correct_p_values(comparisons: list[dict[str, Any]]) -> None:
     """Set the corrected p-values of all pairs: Holm over the tests of tasks, and apart over the tests of averages."""
     # Two questions, two families: which tasks differ, and whether the average does.
     by_task = [test for comparison in comparisons for test in comparison["tasks"].values()]
@@ -288,7 +288,7 @@ def correct_p_values(comparisons: list[dict[str, Any]]) -> None:
             test["p_value_holm"] = corrected
 
 
-def list_differences(
+def _list_differences(
     pairs: Sequence[tuple[str, str]], means: Mapping[str, TaskScores], grid: Grid
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every pair and query.
@@ -305,7 +305,7 @@ def list_differences(
                 yield {"a": a, "b": b, "task": task, "id": query, **scores}
 
 
-def system_summary(system: System, values: TaskScores, confidence: float) -> dict[str, Any]:
+def _system_summary(system: System, values: TaskScores, confidence: float) -> dict[str, Any]:
     """Return a system's mean, standard deviation and interval over its repeats, by task and for the average.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from reasonir.eval.scores.significance import format_p_value
 from reasonir.text.markdown import markdown_table
 
 
@@ -52,8 +53,8 @@ def _comparison(comparison: dict[str, Any], report: dict[str, Any]) -> list[str]
             f"{100 * test['mean_b']:.2f}",
             f"{100 * test['difference']:+.2f}",
             _interval(test["interval"]),
-            _p(test["p_value"]),
-            _p(test["p_value_holm"]),
+            format_p_value(test["p_value"]),
+            format_p_value(test["p_value_holm"]),
             *(str(test[name]) for name in ("wins", "ties", "losses")),
         ]
         for task, test in tests.items()
@@ -99,7 +100,3 @@ def _remarks(report: dict[str, Any]) -> list[str]:
 
 def _interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"

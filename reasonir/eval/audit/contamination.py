@@ -8,7 +8,7 @@ while the set is built, 9 after that; neither texts nor rows are held. Leaves ha
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +61,6 @@ class Evaluation:
     exact: MarkedHashes
 
 
-@dataclass(slots=True)
-class RowCounts:
-    """Counts of the rows.
-
-    naming_documents: rows that name a document of the evaluation. other_texts: pairs of a row and a document whose id
-    the row names with another text: it means another document, or another revision of it.
-    """
-
-    rows: int = 0
-    texts: int = 0
-    naming_documents: int = 0
-    other_texts: int = 0
-    by_source: dict[str, int] = field(default_factory=dict)
-
-    def report(self) -> dict[str, Any]:
-        """Return what contamination.json says of the rows."""
-        names = ("rows", "by_source", "texts", "naming_documents")
-        return {name: getattr(self, name) for name in names}
-
-
 def measure_contamination(config: ContaminationConfig) -> None:
     """Hash the evaluation, stream the rows past it, count, list the matches, print the table and the statement."""
     config = with_output_dir(config, "contamination")
@@ -96,9 +76,9 @@ def measure_contamination(config: ContaminationConfig) -> None:
 
     # 1 hash the evaluation
     hasher = TextHasher(config.ngram)
-    evaluation = hash_evaluation(source.collections(config.tasks or None, long=config.long), hasher)
+    evaluation = _hash_evaluation(source.collections(config.tasks or None, long=config.long), hasher)
     # 2 rows leave marks
-    counts = mark_rows(config.rows, lookup, hasher, evaluation)
+    rows, other_texts = _mark_rows(config.rows, lookup, hasher, evaluation)
     # 3 read the evaluation again, for each text's marked share: its texts would take as much memory as the hashes
     again = source.collections(config.tasks or None, long=config.long)
     flagged = flag_texts(again, hasher, evaluation, config.threshold)
@@ -110,12 +90,12 @@ def measure_contamination(config: ContaminationConfig) -> None:
 
     # 5 the report
     report = {
-        "rows": {"sources": config.rows, **counts.report()},
+        "rows": {"sources": config.rows, **rows},
         "evaluation": config.data.dir or config.data.hub or config.data.beir,
         "ngram": config.ngram,
         "threshold": config.threshold,
-        "tasks": {task.name: count_task(task, config.threshold) for task in evaluation.tasks},
-        "same_id_other_text": counts.other_texts,
+        "tasks": {task.name: _count_task(task, config.threshold) for task in evaluation.tasks},
+        "same_id_other_text": other_texts,
         "distinct_ngrams": len(evaluation.ngrams.keys),
         "matches": {"written": written, "not_written": matches.left_out},
     }
@@ -136,7 +116,7 @@ def _texts_of(collection: Collection) -> list[str]:
     return [*(query.text for query in collection.queries), *(document.text for document in collection.documents)]
 
 
-def hash_evaluation(collections: Iterable[Collection], hasher: TextHasher) -> Evaluation:
+def _hash_evaluation(collections: Iterable[Collection], hasher: TextHasher) -> Evaluation:
     """Hash every text of the evaluation."""
     tasks: list[JudgedTask] = []
     parts: list[np.ndarray] = []
@@ -186,20 +166,20 @@ def _with_progress(label: str, batches: Iterator[RowBatch]) -> Iterator[RowBatch
     progress.close()
 
 
-def mark_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher, evaluation: Evaluation) -> RowCounts:
-    """Stream the rows, mark what they share with the evaluation, and find the documents that they name.
+def _mark_rows(
+    sources: list[str], lookup: Lookup | None, hasher: TextHasher, evaluation: Evaluation
+) -> tuple[dict[str, Any], int]:
+    """Stream the rows, mark what they share with the evaluation (side i of the rows sets bit i), find what they name.
 
-    Args:
-        sources: Training files, or hub:owner/name.
-        lookup: The texts of document ids in the rows; None where the rows hold texts.
-        hasher: The one that hashed the evaluation.
-        evaluation: Gets the marks: bit i is set by side i of the rows.
+    Returns:
+        What contamination.json says of the rows; the pairs of a row and a document whose id the row names with another
+        text, which means another document, or another revision of it.
     """
-    counts = RowCounts(by_source=dict.fromkeys(sources, 0))
+    by_source = dict.fromkeys(sources, 0)
+    texts = naming_documents = other_texts = 0
     for batch in _with_progress("rows", stream_rows(sources, lookup, hasher)):
-        counts.rows += batch.rows
-        counts.by_source[batch.source] += batch.rows
-        counts.texts += len(batch.texts)
+        by_source[batch.source] += batch.rows
+        texts += len(batch.texts)
         sides = np.array([text.side for text in batch.texts])
         for side in range(len(ROW_SIDES)):
             evaluation.exact.mark(batch.hashed.exact[sides == side], 1 << side)
@@ -213,9 +193,10 @@ def mark_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher, eva
                     task.seeds[number] = True
                     naming.add(named.where)
                 else:
-                    counts.other_texts += 1
-        counts.naming_documents += len(naming)
-    return counts
+                    other_texts += 1
+        naming_documents += len(naming)
+    rows = sum(by_source.values())
+    return {"rows": rows, "by_source": by_source, "texts": texts, "naming_documents": naming_documents}, other_texts
 
 
 def flag_texts(
@@ -261,7 +242,7 @@ def _shares_of(hashed: HashedTexts, evaluation: Evaluation) -> tuple[np.ndarray,
     return np.array(shares), np.array([(equal_marks & mask) != 0 for mask in masks])
 
 
-def count_task(task: JudgedTask, threshold: float) -> dict[str, Any]:
+def _count_task(task: JudgedTask, threshold: float) -> dict[str, Any]:
     """Return the counts of a task by side of the evaluation and side of the rows."""
     counted = {}
     for place, side in enumerate(EVALUATION_SIDES):

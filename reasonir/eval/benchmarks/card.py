@@ -23,16 +23,16 @@ def write_measurements(config: CardConfig) -> None:
         raise UserError(f"{card}: no such file; model.path=FOLDER is one that training wrote")
     bodies = {}
     if config.results:
-        bodies[EVALUATION] = results_table(Path(config.model.path), config.results, config.metric)
+        bodies[EVALUATION] = _results_table(Path(config.model.path), config.results, config.metric)
     if config.contamination is not None:
-        bodies[CONTAMINATION] = overlap_statement(Path(config.contamination))
+        bodies[CONTAMINATION] = _overlap_statement(Path(config.contamination))
     for name, body in bodies.items():
         replace_section(card, name, body)
         print(f"{name}\n\n{body}\n")
     print(f"written into {card}")
 
 
-def results_table(model: Path, results: list[str], metric: str) -> str:
+def _results_table(model: Path, results: list[str], metric: str) -> str:
     """Return a table of every folder of results and task, each folder with the options that its scores depend on.
 
     Args:
@@ -74,7 +74,7 @@ def _scoring_options(folder: Path) -> str:
     return ", ".join(parts)
 
 
-def overlap_statement(folder: Path) -> str:
+def _overlap_statement(folder: Path) -> str:
     """Return the statement of a contamination report, with the names of the evaluation and the training files."""
     report = _read_json(folder / "contamination.json")
     files = ", ".join(f"{Path(source).name} ({rows:,} rows)" for source, rows in report["rows"]["by_source"].items())

@@ -49,8 +49,7 @@ class BrightConfig(RetrievalConfig):
     def validate(self) -> None:
         """Refuse both or neither source of data."""
         RetrievalConfig.validate(self)
-        if (self.data.dir is None) == (self.data.hub is None):
-            raise UserError("give one of data.dir=FOLDER and data.hub=xlangai/BRIGHT")
+        require_one(self.data.dir, self.data.hub, "data.dir=FOLDER and data.hub=xlangai/BRIGHT")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,8 +76,7 @@ class BeirConfig(RetrievalConfig):
     def validate(self) -> None:
         """Refuse both or neither source of data."""
         RetrievalConfig.validate(self)
-        if (self.data.dir is None) == (self.data.hub is None):
-            raise UserError("give one of data.dir=FOLDER and data.hub=BeIR/NAME")
+        require_one(self.data.dir, self.data.hub, "data.dir=FOLDER and data.hub=BeIR/NAME")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -169,6 +167,18 @@ class CardConfig:
         """Refuse a call with nothing to write."""
         if not self.results and self.contamination is None:
             raise UserError("nothing to write: give results=[FOLDER] or contamination=FOLDER")
+
+
+def require_one(first: str | None, second: str | None, options: str) -> None:
+    """Refuse both or neither of two options.
+
+    Args:
+        first: The value of the one; None where it is not given.
+        second: The value of the other.
+        options: Both as they are typed.
+    """
+    if (first is None) == (second is None):
+        raise UserError(f"give one of {options}")
 
 
 Options = TypeVar("Options", BrightConfig, BeirConfig)

@@ -90,7 +90,7 @@ def fuse(config: FuseConfig) -> None:
     weights = list(config.weights or [1 / len(config.runs)] * len(config.runs))
     fusion = RunFusion(config.runs, config.method, weights, config.rrf_k, config.top)
     if folders:
-        fuse_folders(config, fusion)
+        _fuse_folders(config, fusion)
         return
     begun = time.time()
     fused = fusion.fuse([read_run(path) for path in fusion.places])
@@ -104,7 +104,7 @@ def fuse(config: FuseConfig) -> None:
     print(f"{len(fused.run)} queries fused, {fusion.title}: {output}")
 
 
-def fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
+def _fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
     """Fuse every task of folders of results into a folder of results; without their data, into runs only."""
     # 1 what the folders hold, and the data that they rank
     folders = [read_results(path) for path in config.runs]

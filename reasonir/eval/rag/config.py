@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
 from reasonir.core.fields import positive, within
+from reasonir.eval.benchmarks.config import require_one
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig, Provider
 from reasonir.retrieval.config import RetrievalConfig, Retriever
@@ -116,7 +117,7 @@ class MmluConfig(RagConfig):
     def validate(self) -> None:
         """Refuse both or neither source of data."""
         RagConfig.validate(self)
-        _one_of(self.data.dir, self.data.hub, "data.dir=FOLDER and data.hub=cais/mmlu")
+        require_one(self.data.dir, self.data.hub, "data.dir=FOLDER and data.hub=cais/mmlu")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -140,7 +141,7 @@ class GpqaConfig(RagConfig):
     def validate(self) -> None:
         """Refuse both or neither source of data."""
         RagConfig.validate(self)
-        _one_of(self.data.file, self.data.hub, "data.file=FILE.csv and data.hub=Idavidrein/gpqa:gpqa_diamond")
+        require_one(self.data.file, self.data.hub, "data.file=FILE.csv and data.hub=Idavidrein/gpqa:gpqa_diamond")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -185,8 +186,3 @@ def resolve(config: RagConfig) -> RagConfig:
     """Return the options with the default output folder filled in."""
     name = f"{name_of(config)}-{PurePath(config.generator.model).name}"
     return replace(config, output_dir=config.output_dir or str(PurePath("outputs", "eval", name)))
-
-
-def _one_of(first: str | None, second: str | None, options: str) -> None:
-    if (first is None) == (second is None):
-        raise UserError(f"give one of {options}")

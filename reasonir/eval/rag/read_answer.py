@@ -21,8 +21,6 @@ from reasonir.eval.rag.phrases import SAY, plain
 from reasonir.eval.rag.records import LETTERS, Question, Reading
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
 
-READ = ("boxed", "phrase", "phrase_text", "verdict", "line", "text", "letter")
-UNREAD = ("empty", "contradictory", "refusal", "none_found")
 BEFORE = 60
 """Characters before a phrase that are looked at."""
 BOXES, BOX_CHARACTERS = 2, 2_000

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.eval.rag.records import CLOSED, GOLD, RETRIEVED
+from reasonir.eval.scores.significance import format_p_value
 from reasonir.text.markdown import markdown_table
 
 NAMES = {CLOSED: "closed book", RETRIEVED: "retrieved", GOLD: "gold passages"}
@@ -23,12 +24,6 @@ class Part:
     name: str
     questions: int
     shares: list[float | None]
-
-    @property
-    def gain(self) -> float | None:
-        """Return how much the second condition adds to the first; None where one is missing."""
-        first, second = [*self.shares, None][:2]
-        return None if first is None or second is None else second - first
 
 
 def render(report: dict[str, Any], details: bool) -> str:
@@ -59,7 +54,7 @@ def _differences(report: dict[str, Any]) -> list[str]:
     test = "p (randomisation)" if several else "p (McNemar, exact)"
     rows = [
         [f"{NAMES[d['b']]} - {NAMES[d['a']]}", f"{d['questions']:,}", f"{100 * d['difference']:+.1f}",
-         f"{d['gained']:,}", f"{d['lost']:,}", _p(d["p_value"])]
+         f"{d['gained']:,}", f"{d['lost']:,}", format_p_value(d["p_value"])]
         for d in report["differences"]
     ]  # fmt: skip
     return [markdown_table(["difference", "questions", "points", "gained", "lost", test], rows), ""]
@@ -138,7 +133,3 @@ def _points(share: float) -> str:
 
 def _interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"

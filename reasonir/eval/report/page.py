@@ -20,6 +20,7 @@ import jinja2
 
 from reasonir import __version__
 from reasonir.eval.rag.table import NAMES
+from reasonir.eval.scores.significance import format_p_value
 from reasonir.eval.scores.tables import SHORT_NAMES, Table
 
 
@@ -214,11 +215,6 @@ def interval(pair: Sequence[float] | None) -> str:
     return "–" if pair is None else f"{_points(pair[0])} to {_points(pair[1])}"
 
 
-def _p_value(p: float) -> str:
-    # Four digits alone would print a small p as 0.0000.
-    return f"{p:.4f}" if p >= 0.001 else f"{p:.1e}"
-
-
 def fill_page(page: Page) -> str:
     """Return the HTML of a page, from `html/`'s template, style and script."""
     style, script = _page_file("report.css"), _page_file("report.js")
@@ -226,7 +222,7 @@ def fill_page(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"difference": _signed, "share": _points, "interval": interval, "p_value": _p_value}
+    environment.filters |= {"difference": _signed, "share": _points, "interval": interval, "p_value": format_p_value}
     environment.filters |= {"count": "{:,}".format, "decimal": "{:.1f}".format}
     return environment.from_string(_page_file("report.html")).render(
         page=page,

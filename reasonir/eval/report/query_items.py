@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.eval.report.page import Passages, cut, short_score
 from reasonir.eval.report.runs import METRIC, MeasuredRun, Shared
 from reasonir.eval.scores.metrics import score_run
+from reasonir.retrieval.fusion import in_order
 
 # Hits shown of a query; its metric is nDCG@10.
 HITS = 10
@@ -116,17 +115,9 @@ def _read_texts(run: MeasuredRun, task: str, data_dir: str | None) -> tuple[Text
 
 
 def _read_rankings(run: MeasuredRun, task: str) -> dict[str, Ranking]:
-    return {query: order_hits(hits) for query, hits in run.tasks[task].run().items()}
-
-
-def order_hits(hits: Mapping[str, float]) -> Ranking:
-    """Return the hits in the order that was scored.
-
-    trec_eval reads scores as float32 and orders equal ones by id, descending; so does pytrec_eval.
-    """
-    scores = np.fromiter(hits.values(), dtype=np.float32, count=len(hits)).tolist()
-    ordered = sorted(zip(scores, hits, strict=True), reverse=True)
-    return [(document, score) for score, document in ordered]
+    """Return every query's hits in the order that was scored."""
+    rankings = run.tasks[task].run()
+    return {query: [(document, hits[document]) for document in in_order(hits)] for query, hits in rankings.items()}
 
 
 def _add_query(

@@ -1,17 +1,17 @@
 """Retrieval metrics of trec_eval, computed by pytrec_eval, which only this file imports.
 
-Invariant: a value is what pytrec_eval gives for the same hits and judgements. trec_eval reads scores as float32 and
-orders equal ones by document id, descending. Reads and writes nothing. Metrics over aspects: `aspect_metrics.py`.
+Invariant: a value is what pytrec_eval gives for the same hits and judgements. Reads and writes nothing. Metrics over
+aspects: `aspect_metrics.py`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pytrec_eval
 
 from reasonir.data.aspects import Aspect
 from reasonir.eval.scores.aspect_metrics import aspect_metric_names, aspect_metrics
+from reasonir.retrieval.fusion import in_order
 
 # 10 is the cut of BRIGHT's nDCG, 1 that of its recall on whole pages, 25 Bright-Pro's.
 CUTS = (1, 5, 10, 25, 50, 100)
@@ -58,7 +58,7 @@ def score_run(
     """
     # A query without a relevant document has no nDCG and is left out, as trec_eval does.
     gold = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
-    hits = {query: remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
+    hits = {query: _remove(run[query], (excluded or {}).get(query, ())) for query in gold if query in run}
     # A query whose every hit is excluded has no hit any more: it counts as missing, not as scored.
     hits = {query: scores for query, scores in hits.items() if scores}
     # pytrec_eval takes the cuts of one measure as one name, "ndcg_cut.1,5,10".
@@ -76,7 +76,7 @@ def score_run(
     if aspects:
         names += aspect_metric_names(CUTS)
         for query, row in per_query.items():
-            row |= aspect_metrics(trec_ranking(hits.get(query, {})), aspects[query], CUTS)
+            row |= aspect_metrics(in_order(hits.get(query, {})), aspects[query], CUTS)
     mean = {name: sum(row[name] for row in per_query.values()) / max(len(per_query), 1) for name in names}
     return RunMetrics(
         mean={**mean, "num_queries": len(per_query)},
@@ -87,13 +87,7 @@ def score_run(
     )
 
 
-def trec_ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return the documents of a query in trec_eval's order."""
-    # numpy's float32 and the id together, both descending: two scores that trec_eval reads as equal are ordered by id.
-    return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
-
-
-def remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
+def _remove(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     """Return a query's hits without the excluded documents; pytrec_eval takes no score but a `float`."""
     kept = dict(scores)
     # One look at the types is cheaper than converting every score of every query.

@@ -176,6 +176,11 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
+def format_p_value(p: float) -> str:
+    """Return a p-value with four digits; a smaller one, which they would print as 0.0000, as a power of ten."""
+    return f"{p:.4f}" if p >= 0.001 else f"{p:.1e}"
+
+
 def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
     """Return Student's interval for the mean of independent repeats; None for a single value."""
     if len(values) < 2:

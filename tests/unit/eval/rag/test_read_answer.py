@@ -12,11 +12,14 @@ from reasonir.core.files import read_jsonl
 from reasonir.eval.rag import read_answer as read_answer_module
 from reasonir.eval.rag.phrases import SAY
 from reasonir.eval.rag.questions import read_choices
-from reasonir.eval.rag.read_answer import READ, UNREAD, read_answer
+from reasonir.eval.rag.read_answer import read_answer
 from reasonir.eval.rag.records import LETTERS, Question, Reading
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import SENTENCES
 from tests.unit.eval.rag.completions import CELL, COT, NUMBERS, TABLE, TEN, TREND, question
+
+READ = ("boxed", "phrase", "phrase_text", "verdict", "line", "text", "letter")
+UNREAD = ("empty", "contradictory", "refusal", "none_found")
 
 
 @pytest.mark.parametrize(("completion", "asked", "letter", "stage"), TABLE)

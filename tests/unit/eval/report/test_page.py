@@ -7,14 +7,14 @@ import zlib
 from reasonir.eval.report.page import Bar, BarChart, Passages, Side, fill_page, pack
 from reasonir.eval.report.page import Page as ReportPage
 from reasonir.eval.report.provenance import flatten, side_by_side
-from reasonir.eval.report.query_items import order_hits
 from reasonir.eval.report.question_items import cut_middle
+from reasonir.retrieval.fusion import in_order
 
 
 def test_hits_stand_in_the_scored_order() -> None:
     """trec_eval reads scores as float32; what is equal there goes by id, descending."""
     hits = {"a": 1.0, "c": 0.5, "b": 1.0 - 1e-9, "d": 2.0}
-    assert [document for document, _ in order_hits(hits)] == ["d", "b", "a", "c"]
+    assert in_order(hits) == ["d", "b", "a", "c"]
 
 
 def test_long_answers_keep_both_ends() -> None:
