@@ -151,15 +151,18 @@ def test_the_likeliest_letter_is_the_answer(world: Path, capsys: pytest.CaptureF
         case = int(re.findall(r"Case (\d)", prompt_of(body))[-1])
         right, other = "ABCD"[case % 4], "ABCD"[(case + 1) % 4]
         shares = [(f" {right}", 0.2), (other, 0.3), (right, 0.15), ("The", 0.3)]  # 0.35 in two spellings
-        return Reply(text="The", logprobs=[(token, math.log(share)) for token, share in shares])
+        logprobs = [(token, math.log(share)) for token, share in shares]
+        return Reply(text="The", finish="length", logprobs=logprobs)  # as servers end an answer of one token
 
     with ScriptedServer(knows) as server:
-        run(options(world, server, "out", "prompt_form=letter"), capsys)
+        told, _ = run(options(world, server, "out", "prompt_form=letter"), capsys)
         assert all(body["max_tokens"] == 1 for body in server.bodies)
         _, said = run(options(world, server, "more", "prompt_form=letter", "samples=2"), capsys, code=2)
     assert "samples=2" in said
     report = json.loads((world / "out" / "accuracy.json").read_text())
     assert all(entry["all"]["accuracy"] == 1 for entry in report["conditions"].values())
+    # The limit of one token is this command's own: nothing was cut.
+    assert "cut at" not in told and {row["finish"] for row in rows_of(world / "out", "answers.jsonl")} == {"stop"}
 
 
 def test_the_last_passages_are_dropped_to_fit(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,6 +151,8 @@ class Reader:
         if not letter:
             drawn = draw_number(self.seed, "guess", question.id, asked.sample)
             guess = question.letters[drawn % len(question.letters)]
+        # A letter is a whole answer: the limit of one token that ends it is our own.
+        whole = self.by_letter and completion.finish == "length"
         return Answer(
             id=question.id,
             condition=asked.condition,
@@ -161,7 +163,7 @@ class Reader:
             correct=letter == question.answer,
             passages=asked.passages,
             dropped=asked.dropped,
-            finish=completion.finish,
+            finish="stop" if whole else completion.finish,
             error=completion.error,
             input_tokens=completion.input_tokens,
             output_tokens=completion.output_tokens,
