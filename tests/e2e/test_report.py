@@ -106,7 +106,7 @@ def test_page_says_what_was_measured(folders: Path, capsys: pytest.CaptureFixtur
     page = (folders / "page" / "report.html").read_text(encoding="utf-8")
     average = json.loads((folders / "a" / "results.json").read_text())["average"]["ndcg_at_10"]
     assert f"<strong>{100 * average:.1f}</strong>" in page
-    for part in ("average of 2 tasks", "reasonir-eval bright data.dir=", "75.3 s", "ReasonIR-8B", "arXiv 2504.20595"):
+    for part in ("average of 2 tasks", "reasonir-eval bright data.dir=", "75.3 s"):
         assert part in page, part
     assert 'id="scaling"' not in page
     manifest = json.loads((folders / "page" / "manifest.json").read_text())
@@ -198,13 +198,41 @@ def test_common_queries_are_compared_and_the_rest_counted(folders: Path, capsys:
     assert "share no query" in refusal(report(folders, "ab"), capsys)
 
 
-def test_corpus_of_another_size_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = json.loads((folders / "a" / "manifest.json").read_text())
-    manifest["counts"] = {"pony": {"documents": 70}, "biology": {"documents": 57_359}}
-    (folders / "a" / "manifest.json").write_text(json.dumps(manifest))
-    said = run(report(folders, "a"), capsys)
-    assert said.count("note:") == 1
-    assert "pony was ranked over 70 documents; BRIGHT's corpus has 7,894" in said
+def test_published_values_stand_beside_full_tasks_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bright(tmp_path / "data", {"theoremqa_theorems": 76, "pony": 7}, documents_per_query=1)
+    write_results_folder(tmp_path / "a", tmp_path / "data", ["theoremqa_theorems", "pony"], 0.4)
+    file = tmp_path / "a" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    # What makes a task the full one are its counts: 23,839 passages are not written for that.
+    manifest["counts"]["theoremqa_theorems"]["documents"] = 23_839
+    file.write_text(json.dumps(manifest))
+    said = run(report(tmp_path, "a"), capsys)
+    page = (tmp_path / "page" / "report.html").read_text()
+    for place in (said, page):
+        assert "pony: not the full task: 7 of 112 queries, 60 of 7,894 documents" in place
+        assert "theoremqa_theorems: not" not in place and "arXiv 2504.20595" in place
+    assert re.search(r"\| ReasonIR-8B, original \(arXiv 2504.20595\) \| +\| 27.2 \| +\|", said), said
+    assert "as published" in page and "note:" not in said
+    # Without a count nothing is compared.
+    file.unlink()
+    said = run(report(tmp_path, "a"), capsys)
+    assert "theoremqa_theorems: how many queries and documents were ranked is not known" in said
+    assert "arXiv" not in said + (tmp_path / "page" / "report.html").read_text()
+
+
+def test_no_command_compares_a_part_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bright(tmp_path / "data", {"pony": 7})
+    bm25, fused = tmp_path / "bm25", tmp_path / "fused"
+    commands = [
+        ["bright", f"data.dir={tmp_path / 'data'}", "retriever=bm25", f"output_dir={bm25}"],
+        ["fuse", f"runs=[{bm25},{bm25}]", f"output={fused}"],
+        *(["report", f"results=[{folder}]", f"output={folder}/page.html"] for folder in (bm25, fused)),
+    ]
+    for command in commands:
+        said = run(command, capsys)
+        assert "pony: not the full task: 7 of 112 queries, 70 of 7,894 documents" in said and "arXiv" not in said
+    for file in (bm25 / "results.md", fused / "results.md", fused / "page.html"):
+        assert "not the full task" in file.read_text() and "arXiv" not in file.read_text()
 
 
 def test_scaling_curve_of_the_folder(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def write_results_folder(
 ) -> Path:
     """Write what `reasonir-eval bright` would; `quality` is the chance that a gold document is found."""
     draw = random.Random(int(1000 * quality))
-    means = {}
+    means, counts = {}, {}
     for collection in read_bright(str(data), tasks):
         ids = [document.id for document in collection.documents]
         run = {}
@@ -59,10 +59,11 @@ def write_results_folder(
             order = dict.fromkeys(sorted([*found, *rest], key=lambda _: draw.random()))
             run[query.id] = {document: 20 - 0.37 * rank for rank, document in enumerate(list(order)[:depth])}
         means[collection.name] = write_task(folder / collection.name, run, qrels_of(collection), "made-up").mean
+        counts[collection.name] = {"documents": len(ids)}
     write_results(folder, means)
     asked = {"retriever": "bm25", "data": {"dir": str(data), "hub": None}, "queries": "original", "long": False}
     asked |= {"instruction": "bright", "model": {"path": None, "template": "auto"}, "top": depth, **options}
     (folder / "config.yaml").write_text(yaml.safe_dump(asked), encoding="utf-8")
     command = ["reasonir-eval", "bright", f"data.dir={data}", f"retriever={asked['retriever']}"]
-    write_json(folder / "manifest.json", {"command": command, "wall_seconds": 75.3, "counts": {}})
+    write_json(folder / "manifest.json", {"command": command, "wall_seconds": 75.3, "counts": counts})
     return folder

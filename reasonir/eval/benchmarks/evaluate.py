@@ -90,7 +90,7 @@ def evaluate_beir(config: BeirConfig) -> None:
     if evaluation.run is None:
         return
     write_results(evaluation.folder, results)
-    table = write_table(evaluation.folder, results, title=evaluation.title, averaged=False, queries=None)
+    table = write_table(evaluation.folder, results, title=evaluation.title, averaged=False, queries=None, documents={})
     print(f"\n{table}")
     patterns = ("corpus.jsonl*", "queries.jsonl*", f"qrels/{split}.tsv")
     inputs = [path for pattern in patterns for path in Path(folder).glob(pattern)] if folder else []
@@ -275,8 +275,11 @@ def write_bright_summary(
     # The published rows rank BRIGHT's passages; sets that name aspects have corpora and golds of their own.
     comparable = not long and not any("alpha_ndcg_at_10" in mean for mean in results.values())
     beside = queries if comparable else None
-    title = evaluation.title
-    table = write_table(evaluation.folder, results, title=title, averaged=True, queries=beside, whole_pages=long)
+    documents = {task: counts["documents"] for task, counts in evaluation.counts.items()}
+    table = write_table(
+        evaluation.folder, results, title=evaluation.title, averaged=True, queries=beside, documents=documents,
+        whole_pages=long,
+    )  # fmt: skip
     return average, table
 
 

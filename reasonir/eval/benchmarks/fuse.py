@@ -36,10 +36,14 @@ from reasonir.retrieval.fusion import Fused, describe_fusion, fuse_runs
 
 @dataclass(frozen=True, slots=True)
 class Judgements:
-    """What a task's run is scored with: the judged queries, and the aspects of those that name some."""
+    """What a task's run is scored with: the judged queries, and the aspects of those that name some.
+
+    corpus_documents: documents of the task's corpus.
+    """
 
     qrels: Mapping[str, Mapping[str, int]]
     aspects: Aspects
+    corpus_documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ def _fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
             continue
         scored = write_task(place, fused.run, scorable[task].qrels, fusion.method.value, scorable[task].aspects)
         means[task] = scored.mean
+        counts[task]["corpus_documents"] = scorable[task].corpus_documents
         print(f"{task}: nDCG@10 {scored.mean['ndcg_at_10']:.4f} ({scored.mean['num_queries']} queries)")
     # 3 what stands above the tasks
     if means:
@@ -140,7 +145,11 @@ def _fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
         # The published rows rank passages, not whole pages.
         beside = None if data.long else data.queries
         averaged = nested or len(means) > 1
-        print(f"\n{write_table(output.path, means, title=fusion.title, averaged=averaged, queries=beside)}")
+        sizes = {task: counts[task]["corpus_documents"] for task in means}
+        table = write_table(
+            output.path, means, title=fusion.title, averaged=averaged, queries=beside, documents=sizes
+        )  # fmt: skip
+        print(f"\n{table}")
     output.finish(inputs=[folder[task].folder / RUN_FILE for folder in folders for task in tasks], counts=counts)
     print(f"results: {output.path}" if means else f"runs: {output.path}")
 
@@ -169,7 +178,8 @@ def _read_judgements(
     try:
         for collection in _readable(data.collections(tasks)):
             _refuse_unknown_ids(collection, data, tasks, folders)
-            judgements[collection.name] = Judgements(qrels_of(collection), aspects_of(collection))
+            size = len(collection.documents)
+            judgements[collection.name] = Judgements(qrels_of(collection), aspects_of(collection), size)
     # A mistake in what the user named is refused; a set that a run folder merely records may be gone by now.
     except Unreadable as error:
         if named:

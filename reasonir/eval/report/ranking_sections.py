@@ -11,9 +11,9 @@ from reasonir.eval.report.curve import scaling_curve
 from reasonir.eval.report.page import Bar, BarChart, Filter, Page, Side, pack_list
 from reasonir.eval.report.provenance import flatten, side_by_side
 from reasonir.eval.report.query_items import QueryItems
-from reasonir.eval.report.runs import Shared, other_corpus
+from reasonir.eval.report.runs import Shared
 from reasonir.eval.scores import tables
-from reasonir.eval.scores.published import ORIGINAL
+from reasonir.eval.scores.published import BRIGHT_SIZES, ORIGINAL, why_not_comparable
 from reasonir.eval.scores.results import METRICS_FILE, QUERIES_FILE, RESULTS_FILE, RUN_FILE
 
 # Bounds of the bins by query length, in words.
@@ -45,7 +45,7 @@ def rankings_page(shared: Shared, table: tables.Table, items: QueryItems) -> Pag
         kind="Retrieval report",
         title=" and ".join(run.name for run in runs),
         sides=sides,
-        notes=[*shared.notes, *items.notes],
+        notes=[*shared.notes, *table.notes, *items.notes],
         facts=side_by_side([run.facts() for run in runs]),
         options=side_by_side([flatten(run.options) for run in runs]),
         # One task needs no chart by task.
@@ -71,7 +71,7 @@ def report_table(shared: Shared) -> tables.Table:
         )
         for run in shared.runs
     ]
-    return tables.build_table(rows, averaged=len(shared.queries) > 1, both_kinds=True)
+    return tables.build_table(rows, averaged=len(shared.queries) > 1, sizes=shared.sizes(), both_kinds=True)
 
 
 def input_files(shared: Shared) -> list[Path]:
@@ -96,15 +96,16 @@ def _changes(shared: Shared) -> dict[str, int] | None:
 
 def _task_bars(shared: Shared) -> BarChart:
     """Return one row a task, the published ReasonIR-8B marked where it ranked the same queries."""
-    reference = dict(zip(BRIGHT_TASKS, ORIGINAL[0].points, strict=True))
+    reference, sizes = dict(zip(BRIGHT_TASKS, ORIGINAL[0].points, strict=True)), shared.sizes()
     # A published value is marked only where it was measured on the same queries and documents.
     comparable = all(run.compares_with_bright and run.queries == "original" for run in shared.runs)
+    full = {task for task in sizes if comparable and task in BRIGHT_SIZES and not why_not_comparable(task, sizes[task])}
     rows = [
         Bar(
             task,
             len(queries),
             [100 * shared.mean(run, task) for run in shared.runs],
-            reference.get(task) if comparable and other_corpus(shared.runs[0], task) is None else None,
+            reference[task] if task in full else None,
         )
         for task, queries in shared.queries.items()
     ]

@@ -137,7 +137,9 @@ def report_on_rankings(
     counts = {"tasks": len(shared.queries), "queries": shared.query_count, "documents": len(items.passages.ids)}
     summary = f"{shared.query_count:,} queries of {plural(len(shared.queries), 'task')}"
     beside = {"results.md": markdown, "results.tex": tables.to_latex(table)}
-    return Report(page, beside, input_files(shared), counts, markdown, page.notes, summary)
+    # The table that is printed says its own notes.
+    notes = [note for note in page.notes if note not in table.notes]
+    return Report(page, beside, input_files(shared), counts, markdown, notes, summary)
 
 
 def report_on_answers(folder: Path, name: str | None, characters: Limits) -> Report:

@@ -14,7 +14,7 @@ from reasonir.core.files import read_jsonl
 from reasonir.data.open_source import RankedData, ranked_data
 from reasonir.data.rewritings import ORIGINAL
 from reasonir.eval.report.provenance import facts_of, mapping, model_of, plural, read_manifest, read_options
-from reasonir.eval.scores.published import BRIGHT_DOCUMENTS
+from reasonir.eval.scores.published import BRIGHT_SIZES, TaskSize
 from reasonir.eval.scores.results import QUERIES_FILE, TaskResult, read_results
 
 METRIC = "ndcg_at_10"
@@ -48,6 +48,13 @@ class MeasuredRun:
     def compares_with_bright(self) -> bool:
         """Whether published rows may stand beside: they rank BRIGHT's passages, not pages, nor a BEIR folder."""
         return not self.source.long and not self.source.split
+
+    def corpus_documents(self, task: str) -> int | None:
+        """Return how many documents a task's corpus has; None where the manifest does not say."""
+        counts = mapping(mapping(self.manifest.get("counts")).get(task))
+        # Of a run that was fused or reranked, `documents` are the hits.
+        found = counts.get("corpus_documents", counts.get("documents") if "retriever" in self.options else None)
+        return found if isinstance(found, int) else None
 
     def facts(self) -> dict[str, str]:
         """Return what was measured, by name."""
@@ -83,6 +90,16 @@ class Shared:
     def average(self, run: MeasuredRun) -> float:
         """Return a run's macro average over the shared tasks."""
         return sum(self.mean(run, task) for task in self.queries) / len(self.queries)
+
+    def sizes(self) -> dict[str, TaskSize]:
+        """Return how much of each task was ranked, where all runs say so and agree."""
+        sizes = {}
+        for task, queries in self.queries.items():
+            found = {run.corpus_documents(task) for run in self.runs}
+            documents = found.pop() if len(found) == 1 else None
+            if documents is not None:
+                sizes[task] = TaskSize(len(queries), documents)
+        return sizes
 
     @property
     def query_count(self) -> int:
@@ -169,7 +186,7 @@ def share(runs: list[MeasuredRun]) -> Shared:
     first, last = runs[0], runs[-1]
     tasks = [task for task in first.tasks if task in last.tasks]
     # BRIGHT's tasks in the order of its tables; others as the first run has them.
-    tasks.sort(key=list(BRIGHT_DOCUMENTS).index if set(tasks) <= BRIGHT_DOCUMENTS.keys() else lambda _: 0)
+    tasks.sort(key=list(BRIGHT_SIZES).index if set(tasks) <= BRIGHT_SIZES.keys() else lambda _: 0)
     shared = Shared(runs, {})
     for run, other in ((first, last), (last, first)) if len(runs) == 2 else ():
         alone = [task for task in run.tasks if task not in other.tasks]
@@ -190,21 +207,7 @@ def share(runs: list[MeasuredRun]) -> Shared:
 
 
 def _notes_on_folders(shared: Shared) -> list[str]:
-    """Say what makes the numbers less than they seem: no manifest, a corpus that is not BRIGHT's."""
-    notes = [
+    """Say what makes the numbers less than they seem: no manifest."""
+    return [
         f"{run.folder} has no manifest.json: how it came about is not known." for run in shared.runs if not run.manifest
     ]
-    for task in shared.queries:
-        if (documents := other_corpus(shared.runs[0], task)) is not None:
-            notes.append(
-                f"{task} was ranked over {documents:,} documents; BRIGHT's corpus has {BRIGHT_DOCUMENTS[task]:,}, "
-                "so the published rows do not compare."
-            )
-    return notes
-
-
-def other_corpus(run: MeasuredRun, task: str) -> int | None:
-    """Return how many documents a task of BRIGHT's name was ranked over; None where as many as BRIGHT has."""
-    documents = mapping(mapping(run.manifest.get("counts")).get(task)).get("documents")
-    expected = BRIGHT_DOCUMENTS.get(task) if run.compares_with_bright else None
-    return documents if expected and isinstance(documents, int) and documents != expected else None

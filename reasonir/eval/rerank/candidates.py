@@ -175,6 +175,7 @@ def candidates_of(collection: Collection, run: Run, top: int, source: str, neste
         aspects=aspects_of(collection),
         counts={
             "queries": len(kept),
+            "corpus_documents": len(documents),
             "documents": sum(min(len(hits), top) for hits in kept.values()),
             "documents_below_top": sum(max(len(hits) - top, 0) for hits in kept.values()),
             "excluded_documents_removed": excluded,

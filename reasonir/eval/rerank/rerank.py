@@ -296,7 +296,10 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: 
     }
     nested = tasks[0].nested
     beside = queries if nested and not long else None
-    table = write_table(root, mixed, title=title, averaged=nested, queries=beside, above=above)
+    documents = {candidates.task: candidates.counts["corpus_documents"] for candidates in tasks}
+    table = write_table(
+        root, mixed, title=title, averaged=nested, queries=beside, documents=documents, above=above
+    )  # fmt: skip
     print(f"\n{table}")
 
 

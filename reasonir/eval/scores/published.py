@@ -28,13 +28,21 @@ class PublishedRow:
         return {**dict(zip(BRIGHT_TASKS, self.points, strict=bool(self.points))), "average": self.average}
 
 
+@dataclass(frozen=True, slots=True)
+class TaskSize:
+    """How much of a task was ranked. queries: judged ones. documents: of the corpus."""
+
+    queries: int
+    documents: int
+
+
 def _rows(entries: list[dict[str, Any]]) -> tuple[PublishedRow, ...]:
     return tuple(PublishedRow(**{**entry, "points": tuple(entry.get("points", ()))}) for entry in entries)
 
 
 _CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-BRIGHT_DOCUMENTS: dict[str, int] = {task: facts["documents"] for task, facts in _CONTENT["tasks"].items()}
-"""Passages of each task's corpus. A smaller corpus is an easier task: its scores do not compare."""
+BRIGHT_SIZES = {task: TaskSize(facts["queries"], facts["documents"]) for task, facts in _CONTENT["tasks"].items()}
+"""The full tasks. A smaller corpus is an easier task, and fewer queries are a sample: their scores do not compare."""
 SHORT_NAMES: dict[str, str] = {task: facts["short"] for task, facts in _CONTENT["tasks"].items()}
 """Names of BRIGHT's tasks in narrow columns."""
 ORIGINAL = _rows(_CONTENT["original"])
@@ -46,3 +54,23 @@ REWRITTEN = _rows(_CONTENT["rewritten"])
 def published_rows(queries: str) -> tuple[PublishedRow, ...]:
     """Return the published rows on the same kind of queries: "original", or the name of any rewriting."""
     return ORIGINAL if queries == "original" else REWRITTEN
+
+
+def why_not_comparable(task: str, size: TaskSize | None) -> str:
+    """Return in words what separates a ranked task of BRIGHT's name from the full one; "" where nothing does.
+
+    Args:
+        task: Its name.
+        size: How much of it was ranked; None where that is not known.
+    """
+    full = BRIGHT_SIZES[task]
+    if size is None:
+        return "how many queries and documents were ranked is not known"
+    counts = [(size.queries, full.queries, "queries"), (size.documents, full.documents, "documents")]
+    if all(found == whole for found, whole, _ in counts):
+        return ""
+    parts = [
+        f"{found:,} of {whole:,} {noun}" if found <= whole else f"{found:,} {noun} where BRIGHT has {whole:,}"
+        for found, whole, noun in counts
+    ]  # fmt: skip
+    return f"not the full task: {', '.join(parts)}"

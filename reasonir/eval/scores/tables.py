@@ -4,13 +4,13 @@ Writes results.md; `reasonir-eval report` writes results.tex. Leaves numbers to 
 `published.py`. The HTML page has a form of its own.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reasonir.core.files import write_text
 from reasonir.data.bright import BRIGHT_TASKS
-from reasonir.eval.scores.published import SHORT_NAMES, published_rows
+from reasonir.eval.scores.published import SHORT_NAMES, TaskSize, published_rows, why_not_comparable
 from reasonir.text.markdown import markdown_table
 
 AVERAGE = "average"
@@ -74,10 +74,19 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Groups of rows under the same columns: the tasks' names and, where there are several tasks, `average`."""
+    """Groups of rows under the same columns: the tasks' names and, where there are several tasks, `average`.
+
+    notes: a sentence for each task beside which no published row can stand.
+    """
 
     columns: list[str]
     groups: list[Group]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> bool:
+        """Return whether a published row stands in it."""
+        return any(not row.ours for group in self.groups for row in group.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +102,23 @@ class Measured:
     queries: str | None
 
 
-def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = False) -> Table:
+def build_table(
+    rows: Sequence[Measured], averaged: bool, sizes: Mapping[str, TaskSize], both_kinds: bool = False
+) -> Table:
     """Group our results with the published rows on the same kind of queries.
+
+    A published value stands only beside the full task: a part of its queries or documents is another task.
 
     Args:
         rows: Our results, all with the same tasks.
         averaged: Whether a macro average over the tasks stands in a last column.
+        sizes: How much of each task was ranked; a task that is missing here is compared with nothing.
         both_kinds: Show the published rows on the other kind of queries too.
     """
     tasks = list(rows[0].ndcg_at_10)
+    differs = {
+        task: why for task in tasks if task in SHORT_NAMES and (why := why_not_comparable(task, sizes.get(task)))
+    }
     columns = [*tasks, AVERAGE] if averaged else tasks
     # Published rows exist for BRIGHT's tasks only: elsewhere the kind of queries makes no group.
     bright = any(task in SHORT_NAMES for task in tasks)
@@ -114,11 +131,13 @@ def build_table(rows: Sequence[Measured], averaged: bool, both_kinds: bool = Fal
     for kind in shown:
         own = [SystemRow(row.name, _points_of(row, averaged)) for row, its in kinds if its == kind]
         others = [
-            SystemRow(row.system, _for_tasks(row.by_column(), tasks), row.queries, row.source)
+            SystemRow(row.system, _for_tasks(row.by_column(), tasks, differs), row.queries, row.source)
             for row in (published_rows(kind) if kind else ())
         ]
-        groups.append(Group(GROUP_TITLES[kind], own + [row for row in others if row.points.keys() & set(columns)]))
-    return Table(columns, groups)
+        found = own + [row for row in others if row.points.keys() & set(columns)]
+        groups += [Group(GROUP_TITLES[kind], found)] if found else []
+    notes = [f"{task}: {why}; no published row stands beside it." for task, why in differs.items()]
+    return Table(columns, groups, notes if any(shown) else [])
 
 
 def _kind(queries: str | None) -> str:
@@ -134,11 +153,11 @@ def _points_of(row: Measured, averaged: bool) -> dict[str, float]:
     return points
 
 
-def _for_tasks(points: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """Return a published row's points for these tasks, with their average."""
-    shown = {task: points[task] for task in tasks if task in points}
+def _for_tasks(points: Mapping[str, float], tasks: Sequence[str], differs: Container[str]) -> dict[str, float]:
+    """Return a published row's points for these tasks but those that differ, and where none does their average."""
+    shown = {task: points[task] for task in tasks if task in points and task not in differs}
     # Over all 12 tasks the average is the printed one: it was rounded once, an average of rounded points is not it.
-    if set(tasks) == set(BRIGHT_TASKS):
+    if set(tasks) == set(BRIGHT_TASKS) and not any(task in differs for task in tasks):
         return {**shown, AVERAGE: points[AVERAGE]}
     return {**shown, AVERAGE: sum(shown.values()) / len(shown)} if len(shown) == len(tasks) else shown
 
@@ -153,14 +172,15 @@ def to_markdown(table: Table) -> str:
             name = f"**{row.label.strip()}**" if row.ours else row.label
             rows.append([name, *(_cell(row, column) for column in table.columns)])
     text = markdown_table(["nDCG@10", *table.columns], rows, compact=True) + "\n"
-    published = any(not row.ours for group in table.groups for row in group.rows)
-    return f"{text}\n{SOURCES}\n" if published else text
+    below = [*table.notes, *([SOURCES] if table.compared else [])]
+    return "\n\n".join([text.rstrip("\n"), *below]) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """Return the table as a LaTeX tabular of booktabs, the best of each column and group in bold."""
     heads = [SHORT_NAMES.get(column, "Avg." if column == AVERAGE else _latex(column)) for column in table.columns]
-    lines = ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\toprule"]
+    notes = [f"% {note}" for note in table.notes]
+    lines = ["% \\usepackage{booktabs}", *notes, f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\toprule"]
     lines.append(f"nDCG@10 & {' & '.join(heads)} \\\\")
     for group in table.groups:
         lines.append("\\midrule")
@@ -190,6 +210,7 @@ def write_table(
     title: str,
     averaged: bool,
     queries: str | None,
+    documents: Mapping[str, int],
     above: Mapping[str, Mapping[str, float]] | None = None,
     whole_pages: bool = False,
 ) -> str:
@@ -203,6 +224,7 @@ def write_table(
         title: The name of our row.
         averaged: Whether a macro average over the tasks stands in a last column.
         queries: "original", or a rewriting's name: which published rows stand below; None for none.
+        documents: Documents of each task's corpus: published rows stand beside full tasks only.
         above: Further results of ours that stand above this row: nDCG@10 by task, by title.
         whole_pages: Add recall@1, the BRIGHT paper's measure for whole pages (arXiv 2407.12883).
 
@@ -211,7 +233,8 @@ def write_table(
     """
     rows = [Measured(name, {task: values[task] for task in results}, queries) for name, values in (above or {}).items()]
     rows.append(Measured(title, {task: mean["ndcg_at_10"] for task, mean in results.items()}, queries))
-    text = to_markdown(build_table(rows, averaged)) + _aspect_table(results)
+    sizes = {task: TaskSize(int(results[task]["num_queries"]), count) for task, count in documents.items()}
+    text = to_markdown(build_table(rows, averaged, sizes)) + _aspect_table(results)
     if whole_pages:
         text += _recall_table(results)
     write_text(folder / "results.md", text)

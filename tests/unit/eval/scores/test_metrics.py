@@ -8,7 +8,7 @@ import pytrec_eval
 
 from reasonir.data.bright import BRIGHT_TASKS
 from reasonir.eval.scores.metrics import CUTS, METRIC_OF_MEASURE, score_run
-from reasonir.eval.scores.published import ORIGINAL, REWRITTEN, published_rows
+from reasonir.eval.scores.published import BRIGHT_SIZES, ORIGINAL, REWRITTEN, published_rows
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.reference.ndcg import ndcg
 
@@ -149,3 +149,12 @@ def test_published_rows_are_whole() -> None:
     assert rewritten[0].by_column()["pony"] == 19.6 and rewritten[0].by_column()["average"] == 29.9
     assert [row.average for row in rewritten if row.system.startswith("BM25")] == [27.0, 26.5]
     assert all(row.queries == "original" for row in original) and all(row.queries != "original" for row in rewritten)
+
+
+@requires_shared_data
+@pytest.mark.shared_data
+@pytest.mark.parametrize("task", BRIGHT_TASKS)
+def test_full_tasks_have_as_many_judged_queries_as_bright(task: str) -> None:
+    judged = {line.split()[0] for line in (SHARED_DATA / "bright" / "qrels" / f"{task}.txt").read_text().splitlines()}
+    assert BRIGHT_SIZES[task].queries == len(judged)
+    assert list(BRIGHT_SIZES) == list(BRIGHT_TASKS)
