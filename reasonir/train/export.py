@@ -12,7 +12,7 @@ from reasonir.train.checkpoint import TrainingState, load_newest_weights
 from reasonir.train.config import TrainConfig
 from reasonir.train.data.sources import input_paths
 from reasonir.train.parallel.engine import Engine
-from reasonir.train.prepare import Work, adapt, load_or_build_encoder
+from reasonir.train.prepare import INITIAL_MODEL, Work, adapt, load_or_build_encoder
 
 # Options that the card lists: those that decide what was learned.
 SETTINGS = (
@@ -36,7 +36,7 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
     if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
         # A sharded engine holds a part of the weights, and bfloat16 weights are rounded: both are read back from the
         # last checkpoint. On the CPU, because the whole model may fit no single GPU.
-        encoder = load_or_build_encoder(config, work.sources, {}, built=folder / "initial_model", device="cpu")
+        encoder = load_or_build_encoder(config, work.sources, {}, built=folder / INITIAL_MODEL, device="cpu")
         adapt(config, encoder)
         load_newest_weights(folder / "checkpoints", state.data_fingerprint, encoder)
     # Counted with the adapters, which a merge removes.

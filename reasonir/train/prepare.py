@@ -39,6 +39,8 @@ MAY_CHANGE_ON_RESUME = (
     "tracking_group", "push_to_hub", "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir",
     "dry_run", "planned_ranks", "lora.merge", "model.licence",
 )  # fmt: skip
+# Folder of a new model before its first step: ranks beside rank 0, and a resumed run, begin from it.
+INITIAL_MODEL = "initial_model"
 # A checkpoint belongs to no engine and no number of ranks.
 GROUPS_THAT_MAY_CHANGE = ("parallel.",)
 
@@ -74,7 +76,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # 1 data and model: a new tokenizer is learned from the texts, then all texts are tokenised
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
-    initial = folder / "initial_model"
+    initial = folder / INITIAL_MODEL
     # The other ranks come here after rank 0 (`leader_first`), which has written the new model by then.
     reuse = initial.is_dir() and (config.resume or not ranks.leads)
     encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None)
@@ -88,10 +90,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     state, reason = _position(reader, config.precision.value, encoder.device, batches.fingerprint)
     # 3 files, after everything that may be refused
     if run is not None:
-        run.start()
-        remove_partial(folder / "checkpoints")
-        if config.model.path is None and not initial.exists():
-            save_encoder(encoder, str(initial), max_tokens=max(limits.values()))
+        _write_first_files(run, encoder if config.model.path is None else None, max(limits.values()))
     # 4 what trains
     adapt(config, encoder)
     if reader is not None:
@@ -109,6 +108,14 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         resumed_from=reader,
         attention_share=attention_share_of(*_trunk_sizes(encoder)),
     )
+
+
+def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: int) -> None:
+    """Write the options and a new model, and remove what a killed run left half-written."""
+    run.start()
+    remove_partial(run.path / "checkpoints")
+    if new_model is not None and not (run.path / INITIAL_MODEL).exists():
+        save_encoder(new_model, str(run.path / INITIAL_MODEL), max_tokens=max_tokens)
 
 
 def load_or_build_encoder(

@@ -65,10 +65,7 @@ def measure_contamination(config: ContaminationConfig) -> None:
     """Hash the evaluation, stream the rows past it, count, list the matches, print the table and the statement."""
     config = with_output_dir(config, "contamination")
     run = RunFolder(str(config.output_dir), config, resume=True, ignored=MAY_DIFFER)
-    # Refused here, because hashing the evaluation comes first and can take minutes.
-    for file in config.rows:
-        if not file.startswith("hub:") and not Path(file).is_file():
-            raise UserError(f"rows: {file}: no such file (a hub data set is hub:owner/name)")
+    _require_files(config.rows)
     documents = [(path, read_lookup(path)) for path in config.documents or ()]
     lookup = merge_lookups(documents) if documents else None
     place = config.data.beir or config.data.dir or f"hub:{config.data.hub}"
@@ -109,6 +106,13 @@ def measure_contamination(config: ContaminationConfig) -> None:
     inputs = [place for place in places if place is not None and not place.startswith("hub:")]
     run.finish(inputs=inputs, counts={"rows": report["rows"], "matches": report["matches"]})
     print(f"report: {run.path}")
+
+
+def _require_files(rows: list[str]) -> None:
+    """Refuse local files that are missing, before the evaluation is hashed, which can take minutes."""
+    for file in rows:
+        if not file.startswith("hub:") and not Path(file).is_file():
+            raise UserError(f"rows: {file}: no such file (a hub data set is hub:owner/name)")
 
 
 def _texts_of(collection: Collection) -> list[str]:
