@@ -98,6 +98,26 @@ def read_training_examples(
     Raises:
         UserError: naming source and line.
     """
+    for _, example in read_rows_and_examples(source, documents, instruction, report):
+        # One longer positive keeps the row, short ones included (docs/deviations.md).
+        if all(len(positive.text.split()) < min_positive_words for positive in example.positives):
+            if on_left_out is not None:
+                on_left_out(example)
+        else:
+            yield example
+
+
+def read_rows_and_examples(
+    source: str, documents: Lookup | None = None, instruction: str = "", report: RowsReport | None = None
+) -> Iterator[tuple[dict[str, Any], TrainingExample]]:
+    """Yield every row with all its fields, and the same row as training reads it.
+
+    Args:
+        source: As in `read_training_examples`, like the other three.
+        documents: Where ids are looked up.
+        instruction: For queries that bring none.
+        report: Filled while the rows are read.
+    """
     for line, row in read_training_rows(source, report):
         where = f"{source}:{line}"
         query = _instructed(row.get("query"), f"{where}: `query`")
@@ -115,12 +135,7 @@ def read_training_examples(
             weight=_weight(row.get("weight"), where),
             line=line,
         )
-        # One longer positive keeps the row, short ones included (docs/deviations.md).
-        if all(len(positive.text.split()) < min_positive_words for positive in positives):
-            if on_left_out is not None:
-                on_left_out(example)
-        else:
-            yield example
+        yield row, example
 
 
 OTHER_NAMES = {"pos": "positive", "neg": "negative"}

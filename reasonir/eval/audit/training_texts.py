@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from reasonir.data.rows import Lookup
-from reasonir.data.training_rows import OTHER_NAMES, TrainingExample, read_training_examples, read_training_rows
+from reasonir.data.training_rows import OTHER_NAMES, TrainingExample, read_rows_and_examples
 from reasonir.text.ngrams import HashedTexts, TextHasher
 
 ROW_SIDES = ("query", "positive", "negative")
@@ -60,15 +61,9 @@ def stream_rows(sources: list[str], lookup: Lookup | None, hasher: TextHasher) -
         UserError: As `read_training_examples`.
     """
     for source in sources:
-        held: list[tuple[dict[str, Any], TrainingExample]] = []
-        # Read twice: an example as training sees it no longer says by which ids its row named documents.
-        pairs = zip(read_training_rows(source), read_training_examples(source, lookup), strict=True)
-        for (_, row), example in pairs:
-            held.append((row, example))
-            if len(held) == BATCH_ROWS:
-                yield _hash_rows(source, held, lookup, hasher)
-                held = []
-        if held:
+        # With the row: an example as training sees it no longer says by which ids its row named documents.
+        pairs = read_rows_and_examples(source, lookup)
+        while held := list(islice(pairs, BATCH_ROWS)):
             yield _hash_rows(source, held, lookup, hasher)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import Collection, read_documents
 from reasonir.data.open_source import Form, open_source
-from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
+from reasonir.data.training_rows import InstructedText, read_rows_and_examples
 from reasonir.retrieval.bm25 import BM25Index
 from reasonir.retrieval.ranking import DenseSearch
 from reasonir.retrieval.top_k import exact_top_k
@@ -208,9 +208,7 @@ def open_rows(rows_file: str, corpus: str, ids_form: bool) -> MiningTask:
         raise UserError(f"form=id: the positives of {rows_file} are no ids of {corpus}; use form=text")
 
     def rows() -> Iterator[MiningRow]:
-        # Two passes over one file, side by side: the fields as they stand there, and the texts as training reads them.
-        examples = read_training_examples(rows_file, documents if rows_hold_ids else None)
-        for (_, fields), example in zip(read_training_rows(rows_file), examples, strict=True):
+        for fields, example in read_rows_and_examples(rows_file, documents if rows_hold_ids else None):
             yield MiningRow(
                 fields=fields,
                 id=example.id,
@@ -346,24 +344,6 @@ def extend(row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: b
 # --- rankings ---------------------------------------------------------------------------------------------------------
 
 
-class Ranker(Protocol):
-    """Ranks the documents of a task for rows."""
-
-    def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return places (rows, top), -1 where there are fewer, and scores, best first.
-
-        Args:
-            rows: Whose queries to rank for.
-            excluded: For each, the rows of documents that are taken out first.
-            top: Documents kept.
-        """
-        ...
-
-    def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
-        """Return the score of each row's lowest positive, whether the corpus holds it or not."""
-        ...
-
-
 class LexicalRanker:
     """BM25 over a task's documents; instructions are for encoders only."""
 
@@ -371,7 +351,7 @@ class LexicalRanker:
         self._index = BM25Index(task.ids, task.texts)
 
     def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rank by BM25.
+        """Return places (rows, top), best first, -1 where there are fewer, and scores.
 
         Args:
             rows: Whose queries to rank for, without their instructions.
@@ -381,7 +361,7 @@ class LexicalRanker:
         return self._index.search([row.query.text for row in rows], top, excluded)
 
     def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
-        """Score the positives as if they stood in the index."""
+        """Return the score of each row's lowest positive, which counts as if it stood in the index."""
         return [min(self._index.score(row.query.text, text.text) for text in row.positives) for row in rows]
 
 
@@ -400,7 +380,7 @@ class DenseRanker:
         self._documents = dense.embed(dense.document_job(task.texts), "documents").embeddings
 
     def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rank by inner product in float32; equal scores by id, descending.
+        """Return places and scores as `LexicalRanker.rank` does, by inner product in float32.
 
         Args:
             rows: Whose queries to rank for, behind their instructions.
@@ -411,7 +391,7 @@ class DenseRanker:
         return exact_top_k(self._queries(rows), self._documents, top, excluded, ids=self._ids, device=device)
 
     def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
-        """Score the positives with the document side of the encoder."""
+        """Return the score of each row's lowest positive, embedded as a document."""
         texts = [positive for row in rows for positive in row.positives]
         job = self._dense.document_job([one.text for one in texts], [one.instruction for one in texts])
         # Encoded anew although most stand in the corpus: a row's instruction for a positive belongs to its input.
@@ -428,3 +408,6 @@ class DenseRanker:
         return self._dense.embed(
             self._dense.query_job([row.query.text for row in rows], instructions), "queries"
         ).embeddings
+
+
+Ranker = LexicalRanker | DenseRanker

@@ -6,7 +6,7 @@ task's corpus is the whole corpus: held-out documents stand among those that wer
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from reasonir.core.files import write_jsonl
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_documents
-from reasonir.data.training_rows import TrainingExample, read_training_examples, read_training_rows
+from reasonir.data.training_rows import TrainingExample, read_rows_and_examples
 from reasonir.synth.config import MAY_DIFFER, SplitConfig
 from reasonir.synth.recipes.inputs import positives_are_ids
 
@@ -80,7 +80,7 @@ def _divide(
     """Return the rows to train on as they stand in the file, and the held-out ones as training would read them."""
     train: list[dict[str, Any]] = []
     heldout: list[TrainingExample] = []
-    for row, example in _rows(source, documents):
+    for row, example in read_rows_and_examples(source, documents if positives_are_ids(source, documents) else None):
         sides = {positive.text in held for positive in example.positives}
         if len(sides) == 2:  # in training the row would show a held-out document, in the task it would have no answer
             counts["both"] += 1
@@ -91,13 +91,6 @@ def _divide(
             train.append(row)
     counts["train"], counts["heldout"] = len(train), len(heldout)
     return train, heldout
-
-
-def _rows(source: str, documents: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], TrainingExample]]:
-    """Yield the rows of a file twice: as they are, and as training reads them."""
-    examples = read_training_examples(source, documents if positives_are_ids(source, documents) else None)
-    for (_, row), example in zip(read_training_rows(source), examples, strict=True):
-        yield row, example
 
 
 def _instruction(source: str, heldout: list[TrainingExample]) -> str:

@@ -15,7 +15,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_lookup, stream_documents
 from reasonir.data.rows import Lookup, read_rows
-from reasonir.data.training_rows import InstructedText, read_training_examples, read_training_rows
+from reasonir.data.training_rows import InstructedText, read_rows_and_examples, read_training_rows
 from reasonir.text.digests import DigestTable
 
 
@@ -68,9 +68,8 @@ def read_query_rows(path: str, corpus: str | None) -> Iterator[Item]:
         UserError: Training would refuse a row; names file and line.
     """
     documents: Lookup | None = None if corpus is None else read_lookup(corpus)
-    # Read twice: as the row stands, to be written again with all its fields, and as training resolves and checks it.
-    rows = zip(read_training_rows(path), read_training_examples(path, documents), strict=True)
-    for position, ((_, fields), example) in enumerate(rows):
+    # All fields, because the row is written again with them.
+    for position, (fields, example) in enumerate(read_rows_and_examples(path, documents)):
         yield Item(example.id, position, Row(fields, example.query, example.positives, example.negatives))
 
 
