@@ -53,8 +53,7 @@ def embed_cached(
         chunk_tokens: Tokens of one forward pass; None lets the encoder choose. Changes no result.
         instructions: One for each text, in place of the one of `settings`.
     """
-    target = _place(encoder, texts, settings, cache_dir, instructions)
-    sharded = _shard(encoder, texts, settings, target, label, chunk_tokens, instructions)
+    target, sharded = _shard(encoder, texts, settings, cache_dir, label, chunk_tokens, instructions)
     # 1 what the cache has
     stamp, truncated = _stamp_of(target), _truncated_if_sound(target, (len(texts), encoder.dimension))
     if truncated is not None:
@@ -92,33 +91,25 @@ def encode_share(
         chunk_tokens: Tokens of one forward pass.
     """
     assert rank() > 0, "rank 0 joins the shares"
-    target = _place(encoder, texts, settings, cache_dir, None)
+    target, sharded = _shard(encoder, texts, settings, cache_dir, label, chunk_tokens, None)
     # Asked on every rank: otherwise one would encode what rank 0 takes from the cache.
     if _truncated_if_sound(target, (len(texts), encoder.dimension)) is None:
-        _shard(encoder, texts, settings, target, label, chunk_tokens, None).encode_share()
-
-
-def _place(
-    encoder: Encoder,
-    texts: Sequence[str],
-    settings: EncodingSettings,
-    cache_dir: Path,
-    instructions: Sequence[str] | None,
-) -> Path:
-    return cache_dir / "embeddings" / f"{encoding_key(encoder, texts, settings, instructions)}.npy"
+        sharded.encode_share()
 
 
 def _shard(
     encoder: Encoder,
     texts: Sequence[str],
     settings: EncodingSettings,
-    target: Path,
+    cache_dir: Path,
     label: str,
     chunk_tokens: int | None,
     instructions: Sequence[str] | None,
-) -> ShardedEncoding:
+) -> tuple[Path, ShardedEncoding]:
+    """Return the place of an array in the cache, and the encoding that fills it."""
+    target = cache_dir / "embeddings" / f"{encoding_key(encoder, texts, settings, instructions)}.npy"
     blocks = target.with_suffix(".blocks")
-    return ShardedEncoding(encoder, texts, settings, blocks, label, chunk_tokens, instructions)
+    return target, ShardedEncoding(encoder, texts, settings, blocks, label, chunk_tokens, instructions)
 
 
 def _stamp_of(target: Path) -> Path:

@@ -14,8 +14,8 @@ from reasonir.eval.report.page import Bar, BarChart, Page, Side, interval
 from reasonir.eval.report.provenance import (
     data_of,
     facts_of,
-    flatten,
     model_of,
+    option_texts,
     read_manifest,
     read_options,
     side_by_side,
@@ -44,7 +44,7 @@ def answers_page(
         sides=[Side(NAMES[name]) for name in found.conditions],
         notes=[*notes, *_warnings(found)],
         facts=side_by_side([facts]),
-        options=side_by_side([flatten(options)]),
+        options=side_by_side([option_texts(options)]),
         charts=_charts(found),
         noun="questions",
         filters=filters_of(found),

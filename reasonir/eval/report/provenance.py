@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
+from reasonir.core.help import flatten
 
 # Retrievers whose name begins so use no encoder.
 LEXICAL = "bm25"
@@ -66,16 +67,9 @@ def side_by_side(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, list[s
     return [(name, [column.get(name, "") for column in columns]) for name in names]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return every leaf of nested options by dotted name."""
-    leaves: dict[str, str] = {}
-    for key, value in tree.items():
-        # An empty mapping is a leaf: its name must not vanish.
-        if isinstance(value, Mapping) and value:
-            leaves |= flatten(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = "null" if value is None else str(value)
-    return leaves
+def option_texts(options: dict[str, Any]) -> dict[str, str]:
+    """Return the options by dotted name, as text."""
+    return {name: "null" if value is None else str(value) for name, value in flatten(options).items()}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

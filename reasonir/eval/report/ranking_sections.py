@@ -9,7 +9,7 @@ from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
 from reasonir.data.bright import BRIGHT_TASKS
 from reasonir.eval.report.curve import scaling_curve
 from reasonir.eval.report.page import Bar, BarChart, Filter, Page, Side, pack_list
-from reasonir.eval.report.provenance import flatten, side_by_side
+from reasonir.eval.report.provenance import option_texts, side_by_side
 from reasonir.eval.report.query_items import QueryItems
 from reasonir.eval.report.runs import Shared
 from reasonir.eval.scores import tables
@@ -47,7 +47,7 @@ def rankings_page(shared: Shared, table: tables.Table, items: QueryItems) -> Pag
         sides=sides,
         notes=[*shared.notes, *table.notes, *items.notes],
         facts=side_by_side([run.facts() for run in runs]),
-        options=side_by_side([flatten(run.options) for run in runs]),
+        options=side_by_side([option_texts(run.options) for run in runs]),
         # One task needs no chart by task.
         charts=charts if len(tasks) > 1 else charts[1:],
         noun="queries",

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from reasonir.core.errors import RunStopped
-from reasonir.core.processes import rank, world_size
+from reasonir.core.processes import local_rank, rank, world_size
 
 EXIT_HUNG = 1
 # Time that a rank which lost another one gives that rank's own message, so that the cause stands first in the log.
@@ -140,7 +140,7 @@ def _own_device() -> torch.device:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one, and warns
         return torch.device("cpu")
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(local_rank())
     return torch.device("cuda", torch.cuda.current_device())
 
 

@@ -6,7 +6,7 @@ import zlib
 
 from reasonir.eval.report.page import Bar, BarChart, Passages, Side, fill_page, pack
 from reasonir.eval.report.page import Page as ReportPage
-from reasonir.eval.report.provenance import flatten, side_by_side
+from reasonir.eval.report.provenance import option_texts, side_by_side
 from reasonir.eval.report.question_items import cut_middle
 from reasonir.retrieval.fusion import in_order
 
@@ -31,7 +31,7 @@ def test_a_text_is_stored_once_and_two_texts_of_one_id_apart() -> None:
 
 
 def test_options_stand_side_by_side_where_any_run_has_them() -> None:
-    one = flatten({"data": {"dir": "x", "hub": None}, "top": 3, "empty": {}})
+    one = option_texts({"data": {"dir": "x", "hub": None}, "top": 3, "empty": {}})
     assert one == {"data.dir": "x", "data.hub": "null", "top": "3", "empty": "{}"}
     assert side_by_side([{"a": "", "b": "1"}, {"b": "", "c": "2"}]) == [("b", ["1", ""]), ("c", ["", "2"])]
 
