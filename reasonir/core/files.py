@@ -83,12 +83,12 @@ def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Pat
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        replace_folder(scratch, path)
+        _replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def replace_folder(scratch: Path, target: Path) -> None:
+def _replace_folder(scratch: Path, target: Path) -> None:
     """Put a finished folder in place of `target`; a crash in between leaves one of the two whole."""
     if target.exists():
         # A folder cannot be renamed over one that holds files: the old one steps aside first.

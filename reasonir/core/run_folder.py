@@ -27,7 +27,7 @@ MANIFEST_PACKAGES = (
 )  # fmt: skip
 
 
-def describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+def _describe_inputs(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Return path, sha256, bytes and rows of every input file (files inside, for a folder)."""
     return [
         {"path": str(file), "sha256": file_sha256(file), "bytes": file.stat().st_size, "rows": _count_rows(file)}
@@ -143,7 +143,7 @@ def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": _package_versions(),
-        "inputs": describe_inputs(inputs),
+        "inputs": _describe_inputs(inputs),
         "counts": counts,
         "wall_seconds": round(time.time() - started, 3),
         "peak_memory_gib": round(peak_memory_gib(), 3),

@@ -62,7 +62,7 @@ def add_adapters(
 
     assert not has_adapters(encoder), "the encoder has adapters already"
     trunk = encoder.trunk
-    chosen = choose_layers(linear_layers(trunk), targets)
+    chosen = _choose_layers(linear_layers(trunk), targets)
     config = LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=rank,
@@ -99,7 +99,7 @@ def linear_layers(trunk: Any) -> list[str]:
     return [n for n, module in named if isinstance(module, torch.nn.Linear) and POOLER not in n.split(".")]
 
 
-def choose_layers(layers: Sequence[str], targets: Sequence[str]) -> list[str]:
+def _choose_layers(layers: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return the layers that `targets` names: by full names, last dotted parts, or ["all-linear"].
 
     Raises:

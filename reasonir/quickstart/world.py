@@ -303,14 +303,8 @@ def _neighbours(task: Task, combination: Combination, allowed: Collection[Combin
     return [other for other in changed if other in allowed]
 
 
-def write_training(task: Task, seed: int, scale: float) -> list[dict]:
-    """Compose a task's training rows: a query, the document of its combination, documents of neighbours as negatives.
-
-    Args:
-        task: One of TASKS.
-        seed: Of the world.
-        scale: Factor on the number of rows.
-    """
+def _write_training(task: Task, seed: int, scale: float) -> list[dict]:
+    """Compose a task's training rows: a query, the document of its combination, those of neighbours as negatives."""
     rng = Random(f"{seed}/{task.name}/training")
     combinations, _ = split_combinations(task, seed)
     seen: set[str] = set()
@@ -360,7 +354,7 @@ def generate_world(root: Path, seed: int = 0, scale: float = 1.0) -> dict[str, i
     for name, task in TASKS.items():
         documents, examples = write_evaluation(task, seed, scale)
         files = {f"{name}/documents": documents, f"{name}/examples": examples}
-        files[f"train/{name}"] = write_training(task, seed, scale)
+        files[f"train/{name}"] = _write_training(task, seed, scale)
         for file, rows in files.items():
             _write_rows(Path(root) / f"{file}.jsonl", rows)
             counts[file] = len(rows)

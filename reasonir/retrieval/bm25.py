@@ -33,7 +33,7 @@ SCORES_AT_ONCE = 1 << 24  # queries x documents of one sparse product: 200 MB wh
 NARROW_NO_BREAK_SPACE = "\u202f"  # the one white-space character that Unicode lets join words
 
 
-def compile_token_pattern() -> regex.Pattern[str]:
+def _compile_token_pattern() -> regex.Pattern[str]:
     """Return the pattern of Lucene 9's StandardTokenizer: UAX #29 word boundaries plus its emoji sequences.
 
     Letters, digits and connectors run together; one MidLetter character between letters and one MidNum
@@ -69,7 +69,7 @@ def compile_token_pattern() -> regex.Pattern[str]:
 
 
 # Compiled and made once: every text of every task passes through.
-TOKEN = compile_token_pattern()
+TOKEN = _compile_token_pattern()
 PORTER = Stemmer.Stemmer("porter")
 LATER_RULES = regex.compile(r"(.+)(bl|log)(?:[iy]s?|ies|[iy](?:ed|ing)s?)")
 # One cache for the process: documents and queries of all tasks share most words.
@@ -88,7 +88,7 @@ def analyse(text: str) -> list[str]:
     for run in runs:
         known = _terms.get(run)
         if known is None:
-            known = analyse_run(run)
+            known = _analyse_run(run)
             if len(run) <= CACHED_CHARACTERS:
                 # Emptied as a whole: keeping the order of use would cost something on every word.
                 if len(_terms) >= CACHE_ENTRIES:
@@ -98,7 +98,7 @@ def analyse(text: str) -> list[str]:
     return terms
 
 
-def analyse_run(run: str) -> tuple[str, ...]:
+def _analyse_run(run: str) -> tuple[str, ...]:
     """Return the terms of a stretch of text, nothing remembered."""
     # The order of Lucene's EnglishAnalyzer: possessives, lower case, stop words, stems.
     terms = []
@@ -147,12 +147,12 @@ def stem(word: str) -> str:
     if len(word) <= 2:
         return word
     later = LATER_RULES.fullmatch(word)
-    if later and has_vowel_then_consonant(later[1]):
+    if later and _has_vowel_then_consonant(later[1]):
         word = later[1] + ("ble" if later[2] == "bl" else "log")
     return str(PORTER.stemWord(word))
 
 
-def has_vowel_then_consonant(stem: str) -> bool:
+def _has_vowel_then_consonant(stem: str) -> bool:
     """Say whether Porter's measure m of `stem` is positive; y is a vowel after a consonant."""
     after_vowel = False
     consonant = False  # so that a leading y is a consonant

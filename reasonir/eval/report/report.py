@@ -50,15 +50,15 @@ def write_report(config: ReportConfig) -> None:
     begun = time.time()
     output = Path(config.output)
     characters = Limits(config.snippet_characters, config.query_characters, config.answer_characters)
-    if holds_answers(config.results):
-        if config.data.dir is not None:
-            raise UserError(f"data.dir={config.data.dir}: a folder of answers holds its own texts; leave data.dir away")
-        # Before the results are read, so that a page which cannot be written is refused at once.
-        beside = claim_output(output)
-        report = report_on_answers(Path(config.results[0]), config.names[0] if config.names else None, characters)
+    answers = _holds_answers(config.results)
+    if answers and config.data.dir is not None:
+        raise UserError(f"data.dir={config.data.dir}: a folder of answers holds its own texts; leave data.dir away")
+    # Before the results are read, so that a page which cannot be written is refused at once.
+    beside = claim_output(output)
+    if answers:
+        report = _report_on_answers(Path(config.results[0]), config.names[0] if config.names else None, characters)
     else:
-        beside = claim_output(output)
-        report = report_on_rankings(config.results, config.names, config.data.dir, characters)
+        report = _report_on_rankings(config.results, config.names, config.data.dir, characters)
     html = fill_page(report.page)
 
     # The manifest goes first and comes back last: a page without one is not finished.
@@ -78,7 +78,7 @@ def write_report(config: ReportConfig) -> None:
     print(f"{output}: {report.summary}, {size / 1e6:.1f} MB")
 
 
-def holds_answers(folders: Sequence[str]) -> bool:
+def _holds_answers(folders: Sequence[str]) -> bool:
     """Say whether the folder holds answers to questions, instead of rankings.
 
     Raises:
@@ -113,24 +113,14 @@ def claim_output(output: Path) -> str:
     return f"{output.stem}." if foreign else ""
 
 
-def report_on_rankings(
+def _report_on_rankings(
     folders: Sequence[str], names: Sequence[str] | None, data_dir: str | None, characters: Limits
 ) -> Report:
-    """Make the page of one folder of rankings or of two.
-
-    Args:
-        folders: the folders of results.
-        names: what the page calls the runs; None takes model or retriever.
-        data_dir: folder of the texts; None reads them from where each run says.
-        characters: kept of each text.
-    """
+    """Make the page of one folder of rankings or of two."""
     shared = share(open_runs(folders, names))
     table = report_table(shared)
     items = collect_queries(
-        shared,
-        data_dir=data_dir,
-        snippet_characters=characters.passage,
-        query_characters=characters.question,
+        shared, data_dir=data_dir, snippet_characters=characters.passage, query_characters=characters.question
     )
     page = rankings_page(shared, table, items)
     markdown = tables.to_markdown(table)
@@ -142,14 +132,8 @@ def report_on_rankings(
     return Report(page, beside, input_files(shared), counts, markdown, notes, summary)
 
 
-def report_on_answers(folder: Path, name: str | None, characters: Limits) -> Report:
-    """Make the page of a folder of answers.
-
-    Args:
-        folder: what mmlu, gpqa or multiple_choice wrote.
-        name: the title; None takes accuracy.json's.
-        characters: kept of each text, at most.
-    """
+def _report_on_answers(folder: Path, name: str | None, characters: Limits) -> Report:
+    """Make the page of a folder that mmlu, gpqa or multiple_choice wrote; None takes the title of accuracy.json."""
     found = read_answered(folder)
     if name is not None:
         found.report["title"] = name

@@ -87,7 +87,7 @@ def build_index(config: IndexConfig) -> None:
 
     # 2 The shards
     run.start()
-    files, build_seconds = build_shards(encoded, layout, run.path)
+    files, build_seconds = _build_shards(encoded, layout, run.path)
     facts = _facts(encoded.shape, config.kind, layout, files, build_seconds)
 
     # 3 Its recall, measured on the files as they lie there
@@ -147,25 +147,15 @@ def _choose_layout(
     drawn = 0
     if kind is IndexKind.ivfpq:
         _check_code(dimension, pq_bytes)
-        lists, drawn = choose_lists(count, lists, train_vectors, probes)
+        lists, drawn = _choose_lists(count, lists, train_vectors, probes)
     else:
         # A flat index is exact whatever lists were asked for.
         lists = None
     return Layout(lists=lists, pq_bytes=pq_bytes, train_vectors=drawn, shards=shards, seed=seed)
 
 
-def choose_lists(count: int, lists: int | None, train_vectors: int | None, probes: int | None) -> tuple[int, int]:
-    """Return the number of lists of an ivfpq index, and the vectors to train them on.
-
-    Args:
-        count: Vectors to index.
-        lists: As asked for; None chooses by `count`.
-        train_vectors: As asked for; None is 40 for each list, at least 10,240.
-        probes: As asked for; None is not known yet.
-
-    Raises:
-        UserError: too few vectors, or options that do not fit each other.
-    """
+def _choose_lists(count: int, lists: int | None, train_vectors: int | None, probes: int | None) -> tuple[int, int]:
+    """Return the number of lists of an ivfpq index of `count` vectors, and the vectors to train them on."""
     if count < SMALLEST_IVFPQ:
         raise UserError(f"kind=ivfpq needs {SMALLEST_IVFPQ} vectors or more, here are {count}; take kind=flat")
     lists = lists or default_lists(count)
@@ -219,13 +209,8 @@ def _finished_recall(encoded: EncodedFolder, origin: dict[str, Any]) -> dict[str
     return None
 
 
-def build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[list[dict[str, Any]], float]:
+def _build_shards(encoded: EncodedFolder, layout: Layout, folder: Path) -> tuple[list[dict[str, Any]], float]:
     """Build the files that are not whole.
-
-    Args:
-        encoded: The vectors.
-        layout: How they are indexed.
-        folder: Of the index.
 
     Returns:
         The shards as the manifest lists them, and the seconds that building them took, in this run or an earlier one.

@@ -59,7 +59,7 @@ def train_ivfpq(sample_SD: np.ndarray, lists: int, pq_bytes: int, seed: int, fil
     index.cp.max_points_per_centroid = len(sample_SD)  # faiss would draw a sample of its own from a large one
     for parameters in (index.cp, index.pq.cp):
         parameters.seed = seed + 1
-        parameters.min_points_per_centroid = 1  # faiss would print a warning; `build.choose_layout` checks
+        parameters.min_points_per_centroid = 1  # faiss would print a warning; `build.py` checks
     index.train(sample_SD)
     faiss.write_index(index, str(file))
 

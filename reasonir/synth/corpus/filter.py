@@ -67,7 +67,7 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
             shutil.rmtree(work)  # a corpus that was refused binds nobody to it
             raise
     # 3 the scores, then the choice
-    scores = None if quality is None else score_all(quality, candidates, work, config.chunk_tokens)
+    scores = None if quality is None else _score_all(quality, candidates, work, config.chunk_tokens)
     counts = choose(scores, candidates, dropped, run.path, min_score=config.min_score, top=config.top)
     if not counts["kept"]:
         raise UserError(f"no document of {config.corpus} is left ({_describe_counts(counts)}); loosen the options")
@@ -235,15 +235,8 @@ class QualityClassifier:
         return [round(float(score), SCORE_DIGITS) for score in scores]
 
 
-def score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_tokens: int) -> dict[str, float]:
-    """Return the score of every candidate, by id; scores that lie in the work folder are not computed again.
-
-    Args:
-        quality: The classifier.
-        candidates: JSONL of id and content.
-        work: Folder of the scores, in a file named by the classifier's fingerprint.
-        chunk_tokens: Tokens of one forward pass.
-    """
+def _score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_tokens: int) -> dict[str, float]:
+    """Return the score of every candidate, by id; scores that lie in the work folder are not computed again."""
     # Named by the classifier: scores of other weights stay apart.
     store = work / f"scores-{quality.fingerprint[:16]}.jsonl"
     scores = _stored_scores(store)

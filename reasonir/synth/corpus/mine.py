@@ -100,9 +100,9 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     rules = Rules(**{name: getattr(config, name) for name in Rules.__dataclass_fields__})
     ids_form = config.form is PositiveForm.id
     if config.queries is None:
-        tasks = iter([open_rows(str(config.rows), str(config.corpus), ids_form)])
+        tasks = iter([_open_rows(str(config.rows), str(config.corpus), ids_form)])
     else:
-        tasks = open_queries(config.queries, config.split, config.tasks, ids_form)
+        tasks = _open_queries(config.queries, config.split, config.tasks, ids_form)
     counts: Counter[str] = Counter(rows=0, negatives=0, rows_short=0, rows_without=0)
     first = next(tasks)  # mistakes in the input before anything is written
     # 2 mine, write, report
@@ -111,7 +111,7 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     def rows() -> Iterator[dict[str, Any]]:
         for task in (one for part in ([first], tasks) for one in part):
             ranker = LexicalRanker(task) if dense is None else DenseRanker(task, dense, instruction)
-            for row, chosen in mine_task(task, ranker, rules):
+            for row, chosen in _mine_task(task, ranker, rules):
                 counts["rows"] += 1
                 counts["negatives"] += len(chosen)
                 counts["rows_short"] += len(chosen) < rules.negatives_per_row
@@ -147,14 +147,8 @@ class Negative:
     score: float
 
 
-def mine_task(task: MiningTask, ranker: "Ranker", rules: Rules) -> Iterator[tuple[MiningRow, list[Negative]]]:
-    """Yield a task's rows with their negatives.
-
-    Args:
-        task: Documents and rows.
-        ranker: Of these documents.
-        rules: Which ranks and scores may become negatives.
-    """
+def _mine_task(task: MiningTask, ranker: "Ranker", rules: Rules) -> Iterator[tuple[MiningRow, list[Negative]]]:
+    """Yield a task's rows with their negatives."""
     picker = Picker(task, rules)
     rows = task.rows()
     progress = Progress("mine", 0, "rows")
@@ -171,15 +165,8 @@ def mine_task(task: MiningTask, ranker: "Ranker", rules: Rules) -> Iterator[tupl
 # --- what to mine for -------------------------------------------------------------------------------------------------
 
 
-def open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: bool) -> Iterator[MiningTask]:
-    """Yield a benchmark's documents with rows made of its queries: one task, or each task of a BRIGHT root.
-
-    Args:
-        folder: A BEIR folder, a BRIGHT task or root, or hub:owner/name.
-        split: Name of the qrels file (BEIR).
-        tasks: Of a BRIGHT root; None is all.
-        ids_form: Whether rows name documents by id.
-    """
+def _open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: bool) -> Iterator[MiningTask]:
+    """Yield a benchmark's documents with rows made of its queries: one task, or each task of a BRIGHT root."""
     # Without the split: for a place on the hub a named split would mean BEIR's layout.
     source = open_source(folder)
     if source.form is Form.beir:
@@ -192,16 +179,8 @@ def open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: boo
         yield _open_collection(collection, ids_form, f"{collection.name}/" if len(names) > 1 else "")
 
 
-def open_rows(rows_file: str, corpus: str, ids_form: bool) -> MiningTask:
-    """Return a corpus with the training rows of a file.
-
-    Args:
-        rows_file: Training rows; their positives are texts, or all are ids of the corpus.
-        corpus: The documents.
-        ids_form: Whether negatives are written as ids.
-    Raises:
-        UserError: ids asked for, and the rows hold texts.
-    """
+def _open_rows(rows_file: str, corpus: str, ids_form: bool) -> MiningTask:
+    """Return a corpus with the training rows of a file, whose positives are texts, or all are ids of the corpus."""
     documents = read_documents(corpus)
     rows_hold_ids = positives_are_ids(rows_file, documents)
     if ids_form and not rows_hold_ids:

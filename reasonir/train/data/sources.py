@@ -13,8 +13,9 @@ from reasonir.core.progress import Progress
 from reasonir.data.collections import merge_lookups, read_lookup
 from reasonir.data.rows import Lookup
 from reasonir.data.training_rows import read_training_examples
+from reasonir.model.templates import Template
 from reasonir.train.config import DataConfig
-from reasonir.train.data.token_store import TextTemplate, TokenStore, open_token_store
+from reasonir.train.data.token_store import TokenStore, open_token_store
 
 # Texts by document id, for each combination of corpora; None under (), for rows that hold texts.
 Documents = dict[tuple[str, ...], Lookup | None]
@@ -110,7 +111,7 @@ def training_texts(sources: list[Source], documents: Documents) -> Iterator[str]
 def open_sources(
     sources: list[Source],
     documents: Documents,
-    template: TextTemplate,
+    template: Template,
     *,
     query_max_tokens: int,
     document_max_tokens: int,

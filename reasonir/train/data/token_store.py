@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from reasonir.core.files import file_sha256, whole_folder
 from reasonir.core.stamp import digest_of, read_stamp, unchanged
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
+from reasonir.model.templates import Template
 from reasonir.text.digests import text_digest
 
 # Rows tokenised in one call: enough for the tokenizer's threads, little enough memory.
@@ -32,16 +33,6 @@ ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
 )  # fmt: skip
-
-
-class TextTemplate(Protocol):
-    """Turns texts into tokens; `reasonir.model.templates.Template` is one."""
-
-    fingerprint: str
-
-    def encode(self, pairs: list[tuple[str, str]], max_tokens: int) -> list[Any]:
-        """Return objects with `ids`, `prefix_tokens`, `truncated`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +99,7 @@ class TokenStore:
 def open_token_store(
     path: str,
     documents: Lookup | None,
-    template: TextTemplate,
+    template: Template,
     query_max_tokens: int,
     document_max_tokens: int,
     cache_dir: Path,
@@ -196,7 +187,7 @@ def _build(
     path: str,
     growing: _Growing,
     examples: Iterator[TrainingExample],
-    template: TextTemplate,
+    template: Template,
     limits: dict[str, int],
     folder: Path,
     on_progress: Callable[[int], None] | None,
@@ -218,7 +209,7 @@ def _build(
 
 
 def _append(
-    growing: _Growing, batch: list[TrainingExample], template: TextTemplate, limits: dict[str, int], path: str
+    growing: _Growing, batch: list[TrainingExample], template: Template, limits: dict[str, int], path: str
 ) -> Iterator[np.ndarray]:
     """Add a batch of rows; yield the token ids of texts that no earlier row had."""
     new: dict[str, list[InstructedText]] = {"query": [], "document": []}
@@ -263,7 +254,7 @@ def _append(
         yield text.ids
 
 
-def _name_line(batch: list[TrainingExample], side: str, template: TextTemplate, max_tokens: int, path: str) -> None:
+def _name_line(batch: list[TrainingExample], side: str, template: Template, max_tokens: int, path: str) -> None:
     """Raise the template's refusal with the line of the first row that causes it."""
     for example in batch:
         pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]
