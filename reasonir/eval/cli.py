@@ -15,6 +15,9 @@ from reasonir.eval.rewrite.config import RewritingConfig, ScalingConfig
 from reasonir.retrieval.ann.config import IndexConfig
 from reasonir.retrieval.config import EncodeConfig
 
+# Functions, not names of modules, stand in the table below, so that mypy and a search for callers find each call. Their
+# imports stand inside: --help and a mistake in an option must not wait seconds for torch.
+
 
 def _bright(config: BrightConfig) -> None:
     from reasonir.eval.benchmarks.evaluate import evaluate_bright
@@ -46,6 +49,7 @@ def _rerank(config: RerankConfig) -> None:
     rerank_run(config)
 
 
+# Any: three classes of options differ in their `data` alone.
 def _answer_questions(config: Any) -> None:
     from reasonir.eval.rag.answer_questions import answer_questions
 
@@ -131,6 +135,7 @@ TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the task named by the first argument with Hydra overrides from the rest."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # 2 where nothing was asked for, so that a script which forgot the task fails.
     if not arguments or arguments[0] in ("--help", "-h"):
         print(_overview())
         sys.exit(0 if arguments else 2)
@@ -143,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _overview() -> str:
+    # The docstrings of the option classes, so that this page and each task's own --help say the same.
     lines, width = ["usage: reasonir-eval <task> [option=value ...]", "", "tasks:"], max(map(len, TASKS))
     lines += [f"  {name:{width}}  {(schema.__doc__ or '').strip()}" for name, (schema, _) in TASKS.items()]
     return "\n".join([*lines, "", "reasonir-eval <task> --help lists a task's options."])

@@ -27,8 +27,9 @@ T = TypeVar("T")
 Combination = tuple[str, ...]
 Renderer = Callable[[Random, "Task", list[str]], str]
 
+# Sizes at scale 1, which two cores train on in minutes.
 EVALUATION_SHARE = 0.35  # of all combinations; the rest is for training
-DOCUMENTS_PER_TASK = 400  # at scale 1, before twins and second golds
+DOCUMENTS_PER_TASK = 400  # before twins and second golds
 QUERIES_PER_TASK = 80
 TRAINING_ROWS_PER_TASK = 2400
 NEGATIVES_PER_ROW = 2
@@ -85,6 +86,7 @@ def pick(rng: Random, items: Sequence[T]) -> T:
 def shuffled(rng: Random, items: Iterable[T]) -> list[T]:
     """Permute uniformly (Fisher-Yates over `Random.random`)."""
     result = list(items)
+    # By hand: Python keeps the sequence of `Random.random`, not that of `Random.shuffle`.
     for last in range(len(result) - 1, 0, -1):
         other = int(rng.random() * (last + 1))
         result[last], result[other] = result[other], result[last]
@@ -216,6 +218,7 @@ def write_query(rng: Random, task: Task, combination: Combination, long: bool) -
         combination: A value's name for each attribute of the task.
         long: Scatter it over several hundred words of small talk, in place of two sentences.
     """
+    # One person a query, so that the pronouns of its clauses agree.
     woman = rng.random() < 0.5
     person = PRONOUNS[woman] | {"name": pick(rng, NEUTRAL_PARTS["women" if woman else "men"])}
     clauses = [pick(rng, value.query_clauses).format(**person) for value in task.values(combination)]
@@ -224,6 +227,7 @@ def write_query(rng: Random, task: Task, combination: Combination, long: bool) -
 
 def split_combinations(task: Task, seed: int) -> tuple[list[Combination], list[Combination]]:
     """Divide a task's combinations into those of training and of evaluation, whatever the scale."""
+    # A generator of its own: other numbers of rows or queries must not move a combination to the other side.
     everything = shuffled(Random(f"{seed}/{task.name}/split"), itertools.product(*task.attributes.values()))
     held_out = round(len(everything) * EVALUATION_SHARE)
     return everything[held_out:], everything[:held_out]
@@ -235,6 +239,7 @@ def _scaled(count: int, scale: float) -> int:
 
 def _fresh(seen: set[str], write: Callable[..., str], *arguments: object) -> str:
     """Write until a text is new, and remember it."""
+    # A document that came twice would be an answer that no gold list names.
     for _ in range(1000):
         text = write(*arguments)
         if text not in seen:
@@ -272,6 +277,7 @@ def write_evaluation(task: Task, seed: int, scale: float) -> tuple[list[dict], l
             texts.append((index, kind, _fresh(seen, write_document, rng, task, combination)))
     documents: list[dict] = []
     ids: dict[tuple[int, str], list[str]] = {}
+    # Shuffled before they are numbered, so that no id tells which documents are gold.
     for number, (index, kind, text) in enumerate(shuffled(rng, texts)):
         documents.append({"id": f"{task.name}/{number:04d}.txt", "content": text})
         ids.setdefault((index, kind), []).append(documents[-1]["id"])
@@ -315,6 +321,7 @@ def _write_training(task: Task, seed: int, scale: float) -> list[dict]:
         order = order or shuffled(rng, combinations)
         combination, long = order.pop(), rng.random() < LONG_SHARE_TRAINING
         text = _fresh(seen, write_query, rng, task, combination, long)
+        # One attribute apart: a negative that differs in more could be told by its subject alone.
         negatives = shuffled(rng, _neighbours(task, combination, documents))[:NEGATIVES_PER_ROW]
         rows.append(
             {
@@ -375,6 +382,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, int, float]:
         values[key] = value
     if "output_dir" not in values:
         raise ValueError(f"output_dir is missing; {USAGE}")
+    # Read here, so that the message names the option and not a line of Python.
     for key, kind, read in (("seed", "an integer", int), ("scale", "a number", float)):
         try:
             read(values.get(key, "1"))
