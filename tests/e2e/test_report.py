@@ -259,7 +259,8 @@ def test_scaling_curve_of_the_run_that_a_folder_is_a_point_of(
     run(["report", results, f"output={folders / 'page.html'}"], capsys)
     page = (folders / "page.html").read_text()
     assert page.count("<circle") == 8 and page.count(" ring") == 2 and page.count("tiny, original queries") == 1
-    assert len(re.findall(r'<line class="curve-0" x1="[\d.]+%"', page)) == 2, "three lengths make two lines"
+    lines = {n: len(re.findall(rf'<line class="curve-{n}" x1="[\d.]+%"', page)) for n in range(5)}
+    assert lines == {0: 0, 1: 0, 2: 2, 3: 2, 4: 0}, "three lengths make two lines; colours 0 and 1 stand for the runs"
 
 
 def test_runs_made_of_runs_find_their_texts(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
