@@ -161,6 +161,9 @@ def test_the_likeliest_letter_is_the_answer(world: Path, capsys: pytest.CaptureF
     assert "samples=2" in said
     report = json.loads((world / "out" / "accuracy.json").read_text())
     assert all(entry["all"]["accuracy"] == 1 for entry in report["conditions"].values())
+    letters = report["conditions"]["retrieved"]["letters"]
+    assert letters["chosen"] == letters["gold"] == letters["unbiased"] == [0.25] * 4 and letters["p_value"] == 1
+    assert "a reader that prefers none shows the row unbiased" in told and "| retrieved: chosen" in told
     # The limit of one token is this command's own: nothing was cut.
     assert "cut at" not in told and {row["finish"] for row in rows_of(world / "out", "answers.jsonl")} == {"stop"}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reasonir.eval.rag.letters import count_letters
 from reasonir.eval.rag.reader import Answer
 from reasonir.eval.rag.records import Question
 from reasonir.eval.scores.significance import mcnemar, randomisation_test, t_interval, wilson_interval
@@ -29,7 +30,7 @@ def judge(questions: Sequence[Question], answers: Sequence[Answer], confidence: 
         questions: all that were asked.
         answers: all that were given, under any condition.
         confidence: level of the intervals.
-        seed: of the randomisation test, which compares conditions of several samples.
+        seed: of the randomisation test, which compares conditions of several samples, and of the test of the letters.
     """
     by_condition: dict[str, list[Answer]] = {}
     for answer in answers:
@@ -37,7 +38,8 @@ def judge(questions: Sequence[Question], answers: Sequence[Answer], confidence: 
     known = {question.id: question for question in questions}
     report: dict[str, Any] = {"questions": len(questions), "confidence": confidence, "conditions": {}}
     for condition, given in by_condition.items():
-        report["conditions"][condition] = _describe(given, known, confidence)
+        letters = count_letters(given, known, confidence, seed)
+        report["conditions"][condition] = {**_describe(given, known, confidence), "letters": letters}
     shares = {condition: _shares_right(given) for condition, given in by_condition.items()}
     report["differences"] = [
         _compare(a, b, by_condition, shares, known, seed) for a, b in combinations(by_condition, 2)

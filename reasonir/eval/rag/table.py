@@ -1,6 +1,6 @@
 """The page of a multiple-choice task in Markdown, in points: what is printed and what results.md holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,10 @@ from reasonir.eval.rag.records import CLOSED, GOLD, RETRIEVED
 from reasonir.eval.scores.significance import format_p_value
 from reasonir.text.markdown import markdown_table
 
+UNBIASED_LETTERS = (
+    "letters: a reader that prefers none shows the row unbiased: the gold letter where it is right, each other letter "
+    "equally often where it is wrong. p of a distance as large:"
+)
 NAMES = {CLOSED: "closed book", RETRIEVED: "retrieved", GOLD: "gold passages"}
 WARNINGS = {
     "unreadable_failed": "questions got no answer from the server and count as wrong; run the command again",
@@ -32,7 +36,7 @@ def render(report: dict[str, Any], details: bool) -> str:
     header = ["", "questions", "accuracy", interval, "unreadable", "with guesses", interval]
     rows = [_row(NAMES[name], entry["all"]) for name, entry in report["conditions"].items()]
     lines = [f"# {report['title']}", "", markdown_table(header, rows), "", *_differences(report)]
-    lines += [*_samples(report), *_hits(report["retrieval"]), *_remarks(report)]
+    lines += [*_samples(report), *_hits(report["retrieval"]), *_letters(report), *_remarks(report)]
     if details:
         for kind in ("groups", "subjects"):
             lines += _parts(report, kind)
@@ -78,6 +82,31 @@ def _hits(retrieval: dict[str, Any] | None) -> list[str]:
     at = retrieval["at"]
     row = [f"of {retrieval['questions']:,} questions", *(_points(entry["rate"]) for entry in at.values())]
     return [markdown_table(["gold passage among the first", *at], [row]), ""]
+
+
+def _letters(report: dict[str, Any]) -> list[str]:
+    """Return the table of letters chosen, and what it would be for a reader that prefers none."""
+    # Files of older versions have no such entry.
+    found = {name: entry["letters"] for name, entry in report["conditions"].items() if entry.get("letters")}
+    if not found:
+        return []
+    letters = max((entry["letters"] for entry in found.values()), key=len)
+    rows = []
+    for name, entry in found.items():
+        chosen = [
+            f"{_points(share)} ({_interval(interval)})"
+            for share, interval in zip(entry["chosen"], entry["intervals"], strict=True)
+        ]
+        cells = {"chosen": chosen, **{kind: map(_points, entry[kind]) for kind in ("gold", "unbiased", "chance")}}
+        rows += [[f"{NAMES[name]}: {kind}", *_filled(values, len(letters))] for kind, values in cells.items()]
+    head = [f"letters, % of answers ({report['confidence']:.0%} interval)", *letters]
+    tests = ", ".join(f"{NAMES[name]} {format_p_value(entry['p_value'])}" for name, entry in found.items())
+    return [markdown_table(head, rows), "", f"{UNBIASED_LETTERS} {tests}.", ""]
+
+
+def _filled(cells: Iterable[str], count: int) -> list[str]:
+    found = list(cells)
+    return found + [""] * (count - len(found))
 
 
 def _remarks(report: dict[str, Any]) -> list[str]:
