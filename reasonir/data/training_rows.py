@@ -47,6 +47,12 @@ class RowsReport:
     unusable: int = 0
 
 
+def query_text(row: Mapping[str, Any]) -> str:
+    """Return the text of a row's query, without its instruction."""
+    query = row["query"]
+    return query if isinstance(query, str) else str(query[1])
+
+
 def read_training_rows(source: str, report: RowsReport | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line, row) of a source of training rows, in this project's form whatever tool it was written for.
 

@@ -5,6 +5,7 @@ Each recipe has a dataclass of its own: its --help shows the options that the re
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -15,7 +16,9 @@ from reasonir.llm.config import GeneratorConfig
 from reasonir.retrieval.config import ModelConfig
 
 # Options that do not change the rows: a run may be continued with other values.
-MAY_DIFFER = ("output_dir", "debug", "report", "window", *generator_config.MAY_DIFFER)
+MAY_DIFFER = ("output_dir", "debug", "report", "report_model", "window", *generator_config.MAY_DIFFER)
+# What all recipes call their rows and what they refused; later commands read both.
+DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,10 +202,14 @@ class WritingConfig(SynthConfig):
     """Number of items to take, from the input's beginning; null is all."""
     report: bool = MISSING
     """Write report.md and its plots at the end."""
+    report_model: str | None = MISSING
+    """Small encoder (folder or hub id) that the report searches with: hard queries are found by it and not by BM25,
+    worthless ones by neither. null leaves BM25 alone."""
 
     def validate(self) -> None:
-        """Refuse a shard that is not i/n."""
+        """Refuse a shard that is not i/n, and an encoder that the report would miss in the end."""
         parse_shard(self.shard)
+        check_report_model(self.report_model)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -303,6 +310,13 @@ class MergeConfig(SynthConfig):
     """Folders of finished shards, all n of them."""
     report: bool = MISSING
     """Write report.md and its plots at the end."""
+    report_model: str | None = MISSING
+    """Small encoder (folder or hub id) that the report searches with: hard queries are found by it and not by BM25,
+    worthless ones by neither. null leaves BM25 alone."""
+
+    def validate(self) -> None:
+        """Refuse an encoder that the report would miss."""
+        check_report_model(self.report_model)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -315,6 +329,12 @@ class SplitConfig(SynthConfig):
     """What held-out queries are searched in: the corpus that the rows were made from."""
     test_share: float = within(0, 1, "()")
     """Share of the corpus' documents, at least one, whose rows are held out. Which, follows from texts and seed."""
+
+
+def check_report_model(model: str | None) -> None:
+    """Refuse a path without a folder; another name may be one of the hub, which is asked in the end only."""
+    if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        raise UserError(f"report_model={model}: no such folder; give the folder or hub id of an encoder, or null")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
 from reasonir.core.run_folder import RunFolder
 from reasonir.llm.attempts import Rejection, Trail
-from reasonir.synth.config import MAY_DIFFER, MergeConfig, parse_shard
-from reasonir.synth.output import DATA_FILE, REJECTIONS_FILE, Output, position_of
-from reasonir.synth.pipeline import finish
+from reasonir.synth.config import DATA_FILE, MAY_DIFFER, REJECTIONS_FILE, MergeConfig, parse_shard
+from reasonir.synth.output import Output, position_of
+from reasonir.synth.pipeline import describe, finish
 from reasonir.synth.recipes.inputs import Item
 from reasonir.synth.recipes.writing import Outcome
 from reasonir.text.near_duplicates import DuplicateTexts
@@ -48,7 +48,9 @@ def merge_shards(config: MergeConfig) -> None:
         output.release()
     files = [Path(shard) / name for shard in config.inputs for name in (DATA_FILE, REJECTIONS_FILE)]
     source = stored.get("corpus") or stored.get("rows")
-    finish(folder, list(map(str, files)), output.counts(), config.report, merged=stored["recipe"], source=source)
+    finish(folder, list(map(str, files)), output.counts(), merged=stored["recipe"], source=source)
+    if config.report:
+        describe(folder.path, config.report_model)
 
 
 def _check_shards(inputs: list[str]) -> dict[str, Any]:

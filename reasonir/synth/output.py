@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.data.training_rows import query_text
 from reasonir.llm.attempts import SERVER_ERROR, Rejection
+from reasonir.synth.config import DATA_FILE, REJECTIONS_FILE
 from reasonir.synth.recipes.inputs import Item
 from reasonir.synth.recipes.writing import Outcome
 
-DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 # Each flush costs a switch between threads. Rows that a kill loses are made again from completions.jsonl.
 SECONDS_BETWEEN_FLUSHES = 0.2
 # Decided while writing and not by a gate: of two equal queries the first in the input stays, whichever came first.
@@ -199,12 +200,6 @@ class Output:
             os.fsync(stream.fileno())
             stream.close()
         self._streams = []
-
-
-def query_text(row: dict[str, Any]) -> str:
-    """Return the text of a row's query."""
-    query = row["query"]
-    return query if isinstance(query, str) else str(query[1])
 
 
 def position_of(row: dict[str, Any]) -> int:

@@ -73,7 +73,9 @@ def write_rows(config: WritingConfig) -> None:
             # Items that the server failed at the end of the input wait for a later item that does not come.
             output.release()
     # 3 manifest and report
-    finish(folder, recipe.inputs, output.counts(), config.report, prompts=describe_prompts(recipe.prompts))
+    finish(folder, recipe.inputs, output.counts(), prompts=describe_prompts(recipe.prompts))
+    if config.report:
+        describe(folder.path, config.report_model)
 
 
 def choose_recipe(config: WritingConfig) -> Recipe:
@@ -108,28 +110,29 @@ def _open(items: Iterator[Item]) -> Iterator[Item]:
     return chain(first, items)
 
 
-def finish(folder: RunFolder, inputs: Iterable[str], counts: dict[str, Any], report: bool, **more: Any) -> None:
-    """Write the manifest and the report, print the summary.
+def finish(folder: RunFolder, inputs: Iterable[str], counts: dict[str, Any], **more: Any) -> None:
+    """Write the manifest, print the summary.
 
     Args:
         folder: The run's folder.
         inputs: Files and folders that were read, for the manifest.
         counts: As `Output.counts` returns them.
-        report: Whether to write report.md.
         **more: Further entries of the manifest.
     """
     # A data set of the hub has no file here whose checksum could be taken.
     folder.finish(inputs=[path for path in inputs if not path.startswith("hub:")], counts=counts, **more)
     print(_summarize(counts, folder.path))
-    if not report:
-        return
+
+
+def describe(folder: Path, model: str | None) -> None:
+    """Write the report of a finished folder; `model` is its encoder."""
     # Imported late: its numpy and matplotlib are not loaded before the work is done, nor where there is no report.
-    from reasonir.synth.report import write_report
+    from reasonir.synth.report.page import write_report
 
     try:
-        print(write_report(folder.path))
+        print(write_report(folder, model))
     except Exception as error:  # the manifest is written and the data complete: the run must not count as failed
-        print(f"the report failed ({error}); the data is whole: {folder.path}", file=sys.stderr)
+        print(f"the report failed ({error}); the data is whole: {folder}", file=sys.stderr)
 
 
 def _summarize(counts: dict[str, Any], folder: Path) -> str:

@@ -90,6 +90,7 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
         (["recipe=hq", *NEEDED["hq"], "judge.positive_min=6"], "judge.positive_min=6"),
         (["recipe=hq", *NEEDED["hq"], "shard=3/3"], "shard=3/3 must be i/n"),
         (["recipe=hq", *NEEDED["hq"], "limit=0"], "limit=0"),
+        (["recipe=hq", *NEEDED["hq"], "report_model=./gone"], "report_model=./gone: no such folder"),
         (["recipe=hq", *NEEDED["hq"], "positive=both"], "positive=both"),
         (["recipe=hq", *NEEDED["hq"]], "c: no corpus here"),
         (["recipe=vl", *NEEDED["vl"], "query_words=[9,3]"], "query_words=[9, 3]"),
@@ -101,6 +102,7 @@ def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
         (["recipe=split", *NEEDED["split"], "test_share=1"], "test_share=1.0 must lie in (0, 1)"),
         (["recipe=merge"], "inputs is empty"),
         (["recipe=merge", "inputs=[a]"], "a is no output folder"),
+        (["recipe=merge", "inputs=[a]", "report_model=/gone"], "report_model=/gone: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

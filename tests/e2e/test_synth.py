@@ -250,6 +250,21 @@ def test_a_server_that_is_down_rejects_nothing(tmp_path: Path, corpus: Path) -> 
     assert both_files(tmp_path / "out") == (b"", b"")
 
 
+def test_a_finished_run_gets_a_report_with_an_encoder_and_pays_nothing(
+    tmp_path: Path, corpus: Path, tiny_model: Path
+) -> None:
+    with ScriptedServer(synth_answers.good) as server:
+        run("hq", tmp_path / "out", server.url, f"corpus={corpus}", "limit=12")
+        paid, before = server.stats["paid"], both_files(tmp_path / "out")
+        options = ("limit=12", "report=true", f"report_model={tiny_model}")
+        printed = run("hq", tmp_path / "out", server.url, f"corpus={corpus}", *options)
+        assert server.stats["paid"] == paid > 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert f"{tmp_path}/out/report.md" in printed and both_files(tmp_path / "out") == before
+    assert re.search(r"^\| source found by the encoder +\| +\d+ % \| 12 \|", report, re.MULTILINE)
+    assert f"accepted rows per 100 requests (n = {paid} paid answers)." in report
+
+
 @pytest.mark.seconds(40)
 def test_the_whole_chain_ends_in_rows_that_training_accepts(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", [DOCUMENT.format(n) + " " + synth_answers.prose(str(n), 60)

@@ -30,5 +30,5 @@ def test_the_tree_names_every_folder() -> None:
     tree = re.search(r"^reasonir/\n(.*?)^scripts/", PAGE, re.MULTILINE | re.DOTALL)
     assert tree
     names = re.findall(r"^ +([a-z_]+)/ ", tree[1], re.MULTILINE)
-    folders = {path.parent.name for path in (ROOT / "reasonir").rglob("*.py")} - {"reasonir"}
-    assert sorted(names) == sorted([*folders - {"data"}, "data", "data", "prompts"])  # reasonir/data and train/data
+    folders = {path.parent for path in (ROOT / "reasonir").rglob("*.py")} - {ROOT / "reasonir"}
+    assert sorted(names) == sorted([*(folder.name for folder in folders), "prompts"])  # which holds YAML only

@@ -21,7 +21,7 @@ TIERS: list[set[str]] = [
     {"retrieval/ann"},
     {"train/objectives", "train/data", "train/memory", "train/parallel", "synth/gates", "quickstart", "eval/scores"},
     {"synth/recipes", "eval/benchmarks"},
-    {"synth/corpus", "eval/rewrite", "eval/rerank", "eval/rag", "eval/audit"},
+    {"synth/corpus", "synth/report", "eval/rewrite", "eval/rerank", "eval/rag", "eval/audit"},
     {"eval/rag/datastore", "eval/report"},
     {"train", "synth", "eval"},
 ]
@@ -66,7 +66,7 @@ HEAVY = {
     "tenacity": {"llm/engines/client.py", "llm/engines/endpoint.py", "llm/engines/batch.py"},
     "hydra": {"core/command.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"core/command.py", "core/help.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/rewrite/plot.py", "synth/report.py"},
+    "matplotlib": {"eval/rewrite/plot.py", "synth/report/plots.py"},
     "faiss": {"retrieval/ann/shards.py"},
     "mteb": {"eval/benchmarks/mteb_adapter.py"},
     "sentence_transformers": set(),

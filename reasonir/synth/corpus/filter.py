@@ -23,14 +23,14 @@ from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import check_same_inputs, digest_of
 from reasonir.data.collections import stream_documents
 from reasonir.model.packing import token_budget_chunks
-from reasonir.synth.config import MAY_DIFFER, FilterConfig
+from reasonir.synth.config import MAY_DIFFER, REJECTIONS_FILE, FilterConfig
 from reasonir.synth.gates.text import word_count
 from reasonir.text.digests import DigestTable, text_digest
 from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import DuplicateTexts
 from reasonir.text.words import one_spelling
 
-DOCUMENTS_FILE, REJECTIONS_FILE = "documents.jsonl", "rejections.jsonl"
+DOCUMENTS_FILE = "documents.jsonl"
 RETHRESHOLDED = ("min_score", "top", "chunk_tokens")
 """Options that may differ when a finished folder is run again: scores are kept, the choice is made anew."""
 TEXTS_PER_BLOCK = 8_192

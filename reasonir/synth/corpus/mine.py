@@ -27,12 +27,11 @@ from reasonir.data.training_rows import InstructedText, read_rows_and_examples
 from reasonir.retrieval.bm25 import BM25Index
 from reasonir.retrieval.ranking import DenseSearch
 from reasonir.retrieval.top_k import exact_top_k
-from reasonir.synth.config import MAY_DIFFER, MineConfig, Miner, PositiveForm
+from reasonir.synth.config import DATA_FILE, MAY_DIFFER, MineConfig, Miner, PositiveForm
 from reasonir.synth.recipes.inputs import positives_are_ids
 from reasonir.text.near_duplicates import overlap, shingles
 from reasonir.text.words import one_spelling
 
-DATA_FILE = "data.jsonl"
 ROWS_PER_BLOCK = 1_024
 """Rows that are ranked together; a dense miner reads all embeddings of the corpus once for each block."""
 SHINGLED_DOCUMENTS = 8_192
