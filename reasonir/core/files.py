@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +75,8 @@ def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Pat
         path: The final name; missing parents are made.
         per_process: As in `whole_path`.
     """
+    import shutil  # here, because it loads bz2 and lzma, and options' classes reach this module before any --help
+
     path = Path(path)
     scratch = _beside(path, per_process)
     # What a killed attempt left under the name.
@@ -90,6 +91,8 @@ def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Pat
 
 def _replace_folder(scratch: Path, target: Path) -> None:
     """Put a finished folder in place of `target`; a crash in between leaves one of the two whole."""
+    import shutil
+
     if target.exists():
         # A folder cannot be renamed over one that holds files: the old one steps aside first.
         retired = target.with_name(f".{target.name}.old")

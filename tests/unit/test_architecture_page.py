@@ -22,6 +22,24 @@ def test_listings_stand_in_the_source_in_this_order(file: str, listing: str) -> 
         source = source[source.index(line) + 1 :]
 
 
+def test_the_figure_shows_the_rooms_imports() -> None:
+    figure = re.search(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)
+    assert figure
+    drawn = {a: set(b.split(" & ")) for a, b in re.findall(r"^ *(\w+) --> (.+)$", figure[1], re.MULTILINE)}
+    imported: dict[str, set[str]] = {}
+    for path in (ROOT / "reasonir").glob("*/**/*.py"):
+        room = path.relative_to(ROOT / "reasonir").parts[0]
+        found = re.findall(r"^ *(?:from|import) reasonir\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        imported.setdefault(room, set()).update({*found} - {room})
+    assert {room for room, others in imported.items() if others} == set(drawn)
+    for room, others in imported.items():
+        assert drawn.get(room, set()) <= others, f"{room}: an arrow without an import"
+        reached = set(drawn.get(room, ()))
+        while more := {other for one in reached for other in drawn.get(one, ())} - reached:
+            reached |= more
+        assert others <= reached, f"{room}: an import that no arrow shows"
+
+
 def test_there_is_a_listing_for_each_main_path() -> None:
     assert len(LISTINGS) == 5
 
