@@ -48,6 +48,13 @@ class Prompt:
         """Return the conversation that asks for an item."""
         return tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
 
+    def own_texts(self) -> tuple[str, ...]:
+        """Return the words that are the prompt's own, piece by piece: turns and retry without the values of an item."""
+        content = yaml.safe_load(self.source)
+        texts = [*(turn["text"] for turn in content["turns"]), content.get("retry", "")]
+        nodes = (node for text in texts for node in _environment.parse(text).find_all(jinja2.nodes.TemplateData))
+        return tuple(node.data for node in nodes)
+
     def feedback(self, reason: str) -> Message:
         """Return the turn after a rejected answer."""
         return Message("user", self.retry.render(reason=reason).strip())

@@ -31,6 +31,9 @@ _ASKED = (
     r"(?:(?:with|to|in|on) )?(?:(?:this|that|your|the|any|such)(?: \w+)? (?:request|task|question|prompt|instruction"
     r"s?|content|information|material|document|passage|query)|with (?:this|that)|(?:a|the) hard[- ]negative|you with)"
 )
+# What a prompt shows; with other words behind it ("the text of the law") it is something else.
+_SHOWN = r"(?:passage|document|text|query|search request)"
+_GIVEN = rf"(?:the|a|your|any) {_SHOWN}s?\b(?! (?:of|number|file|for (?!me\b|this\b)))"
 _REFUSALS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -42,6 +45,11 @@ _REFUSALS = [
         rf"{_UNABLE} (?:\w+ )?{_ACT}\b(?! but\b)",
         rf"\bi(?: |(?=['’])){_UNABLE} (?:\w+ )?{_ACT}\b(?: \w+)? ?{_ASKED}",
         r"\bi must (?:respectfully )?decline\b",
+        # Words of a model that overlooks the text before it.
+        rf"\b(?:please|could you|can you) (?:provide|share|give|paste|send|supply)(?: me)?(?: with)? {_GIVEN}",
+        rf"\bno (?:\w+ )?{_SHOWN} (?:(?:was|is|has been) )?(?:given|provided|supplied|included)\b",
+        rf"\byou (?:have|did)(?: not|n['’]t) (?:yet )?(?:provided?|shared?|given?|included?) {_GIVEN}",
+        rf"\bi(?: |(?=['’])){_UNABLE} {_ACT} an? (?:\w+ )?(?:problem|question|query) (?:from|for|about) {_GIVEN}",
         r"\b(?:violates?|against) (?:my|our|openai['’]s) (?:\w+ )?(?:guidelines|policy|policies|programming)",
         r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
     )

@@ -161,6 +161,21 @@ class GatesConfig:
     """No refusals, no talk about being a language model."""
     self_contained: bool = MISSING
     """A query must not refer to 'the document', 'the passage' and the like."""
+    no_content: bool = MISSING
+    """A query must name a subject ('What is the main idea?' names none)."""
+    headings: bool = MISSING
+    """A query must not be a heading, a title or a phrase without a verb."""
+    task_talk: bool = MISSING
+    """Queries, positives and negatives must not speak of their task ('the searcher', 'a decoy document')."""
+    task_lines: bool = MISSING
+    """Brainstormed tasks (vl) must be whole sentences, without numbers in front."""
+    echo_words: int = at_least(0)
+    """A text that shares this many consecutive words with its prompt's own words is rejected, and so is a placeholder
+    ('the problem'); words of the document or query do not count; 0 is off."""
+    mixed_scripts: bool = MISSING
+    """No word in two alphabets, and none in an alphabet that the document or query does not have."""
+    max_gibberish: float = within(0, 1)
+    """Largest share of words that cannot be English by their letters; 1 is off."""
     duplicates: bool = MISSING
     """A query equal to an earlier accepted one is rejected; letter case, punctuation and spacing are ignored."""
     copied_words: int = at_least(0)

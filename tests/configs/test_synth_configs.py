@@ -65,9 +65,15 @@ def test_judge_is_short_for_judge_enabled(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    switches = "language refusals boilerplate self_contained duplicates"
-    off = [f"{name}=false" for name in switches.split()] + ["min_words=1", "max_words=null", "max_repetition=1"]
-    off += [f"{name}=0" for name in ("copied_words", "near_duplicate", "length_ratio")]
+    switches = "language refusals boilerplate self_contained no_content headings task_talk task_lines mixed_scripts"
+    switches += " duplicates"
+    off = [f"{name}=false" for name in switches.split()] + [
+        "min_words=1",
+        "max_words=null",
+        "max_repetition=1",
+        "max_gibberish=1",
+    ]
+    off += [f"{name}=0" for name in ("copied_words", "echo_words", "near_duplicate", "length_ratio")]
     assert {entry.partition("=")[0] for entry in off} == {name for name, _, _ in help_page.option_rows(GatesConfig)}
     for recipe in ("hq", "eq", "vl", "negatives", "rewrite"):
         arguments = [f"recipe={recipe}", "output_dir=o", *NEEDED[recipe], *(f"gates.{entry}" for entry in off)]

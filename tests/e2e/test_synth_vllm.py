@@ -21,7 +21,9 @@ PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
 GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
          "gates.copied_words=0", "gates.duplicates=false", "gates.near_duplicate=1", "gates.min_words=1",
-         "gates.max_repetition=1", "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
+         "gates.no_content=false", "gates.headings=false", "gates.task_talk=false", "gates.task_lines=false",
+         "gates.mixed_scripts=false", "gates.echo_words=0", "gates.max_gibberish=1", "gates.max_repetition=1",
+         "gates.length_ratio=0", "gates.max_words=null"]  # fmt: skip
 
 
 def corpus(folder: Path) -> list[dict]:

@@ -1,59 +1,44 @@
 """The gates with their limits: from a text to a rejection whose sentence the model reads before its next attempt.
 
-The patterns and measures are in `text.py`, `reasonir.text` and `reasonir.llm.refusals`.
+What is measured lies in `text.py`, and for all texts of language models in `reasonir.llm.text_gates`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasonir.llm.attempts import Rejection
-from reasonir.llm.refusals import refusal_phrase
+from reasonir.llm.text_gates import TextGates
 from reasonir.synth.gates.text import (
-    boilerplate,
+    has_content,
+    heading_form,
     longest_copied_span,
-    repetition,
     shares_run,
     source_mention,
+    task_fault,
+    task_talk,
     word_count,
 )
-from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import near_duplicate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gates:
+class Gates(TextGates):
     """Which gates are on, and their limits; the fields are those of the options `gates.*`.
 
     Each method returns None for a text that passes.
     """
 
-    language: bool
-    refusals: bool
     self_contained: bool
+    no_content: bool
+    headings: bool
+    task_talk: bool
+    task_lines: bool
     duplicates: bool
     copied_words: int
     near_duplicate: float
     min_words: int
     max_words: int | None
-    max_repetition: float
-    boilerplate: bool
     length_ratio: float
-
-    def check_text(self, text: str, what: str) -> Rejection | None:
-        """Apply the gates of every written text; `what` is its name in sentences, such as "query"."""
-        # First, because the other checks pass a text without words.
-        if not text.strip():
-            return Rejection("empty", f"The {what} is empty.")
-        if self.refusals and (phrase := refusal_phrase(text)):
-            return Rejection("refusal", f"The {what} declines the task ({phrase!r}); write it as asked.")
-        if self.boilerplate and (phrase := boilerplate(text)):
-            return Rejection(
-                "boilerplate", f"The {what} holds {phrase!r}; write the text itself and nothing around it."
-            )
-        if self.max_repetition < 1 and (share := repetition(text)) > self.max_repetition:
-            return Rejection("repetition", f"The {what} repeats itself ({share:.0%}); say each thing once.")
-        if self.language and not looks_english(text):
-            return Rejection("language", f"The {what} is not in English; write it in English.")
-        return None
 
     def check_length(self, text: str, what: str, least: int | None = None) -> Rejection | None:
         """Compare the number of words with the limits.
@@ -70,19 +55,66 @@ class Gates:
             return Rejection("too_long", f"The {what} has {count} words; it must have at most {self.max_words}.")
         return None
 
-    def check_query(self, query: str, document: str) -> Rejection | None:
-        """Apply the gates of a query, which must make sense without its document."""
-        rejection = self.check_text(query, "query") or self.check_length(query, "query")
+    def check_document(
+        self, text: str, what: str, prompt: Sequence[str] = (), given: Sequence[str] = ()
+    ) -> Rejection | None:
+        """Apply the gates of a positive or negative, which must not speak of the task that it was written for.
+
+        Args:
+            text: The document.
+            what: Its name in sentences.
+            prompt: The prompt's own texts.
+            given: The texts that the prompt held for this item.
+        """
+        rejection = self.check_text(text, what, prompt, given)
+        if rejection is None and self.task_talk and (phrase := task_talk(text)):
+            sentence = f"The {what} speaks of the task ({phrase!r}); its readers know nothing of a task."
+            return Rejection("talks_about_task", sentence)
+        return rejection
+
+    def check_query(self, query: str, document: str, prompt: Sequence[str] = ()) -> Rejection | None:
+        """Apply the gates of a query, which must make sense without its document.
+
+        Args:
+            query: The query.
+            document: The document that it was written for.
+            prompt: The prompt's own texts.
+        """
+        rejection = (
+            self.check_document(query, "query", prompt, (document,))
+            or self.check_length(query, "query")
+            or self._check_sense(query)
+        )
         if rejection is not None:
             return rejection
-        if self.self_contained and (phrase := source_mention(query)):
-            sentence = f"The query says {phrase!r}, but its reader has no such text before them."
-            return Rejection("not_self_contained", sentence)
         # The exact number costs more than the test, and only rejections need it.
         if self.copied_words and shares_run(query, document, self.copied_words):
             run = longest_copied_span(query, document)
             return Rejection("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
         return None
+
+    def _check_sense(self, query: str) -> Rejection | None:
+        if self.self_contained and (phrase := source_mention(query)):
+            sentence = f"The query says {phrase!r}, but its reader has no such text before them."
+            return Rejection("not_self_contained", sentence)
+        if self.headings and (form := heading_form(query)):
+            return Rejection("heading", f"The query is {form}; write a whole question or problem.")
+        if self.no_content and not has_content(query):
+            return Rejection("no_content", "The query names no subject; say what it is about.")
+        return None
+
+    def check_task(self, task: str, prompt: Sequence[str] = (), given: Sequence[str] = ()) -> Rejection | None:
+        """Apply the gates of a brainstormed matching task, which is one sentence.
+
+        Args:
+            task: The line.
+            prompt: The prompt's own texts.
+            given: The texts that the prompt held for this request.
+        """
+        rejection = self.check_text(task, "task", prompt, given)
+        if rejection is None and self.task_lines and (fault := task_fault(task)):
+            return Rejection("task_line", f"A task {fault}; write each task as one whole sentence.")
+        return rejection
 
     def check_different(self, text: str, what: str, other: str, name: str) -> Rejection | None:
         """Reject a text that is nearly the same as another one of its row.

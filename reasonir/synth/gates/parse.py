@@ -1,14 +1,18 @@
 """From a model's answer to the fields of a JSON schema, or to the reason why it has none.
 
-Invariant: returned fields obey the schema, and a file can hold their text as UTF-8. Thoughts, code fences and sentences
-around the JSON are ignored; mistakes inside it are not.
+Invariant: returned fields obey the schema, and their text holds only what people write: valid UTF-8 without control
+characters. Thoughts, code fences and sentences around the JSON are ignored, and LaTeX with single backslashes is read
+as it was meant; other mistakes inside the JSON are not mended.
 """
 
 import json
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from reasonir.llm.attempts import Rejection
 from reasonir.llm.refusals import without_thoughts
+from reasonir.text.control_characters import restore_backslashes, stray_character
 
 KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
@@ -26,7 +30,7 @@ def read_fields(text: str, finish: str, schema: dict[str, Any] | None) -> dict[s
     """
     text = without_thoughts(text)
     if schema is None:
-        return {"text": text} if _is_text(text) else Rejection("empty", "The answer was empty.")
+        return _checked({"text": text}) if text else Rejection("empty", "The answer was empty.")
     # Before the JSON is looked for: a cut answer has none, and "be shorter" mends it where "no JSON object" does not.
     if finish == "length":
         return Rejection("cut_off", "The answer was too long and was cut off before its end; be shorter.")
@@ -36,22 +40,52 @@ def read_fields(text: str, finish: str, schema: dict[str, Any] | None) -> dict[s
     problem = schema_problem(found, schema)
     if problem:
         return Rejection("schema", f"The JSON object is not as asked: {problem}.")
+    return _checked(found)
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any] | Rejection:
+    """Return the fields with the backslashes of their LaTeX, or what no text holds."""
     # Half a surrogate pair is valid in JSON (as an escape) but not in UTF-8.
-    if not _is_text(json.dumps(found, ensure_ascii=False)):
+    if re.search("[\ud800-\udfff]", json.dumps(fields, ensure_ascii=False)):
         return Rejection("json", "The answer holds half a surrogate pair, which is no text.")
-    return found
+    mended: dict[str, Any] = _in_strings(restore_backslashes, fields)
+    if stray := next(filter(None, map(stray_character, _strings(mended))), None):
+        return Rejection("control_character", f"The answer holds the character {stray}; write plain text.")
+    return mended
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return bool(text)
+def _in_strings(change: Callable[[str], str], value: Any) -> Any:
+    """Return a value of JSON with every string in it changed; names of fields stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_in_strings(change, entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _in_strings(change, entry) for name, entry in value.items()}
+    return value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every string in a value of JSON, names of fields left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for entry in value if isinstance(value, list) else value.values():
+            yield from _strings(entry)
+
+
+# A backslash with what makes it an escape of JSON, or alone.
+ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 
 
 def _first_object(text: str) -> dict[str, Any] | None:
-    """Return the first JSON object of a text."""
+    """Return the first JSON object of a text, also one whose LaTeX has single backslashes ("\\alpha" is no escape)."""
+    doubled = ESCAPE.sub(lambda found: found[0] if found[1] else r"\\", text)
+    found = _first_valid_object(text)
+    return _first_valid_object(doubled) if found is None and doubled != text else found
+
+
+def _first_valid_object(text: str) -> dict[str, Any] | None:
     # Models write line breaks into strings, which strict JSON forbids.
     decoder = json.JSONDecoder(strict=False)
     start = text.find("{")

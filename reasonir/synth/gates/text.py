@@ -1,16 +1,16 @@
 """Checks on a generated text, without a model. Each returns the words that are wrong, or a number.
 
 Invariant: a check sees texts only and gives the same result in every process. A text passes where a check cannot tell.
-The patterns (patterns.yaml) are for English. `checks.py` applies the limits of the options.
+The patterns (patterns.yaml) and lists (words.yaml) are for English. `checks.py` applies the limits of the options.
 """
 
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from reasonir.text.words import words_and_operators
+from reasonir.text.language import ENGLISH
+from reasonir.text.words import words_and_operators, words_of_prose
 
 
 def word_count(text: str) -> int:
@@ -76,57 +76,131 @@ def longest_copied_span(text: str, source: str) -> int:
     return longest
 
 
-PATTERNS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(encoding="utf-8"))
+PATTERNS, WORDS = (
+    yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    for name in ("patterns.yaml", "words.yaml")
+)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    spelled_out = re.sub(r"<(\w+)>", lambda name: PATTERNS["parts"].get(name[1], name[0]), pattern)
-    return re.compile(spelled_out, re.IGNORECASE)
+    # A part may hold other parts, but no deeper.
+    for _ in range(2):
+        pattern = re.sub(r"<(\w+)>", lambda name: PATTERNS["parts"].get(name[1], name[0]), pattern)
+    return re.compile(pattern, re.IGNORECASE)
 
 
-MENTIONS = [_compile(pattern) for pattern in PATTERNS["mentions"]]
-INTRODUCED = _compile(PATTERNS["introduced"])
-BOILERPLATE = [_compile(pattern) for pattern in PATTERNS["boilerplate"]]
-# Words of a run whose repetition counts.
-REPEATED_WORDS = 4
-# A group of one to eight characters, eight times or more in a row.
-CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
+MENTIONS, POINTING, INTRODUCED, TASK_TALK = (
+    [_compile(pattern) for pattern in PATTERNS[name]] for name in ("mentions", "pointing", "introduced", "task_talk")
+)
+HEADINGS = {form: re.compile(pattern, re.IGNORECASE) for form, pattern in PATTERNS["headings"].items()}
+# Words within which "the equation above" can mean nothing that the query itself has said.
+POINTING_WORDS = 12
 
 
 def source_mention(text: str) -> str | None:
     """Return the words by which a query refers to a text that its reader does not have; None for a query without.
 
-    Found are "according to the passage", "the author argues" or "described in this document". Not found are sources
-    that the query introduces itself ("I read a paper ... the author claims") and other things of the same name: a
-    legal document, a text editor, the passage of time, the author of a named book.
+    Found are "according to the passage", "the author argues" or "this chapter". Not found are sources that the query
+    introduces itself ("I read a paper ... the author claims") and other things of the same name: a legal document, a
+    text editor, the passage of time, the author of a named book.
     """
     # Most queries contain none of these words, and need no pattern.
     folded = text.casefold()
     if not any(name in folded for name in PATTERNS["named"]):
         return None
     matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
+    matches += [found for pattern in POINTING if (found := pattern.search(text)) and not _can_point_back(text, found)]
     for found in sorted(matches, key=lambda match: match.start()):
         # Only what stands before the mention can have introduced its source.
-        if not INTRODUCED.search(text[: found.start()]):
+        if not any(pattern.search(text[: found.start()]) for pattern in INTRODUCED):
             return found[0]
     return None
 
 
-def boilerplate(text: str) -> str | None:
-    """Return an unfilled placeholder or talk around the text ("[insert name]", "Sure, here is"), or None."""
-    return next((found[0] for pattern in BOILERPLATE if (found := pattern.search(text))), None)
+def _can_point_back(text: str, found: re.Match[str]) -> bool:
+    """Return whether the query itself can hold what "the equation above" or "the code below" points at."""
+    beside = text[found.end() :] if "below" in found[0].casefold() else text[: found.start()]
+    return len(beside.split()) > POINTING_WORDS or re.search(r"[=:\n\d\"]", beside) is not None
 
 
-def repetition(text: str) -> float:
-    """Return the share of a text that repeats itself, 0 to 1.
+def task_talk(text: str) -> str | None:
+    """Return the words by which a document speaks of the task that it was written for ("the searcher"), or None."""
+    return next((found[0] for pattern in TASK_TALK if (found := pattern.search(text))), None)
 
-    It is the larger of two shares: runs of four words that occurred before, and characters in loops of eight or more
-    turns ("ahahahahahahahahah"). Prose lies below 0.05, code and tables below 0.3, a model in a loop near 1.
+
+# "time" is a function word in lists of frequent words, and a subject of physics.
+EMPTY_WORDS = frozenset([*ENGLISH - {"time"}, *WORDS["generic"].split(), *WORDS["little"].split()]) - {"time"}
+FINITE, IMPERATIVES = frozenset(WORDS["finite"].split()), frozenset(WORDS["imperatives"].split())
+HEADING_WORDS = frozenset(word.strip() for word in WORDS["heading_words"].split("|"))
+OPERATORS = re.compile(r"[=+*/^<>√∫∑∂≤≥]|\\[a-z]+")
+
+
+def has_content(query: str) -> bool:
+    """Return whether a query names a subject: one word that is neither grammar nor generic ("idea", "the process").
+
+    A formula is a subject, and so are two numbers.
     """
-    looped = sum(len(found[0]) for found in CHARACTER_LOOP.finditer(text)) / max(len(text), 1)
-    parts = words_and_operators(text)
-    # In a text of fewer than eight words one repeated run would be a large share.
-    if len(parts) < 2 * REPEATED_WORDS:
-        return looped
-    runs = list(zip(parts, parts[1:], parts[2:], parts[3:], strict=False))
-    return max(looped, 1 - len(set(runs)) / len(runs))
+    words = words_of_prose(query)
+    if any(not word.isdecimal() and word not in EMPTY_WORDS for word in words):
+        return True
+    return bool(OPERATORS.search(query)) or sum(map(str.isdecimal, words)) >= 2
+
+
+# Words of the longest heading. A longer line without a verb is a list of keywords or a formula.
+HEADING_MOST_WORDS = 14
+
+
+def heading_form(query: str) -> str | None:
+    """Return what makes a query a heading ("a numbered heading", "a title"), None for a question, problem or text."""
+    lines = [line for line in query.split("\n") if line.strip()]
+    forms = [_form_of_line(line.strip()) for line in lines[:4]]
+    # One heading with a text below it is a post with a title.
+    return forms[0] if forms and len(lines) <= 4 and all(forms) else None
+
+
+def _form_of_line(line: str) -> str | None:
+    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", line)
+    if len(words) > HEADING_MOST_WORDS:
+        return None
+    for form, pattern in HEADINGS.items():
+        if pattern.search(line):
+            return form
+    if " ".join(words).lower() in HEADING_WORDS:
+        return "a heading"
+    if line.rstrip("\"'”’*_) ").endswith(("?", ".", "!")) or OPERATORS.search(line):
+        return None
+    if _is_title(words):
+        return "a title"
+    return None if _is_sentence(words) else "a phrase and no question"
+
+
+def _is_title(words: list[str]) -> bool:
+    """Return whether nearly all words of four letters or more are capitalised, and there are two of them at least."""
+    longer = [word for word in words if len(word) >= 4]
+    return len(longer) >= 2 and sum(word[0].isupper() for word in longer) >= 0.8 * len(longer)
+
+
+def _is_sentence(words: list[str]) -> bool:
+    folded = [word.lower().replace("’", "'") for word in words]
+    return bool(folded) and (folded[0] in IMPERATIVES or not FINITE.isdisjoint(folded))
+
+
+NUMBERED = re.compile(r"\A\W*(?:(?:task|step)\s*)?(?:\d+|[ivx]+|[a-z])\s*[.):]\s|\A\s*[-*•–#>]", re.IGNORECASE)
+CLAUSE = frozenset(["that", "which", "who", "whose", "where", "whom"])
+# "Find the law for a case." has six words.
+TASK_LEAST_WORDS = 5
+
+
+def task_fault(task: str) -> str | None:
+    """Return what is wrong with the line of a brainstormed task, as the end of a sentence that begins "A task ..."."""
+    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", task)
+    if NUMBERED.search(task):
+        return "begins with a number or a mark"
+    if len(words) < TASK_LEAST_WORDS:
+        return f"has fewer than {TASK_LEAST_WORDS} words"
+    if task.rstrip().endswith(":") or _is_title(words):
+        return "is a heading"
+    folded = {word.lower() for word in words}
+    if folded.isdisjoint(FINITE | IMPERATIVES | CLAUSE):
+        return "has no verb that says what is searched for"
+    return None

@@ -99,7 +99,9 @@ class NegativesRecipe(Recipe):
 
     def _check(self, negative: str, given: Row, written: list[str]) -> Rejection | None:
         gates = self.settings.gates
-        rejection = gates.check_text(negative, "negative") or gates.check_length(negative, "negative")
+        shown = (given.query.instruction, given.query.text, *(positive.text for positive in given.positives))
+        rejection = gates.check_document(negative, "negative", self._author.prompt_texts, shown)
+        rejection = rejection or gates.check_length(negative, "negative")
         others = [("query", given.query.text), *(("positive", positive.text) for positive in given.positives)]
         # Negatives of the same row as well, else one text could come twice.
         others += [("negative", text) for text in (*(entry.text for entry in given.negatives), *written)]

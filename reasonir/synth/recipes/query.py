@@ -79,7 +79,7 @@ class QueryRecipe(Recipe):
 
         def check(fields: dict[str, Any]) -> Rejection | None:
             # Compared with the whole document, of which the prompt may show a part: the whole is the positive.
-            return self.settings.gates.check_query(fields["query"], document)
+            return self.settings.gates.check_query(fields["query"], document, self._author.prompt_texts)
 
         answer = yield from self._author.ask(item.id, {"document": shown}, check, trail)
         if not isinstance(answer, Answer):

@@ -9,6 +9,7 @@ from typing import Any
 
 from reasonir.llm.attempts import Rejection, Trail
 from reasonir.llm.conversations import Conversation
+from reasonir.llm.echoes import only_repeats
 from reasonir.llm.prompts import REWRITE_VARIABLES, load_prompt, rewrite_values
 from reasonir.synth.recipes.inputs import Item, count_lines, read_queries
 from reasonir.synth.recipes.query import Recipe
@@ -48,9 +49,10 @@ class RewriteRecipe(Recipe):
 
         def check(fields: dict[str, Any]) -> Rejection | None:
             gates, text = self.settings.gates, fields["text"]
-            rejection = gates.check_text(text, "rewrite") or gates.check_length(text, "rewrite")
-            # White space does not count: the prompt shows the query without its line breaks.
-            same = text.split() == given.query.text.split()
+            shown = (given.query.text, given.query.instruction)
+            rejection = gates.check_text(text, "rewrite", self._author.prompt_texts, shown)
+            rejection = rejection or gates.check_length(text, "rewrite")
+            same = only_repeats(text, given.query.text)
             return rejection or (Rejection("unchanged", "The rewrite is the query itself.") if same else None)
 
         answer = yield from self._author.ask(item.id, values, check, trail)

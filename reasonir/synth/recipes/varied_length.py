@@ -109,21 +109,24 @@ class VariedLengthRecipe(Recipe):
         """Return the usable tasks of one request."""
         fields = self._brainstormer.prompt.lists["fields"]
         example = self._examples[call % len(self._examples)] if self._examples else ""
-        values = {"field": fields[call % len(fields)], "count": self.tasks_per_call, "example": example}
+        field = fields[call % len(fields)]
+        values = {"field": field, "count": self.tasks_per_call, "example": example}
 
-        def usable(task: str) -> bool:
-            return self.settings.gates.check_text(task, "task") is None
+        def fault(task: str) -> Rejection | None:
+            return self.settings.gates.check_task(task, self._brainstormer.prompt_texts, (field, example))
 
         def check(answer: dict[str, Any]) -> Rejection | None:
             # One usable task accepts the list: a second request would cost more than the few that are dropped.
-            found = any(usable(task) for task in answer["tasks"])
-            return None if found else Rejection("no_tasks", "No task of the list is usable; write them in English.")
+            faults = [fault(task) for task in answer["tasks"]]
+            first = faults[0] if faults and all(faults) else None
+            return first and Rejection("no_tasks", f"No task of the list is usable. The first: {first.detail}")
 
         # The trail is dropped: these tokens belong to no row.
         answer = yield from self._brainstormer.ask(f"tasks-{call}", values, check, Trail())
         if not isinstance(answer, Answer):
             return answer
-        return list(filter(usable, (" ".join(task.split()) for task in answer.fields["tasks"])))
+        tasks = (" ".join(task.split()) for task in answer.fields["tasks"])
+        return [task for task in tasks if fault(task) is None]
 
     def converse(self, item: Item) -> Conversation[Outcome]:
         """Ask for one pair; have the row judged."""
@@ -136,7 +139,7 @@ class VariedLengthRecipe(Recipe):
         }
         task = self._tasks[number]
         values = {"task": task, "query_words": wanted["query"], "positive_words": wanted["positive"]}
-        answer = yield from self._author.ask(item.id, values, lambda fields: self._check(fields, wanted), trail)
+        answer = yield from self._author.ask(item.id, values, lambda fields: self._check(fields, wanted, task), trail)
         if not isinstance(answer, Answer):
             return Outcome(trail, rejection=answer)
         texts = {name: answer.fields[name].strip() for name in wanted}
@@ -151,9 +154,11 @@ class VariedLengthRecipe(Recipe):
         }
         return (yield from finish_row(self.judge, query, row, [positive], [], trail))
 
-    def _check(self, fields: dict[str, Any], wanted: dict[str, int]) -> Rejection | None:
+    def _check(self, fields: dict[str, Any], wanted: dict[str, int], task: str) -> Rejection | None:
         gates, query, positive = self.settings.gates, fields["query"], fields["positive"]
-        rejection = gates.check_query(query, positive) or gates.check_text(positive, "positive")
+        prompt = self._author.prompt_texts
+        rejection = gates.check_query(query, positive, prompt)
+        rejection = rejection or gates.check_document(positive, "positive", prompt, (task,))
         for name in ("query", "positive"):
             # Models write fewer words than they are asked for; `length_ratio` says how many fewer pass.
             least = max(gates.min_words, round(gates.length_ratio * wanted[name]))

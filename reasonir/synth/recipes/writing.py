@@ -52,6 +52,8 @@ class Author:
 
     def __init__(self, settings: WritingSettings, prompt: Prompt) -> None:
         self.prompt, self._settings = prompt, settings
+        # For the gates: an answer must not repeat them.
+        self.prompt_texts = prompt.own_texts()
 
     def ask(
         self, name: str, values: Mapping[str, Any], check: Callable[[dict[str, Any]], Rejection | None], trail: Trail

@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from reasonir.synth.gates.checks import Gates
+from tests.unit.synth.gates.limits import GATES
 
-ON = Gates(
-    language=True, refusals=True, self_contained=True, duplicates=True, copied_words=4, near_duplicate=0.8, min_words=3,
-    max_words=40, max_repetition=0.3, boilerplate=True, length_ratio=0.0,
-)  # fmt: skip
+ON = replace(GATES, copied_words=4, min_words=3, max_words=40)
 DOCUMENT = "Warm water rises in a vessel because it grows lighter than the colder water above it."
 
 
@@ -17,12 +14,18 @@ DOCUMENT = "Warm water rises in a vessel because it grows lighter than the colde
     ("query", "reason", "off"),
     [
         ("", "empty", {}),
-        ("why so?", "too_short", {"min_words": 1}),
+        ("why so?", "too_short", {"min_words": 1, "no_content": False}),
         ("why does it rise " * 20, "repetition", {"max_repetition": 1.0, "max_words": None}),
         ("I'm sorry, but I can't assist with that request.", "refusal", {"refusals": False}),
         ("Dear [insert name], why does the heated liquid rise?", "boilerplate", {"boilerplate": False}),
         ("Wie funktioniert die Photosynthese in den Pflanzen und im Wasser?", "language", {"language": False}),
         ("According to the passage, why does it rise?", "not_self_contained", {"self_contained": False}),
+        ("the question", "prompt_echo", {"echo_words": 0, "min_words": 1, "no_content": False, "headings": False}),
+        ("Why рrоteins fold when they are cold", "mixed_scripts", {"mixed_scripts": False}),
+        ("Why xqzv do bwtrk plants grow fzzkq?", "gibberish", {"max_gibberish": 1.0}),
+        ("What is the main idea?", "no_content", {"no_content": False}),
+        ("The Heat of Fusion", "heading", {"headings": False}),
+        ("What does the searcher want with fish?", "talks_about_task", {"task_talk": False}),
         ("Why is it that it grows lighter than anything else?", "copied_span", {"copied_words": 0}),
     ],
 )
@@ -38,6 +41,9 @@ def test_lengths_and_pairs() -> None:
     found = ON.check_length(long, "negative")
     assert found is not None and found.reason == "too_long" and "has 41 words; it must have at most 40" in found.detail
     assert ON.check_length("one two", "query", least=2) is None
+    line = ON.check_task("1. Find a proof that fits.")
+    assert line is not None and line.reason == "task_line"
+    assert replace(ON, task_lines=False).check_task("1. Find a proof that fits.") is None
     same = ON.check_different(DOCUMENT, "negative", DOCUMENT.upper(), "positive")
     assert same is not None and same.reason == "negative_like_positive"
     assert replace(ON, near_duplicate=0.0).check_different(DOCUMENT, "negative", DOCUMENT, "positive") is None

@@ -37,6 +37,40 @@ def test_line_breaks_within_strings_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        (
+            r'{"query": "Why is \frac{v}{\theta} above \beta at \nu = 3?"}',
+            r"Why is \frac{v}{\theta} above \beta at \nu = 3?",
+        ),
+        (r'{"query": "Is \alpha \cdot \frac{1}{2} odd?"}', r"Is \alpha \cdot \frac{1}{2} odd?"),  # no escapes of JSON
+        (r'{"query": "Is \\alpha \\cdot \\frac{1}{2} odd?"}', r"Is \alpha \cdot \frac{1}{2} odd?"),
+        (r'{"query": "\underline{x} and \u00e9 \"q\""}', '\\underline{x} and \u00e9 "q"'),
+        (r'{"query": "one\ntwo\tthree"}', "one\ntwo\tthree"),
+    ],
+)
+def test_latex_keeps_its_backslashes(text: str, query: str) -> None:
+    assert read_fields(text, "stop", SCHEMA) == {"query": query}
+
+
+def test_latex_keeps_its_backslashes_in_lists_and_in_plain_answers() -> None:
+    schema = {"type": "object", "properties": {"tasks": {"type": "array", "items": {"type": "string"}}}}
+    assert read_fields(r'{"tasks": ["a", "\frac{a}{b}"]}', "stop", schema) == {"tasks": ["a", r"\frac{a}{b}"]}
+    assert read_fields("so \x0crac{a}{b}", "stop", None) == {"text": r"so \frac{a}{b}"}
+
+
+@pytest.mark.parametrize("text", [r'{"query": "a\u0000b"}', '{"query": "a\ufffdb"}', r'{"query": "a \b, b"}'])
+def test_other_control_characters_are_refused(text: str) -> None:
+    rejected = read_fields(text, "stop", SCHEMA)
+    assert isinstance(rejected, Rejection) and rejected.reason == "control_character"
+
+
+def test_a_plain_answer_may_not_hold_them_either() -> None:
+    rejected = read_fields("a\0b", "stop", None)
+    assert isinstance(rejected, Rejection) and rejected.reason == "control_character"
+
+
+@pytest.mark.parametrize(
     ("text", "finish", "reason"),
     [
         ("", "stop", "json"),

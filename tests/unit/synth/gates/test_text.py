@@ -5,17 +5,17 @@ import time
 
 import pytest
 
+from reasonir.llm.echoes import boilerplate
 from reasonir.llm.refusals import refusal_phrase
 from reasonir.synth.gates.text import (
-    boilerplate,
     longest_copied_span,
-    repetition,
     shares_run,
     source_mention,
     word_count,
 )
 from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import DuplicateTexts, near_duplicate
+from reasonir.text.noise import repetition
 
 PASSAGE = (
     "Photosynthesis takes place in the chloroplasts of plant cells. Light strikes the pigment chlorophyll, electrons "
