@@ -94,7 +94,13 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     """
     # 1 what ranks, and what is mined for
     run = RunFolder(config.output_dir, config, resume=True, ignored=(*MAY_DIFFER, "chunk_tokens"))
-    dense = _open_dense(config, run.path) if config.retriever is Miner.dense else None
+    dense = None
+    if config.retriever is Miner.dense:
+        dense = DenseSearch.load(
+            str(config.model.path), template=config.model.template.value, cache_dir=run.path,
+            document_max_tokens=config.document_max_tokens, query_max_tokens=config.query_max_tokens,
+            chunk_tokens=config.chunk_tokens,
+        )  # fmt: skip
     instruction = "" if config.instruction == "none" else config.instruction
     rules = Rules(**{name: getattr(config, name) for name in Rules.__dataclass_fields__})
     ids_form = config.form is PositiveForm.id
@@ -124,17 +130,6 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     short = f"{counts['rows_short']} rows got fewer than {rules.negatives_per_row}, {counts['rows_without']} none"
     print(f"{counts['rows']} rows, {counts['negatives']} negatives mined; {short}: {run.path / DATA_FILE}")
     return dict(counts)
-
-
-def _open_dense(config: MineConfig, folder: Path) -> DenseSearch:
-    return DenseSearch.load(
-        str(config.model.path),
-        template=config.model.template.value,
-        document_max_tokens=config.document_max_tokens,
-        query_max_tokens=config.query_max_tokens,
-        cache_dir=folder,
-        chunk_tokens=config.chunk_tokens,
-    )
 
 
 @dataclass(frozen=True, slots=True)
