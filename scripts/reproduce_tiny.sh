@@ -27,7 +27,9 @@ prepare() {
     run world "$PYTHON" -m reasonir.quickstart "output_dir=$out/world" scale=0.5
     run questions "$PYTHON" "$root/scripts/tiny_questions.py" "$out/world/$task" "$out/questions"
     if $plan; then URL=http://127.0.0.1:8000/v1; else start_server; fi
-    generator=(generator=openai generator.model=rules-not-a-model "generator.base_url=$URL" generator.max_concurrency=8)
+    # The stand-in draws by the seed, so that samples of one question differ.
+    generator=(generator=openai generator.model=rules-not-a-model "generator.base_url=$URL" generator.max_concurrency=8
+        generator.send_seed=true)
 }
 
 start_server() {
@@ -55,7 +57,7 @@ rows() { echo "$out/synth/${1}_negatives/data.jsonl"; }
 step_synth() {
     run chain env "CORPUS=$out/world/$task" MODEL=rules-not-a-model "BASE_URL=$URL" "CHAINS=hq vl eq" PAIRS=96 \
         "VL=query_words=[20,60] positive_words=[20,60]" "OUTPUT_DIR=$out/synth" "$root/scripts/synth.sh" report=false \
-        generator.max_concurrency=8
+        generator.max_concurrency=8 generator.send_seed=true
 }
 
 step_train() { train vl_hq "$public,$(rows vl),$(rows hq)" 40; }

@@ -8,8 +8,10 @@ from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import Prompt
 from reasonir.llm.records import Completion, Request
 
-# Reason of a rejection without an answer: the engine tried as often as it may. The next run asks again.
+# Reasons of a rejection without an answer. The server refuses this very request, and would do so again:
 SERVER_ERROR = "server_error"
+# It gave no answer however often it was asked, which says nothing about the item: never final, the next run asks again.
+UNANSWERED = "unanswered"
 AnswerType = TypeVar("AnswerType")
 
 
@@ -55,7 +57,7 @@ def ask_until_accepted(
         prompt: Gives the words that tell the model what was wrong.
         request: The question; a further attempt adds the rejected answer to its messages.
         seed_of: Seed of an attempt, by its number from 1.
-        read: Makes an answer or a rejection of a completion and its attempt's number. Not called for finish "error".
+        read: Makes an answer or a rejection of a completion that is an answer, and its attempt's number.
         max_attempts: Requests at most.
         trail: Takes the tokens and the rejected answers.
     """
@@ -64,8 +66,9 @@ def ask_until_accepted(
         (completion,) = yield [replace(request, messages=messages, seed=seed_of(attempt))]
         trail.input_tokens += completion.input_tokens
         trail.output_tokens += completion.output_tokens
-        failed = completion.finish == "error"
-        found = Rejection(SERVER_ERROR, completion.error) if failed else read(completion, attempt)
+        failed = not completion.answered
+        reason = UNANSWERED if completion.finish == "failed" else SERVER_ERROR
+        found = Rejection(reason, completion.error) if failed else read(completion, attempt)
         if not isinstance(found, Rejection):
             return found
         rejection = found

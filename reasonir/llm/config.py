@@ -1,9 +1,11 @@
 """The options of a language model: names, types, units, invariants. Values stand in `configs/generator/`."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -14,9 +16,9 @@ from reasonir.core.fields import at_least, positive, within
 MAY_DIFFER = tuple(
     f"generator.{name}"
     for name in (
-        "base_url", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
+        "base_url", "base_urls", "api_key_env", "max_concurrency", "timeout_seconds", "max_total_tokens", "max_cost",
         "cost_per_million_input_tokens", "cost_per_million_output_tokens", "batch_requests", "batch_poll_seconds",
-        "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
+        "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size", "send_seed", "finish_seconds",
     )
 )  # fmt: skip
 
@@ -46,6 +48,9 @@ class GeneratorConfig:
     """openai is any server with OpenAI's chat API; openai_batch files requests and waits; vllm runs in this process."""
     base_url: str | None = MISSING
     """Root of the server's API, like http://127.0.0.1:8000/v1; null is OpenAI's (or OPENAI_BASE_URL)."""
+    base_urls: list[str] | None = MISSING
+    """Several servers of one model that take requests in turn, in place of base_url; one that cannot be reached is left
+    out and tried again from time to time (openai only)."""
     model: str = MISSING
     """The server's name of the model; for vllm a hub id or folder."""
     api_key_env: str = MISSING
@@ -54,14 +59,30 @@ class GeneratorConfig:
     """Sampling temperature; 0 takes the likeliest token."""
     top_p: float = within(0, 1, "(]")
     """Sampling takes the likeliest tokens that hold this share of the probability."""
+    top_k: int | None = positive()
+    """Sampling takes so many of the likeliest tokens; null does not say. Not every server knows it."""
+    min_p: float | None = within(0, 1)
+    """Sampling takes tokens of at least this share of the likeliest one's probability; null does not say."""
+    repetition_penalty: float | None = positive()
+    """Above 1, tokens that the text already holds become less likely; null does not say."""
+    send_seed: bool = MISSING
+    """Send each request's seed, so that a server samples the same answer again. Some servers refuse a seed, and vLLM on
+    a CPU dies of one. Samples are asked for apart and answers kept under their seed either way."""
+    chat_template_kwargs: dict[str, Any] | None = MISSING
+    """Variables of the model's chat template, like {enable_thinking: false} for Qwen3 (vLLM, SGLang, llama.cpp)."""
+    extra_body: dict[str, Any] | None = MISSING
+    """Further fields of every request's body, as the server names them (not for vllm in process)."""
     max_new_tokens: int = positive()
-    """Tokens of an answer at most; a longer one is cut."""
+    """Tokens of an answer at most; a longer one is cut. Where the server's context leaves less beside a prompt, the
+    answer gets what is left."""
     max_concurrency: int = positive()
     """Requests in flight at once (vllm: sequences that are scheduled or wait in its queue)."""
     timeout_seconds: float = positive()
     """A request that takes longer is dropped and tried again (not for vllm)."""
     max_attempts: int = positive()
     """Attempts at a request that the server fails, and questions for an item whose answers are rejected."""
+    finish_seconds: float = at_least(0)
+    """How long Ctrl-C and SIGTERM wait for answers in flight, which are paid for; a second Ctrl-C ends at once."""
     structured: Structured = MISSING
     """How a JSON schema is asked for: enforced (json_schema), any JSON (json_object), or in words only (prompt)."""
     max_total_tokens: int | None = positive()
@@ -97,12 +118,43 @@ class GeneratorConfig:
         for name in ("cost_per_million_input_tokens", "cost_per_million_output_tokens"):
             if self.max_cost is not None and getattr(self, name) is None:
                 raise UserError(f"generator.max_cost needs the prices: give generator.{name}=PRICE")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"generator.base_url={self.base_url} must begin with http:// or https://")
+        self._check_addresses()
+        if self.extra_body and self.engine is Provider.vllm:
+            raise UserError("generator.extra_body is for servers; generator=vllm has no request body")
         # Looked for and not imported: vllm and openai take seconds, and belong to the engines alone.
         package, extra = ("vllm", "vllm") if self.engine is Provider.vllm else ("openai", "openai")
         if find_spec(package) is None:
             raise UserError(f"generator={self.engine} needs the {package} package: pip install 'reasonir[{extra}]'")
+
+    def _check_addresses(self) -> None:
+        if self.base_urls is not None and (self.base_url is not None or self.engine is not Provider.openai):
+            raise UserError("generator.base_urls belongs to generator=openai and stands in place of generator.base_url")
+        if self.base_urls == []:
+            raise UserError("generator.base_urls=[] names no server; give one or more, or null")
+        for url in self.addresses():
+            # An address and the name of a variable are written into config.yaml, and messages must not say a password.
+            if url is not None and "@" in urlsplit(url).netloc:
+                raise UserError("generator.base_url holds a password; export it and name it in generator.api_key_env")
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise UserError(f"generator.base_url={url} must begin with http:// or https://")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise UserError("generator.api_key_env is the name of an environment variable, not the key itself")
+
+    def addresses(self) -> list[str | None]:
+        """Return the addresses of the servers; None is OpenAI's."""
+        return list(self.base_urls or []) or [self.base_url]
+
+    def key_options(self) -> dict[str, Any]:
+        """Return the options that shape every answer and stand in no request, where they are set."""
+        names = ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs", "extra_body")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value not in (None, {})}
+
+    def body_options(self) -> dict[str, Any]:
+        """Return `key_options` as fields of a request's body."""
+        options = self.key_options()
+        extra_body: dict[str, Any] = options.pop("extra_body", {})
+        return options | extra_body
 
     def limits(self) -> dict[str, Any]:
         """Return what an output folder may spend, and the prices, as the fields of `Budget`."""

@@ -6,7 +6,7 @@ is counted. A caller that leaves documents out instead of cutting them asks `Con
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,27 +22,43 @@ PLAIN_TURN, PLAIN_OPENING = "{role}: {content}\n\n", "assistant:"
 Render = Callable[[str, list[str]], tuple[Message, ...]]
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Return the prompt as a text; a chat template has written its special tokens into it."""
+def chat_text(tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
+    """Return the prompt as a text; a chat template has written its special tokens into it.
+
+    Args:
+        tokenizer: Of the model, with or without a chat template.
+        messages: The conversation.
+        variables: Further variables of the template (generator.chat_template_kwargs).
+    """
     turns = [{"role": message.role, "content": message.content} for message in messages]
     if not getattr(tokenizer, "chat_template", None):
         return "".join(PLAIN_TURN.format(**turn) for turn in turns) + PLAIN_OPENING
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(variables or {})))
 
 
-def chat_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the prompt as token ids."""
+def chat_tokens(tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> list[int]:
+    """Return the prompt as token ids.
+
+    Args:
+        tokenizer: As for `chat_text`.
+        messages: As for `chat_text`.
+        variables: As for `chat_text`.
+    """
     # A chat template has written the special tokens already; the tokenizer would put its own in front once more.
     plain = not getattr(tokenizer, "chat_template", None)
-    return list(tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=plain))
+    return list(tokenizer.encode(chat_text(tokenizer, messages, variables), add_special_tokens=plain))
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The room that prompts have. tokens: of a prompt, without its answer. tokenizer: counts; None estimates."""
+    """The room that prompts have.
+
+    tokens: of a prompt, without its answer. tokenizer: counts; None estimates. variables: of its chat template.
+    """
 
     tokens: int
     tokenizer: Any | None = None
+    variables: Mapping[str, Any] | None = None
 
     def fit(self, render: Render, query: str, documents: list[str], counts: Counter[str]) -> tuple[Message, ...]:
         """Return the prompt, its documents cut where it would be too long.
@@ -104,19 +120,23 @@ class Context:
     def holds(self, messages: tuple[Message, ...]) -> bool:
         """Return whether a prompt fits."""
         # A token has at least one byte, so that most prompts need no tokenizing. 1: a special token in front.
-        if self.tokenizer is not None and len(chat_text(self.tokenizer, messages).encode()) < self.tokens:
+        if (
+            self.tokenizer is not None
+            and len(chat_text(self.tokenizer, messages, self.variables).encode()) < self.tokens
+        ):
             return True
         return self._count(messages) <= self.tokens
 
     def _count(self, messages: tuple[Message, ...]) -> int:
         if self.tokenizer is None:
             return sum(self.length(message.content) + TOKENS_PER_TURN for message in messages)
-        return len(chat_tokens(self.tokenizer, messages))
+        return len(chat_tokens(self.tokenizer, messages, self.variables))
 
 
 def open_context(
-    context_tokens: int, answer_tokens: int, tokenizer: str | None, local_model: str | None, max_model_len: int | None
-) -> Context:
+    context_tokens: int, answer_tokens: int, tokenizer: str | None, local_model: str | None, max_model_len: int | None,
+    variables: Mapping[str, Any] | None = None,
+) -> Context:  # fmt: skip
     """Return the room that prompts have beside their answers.
 
     Args:
@@ -125,6 +145,7 @@ def open_context(
         tokenizer: Folder or hub id; None is the local model's own, else the estimate.
         local_model: Folder or hub id of a model that runs in this process; None where a server answers.
         max_model_len: The engine's own limit of prompt and answer; None for none.
+        variables: Further variables of the chat template.
     Raises:
         UserError: no room is left.
     """
@@ -133,7 +154,7 @@ def open_context(
     room = min(limit for limit in limits if limit is not None) - answer_tokens
     if room <= 0:
         raise UserError(f"context_tokens={context_tokens} leaves no room beside {answer_tokens} tokens")
-    return Context(room, load_tokenizer(tokenizer) if tokenizer else None)
+    return Context(room, load_tokenizer(tokenizer) if tokenizer else None, variables)
 
 
 def longest_input(path: str) -> int | None:

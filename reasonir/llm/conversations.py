@@ -33,7 +33,8 @@ def hold_conversations(
     """Hold one conversation for each item; call `hand_on` with every item and its outcome, in the order of the items.
 
     An error of `items` (a broken line of a file) ends the reading: the conversations that are open are finished and
-    handed on, then the error is raised. Any other error, Ctrl-C included, is raised at once.
+    handed on, then the error is raised. Any other error is raised at once; before Ctrl-C and SIGTERM, what the model
+    works on is kept.
 
     Args:
         model: Answers the requests.
@@ -46,10 +47,14 @@ def hold_conversations(
         on_answer: Called after each completion, for a progress bar.
     """
     conversations = _Conversations(items, converse, hand_on, window)
-    for completion in model.complete(conversations.requests()):
-        conversations.receive(completion)
-        if on_answer is not None:
-            on_answer()
+    try:
+        for completion in model.complete(conversations.requests()):
+            conversations.receive(completion)
+            if on_answer is not None:
+                on_answer()
+    except (KeyboardInterrupt, SystemExit):
+        model.finish_in_flight()
+        raise
     if conversations.reading_error is not None:
         raise conversations.reading_error
 

@@ -5,7 +5,7 @@ key may share one paid answer. Imports no engine.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,13 +43,20 @@ class Request:
     top_logprobs: int = 0
     choices: tuple[str, ...] = ()
 
-    def key(self, model: str) -> str:
-        """Return the key under which the answer of `model` is logged, in hex; `id` does not count."""
+    def key(self, model: str, options: Mapping[str, Any] | None = None) -> str:
+        """Return the key under which the answer of `model` is logged, in hex; `id` does not count.
+
+        Args:
+            model: Its name.
+            options: What all requests of a run share beside it, by the name of the option; none where none is set.
+        """
         parts = [model, [[m.role, m.content] for m in self.messages], self.schema, self.temperature, self.top_p,
                  self.max_new_tokens, self.seed, list(self.stop), self.top_logprobs]  # fmt: skip
-        # Only where there are choices: logs older than the field keep their keys.
+        # Only where there are any: logs older than the fields keep their keys.
         if self.choices:
             parts.append(list(self.choices))
+        if options:
+            parts.append(dict(options))
         # Another form of this text would find none of the answers that were paid for before.
         return digest_of([json.dumps(parts, sort_keys=True, ensure_ascii=False)])
 
@@ -58,8 +65,10 @@ class Request:
 class Completion:
     """The answer to a request, or the reason there is none.
 
-    finish: stop, length, refusal (the model or a filter declined; `text` is what it said), or error. error: why the
-    last attempt failed, "" where the server answered. input_tokens, output_tokens: the server's counts, else estimates.
+    finish: an answer is stop, length or refusal (the model or a filter declined; `text` is what was said). "error": the
+    server refuses this request and would do so again. "failed": it gave no answer however often it was asked; the next
+    run asks again. error: the server's words where there is no answer, else "". input_tokens, output_tokens: counted by
+    the server, else estimates.
     logprobs: per answer token, (token, log-probability) of the alternatives, best first. cached: found in the log, not
     paid again.
     """
@@ -72,6 +81,11 @@ class Completion:
     error: str = ""
     cached: bool = False
     logprobs: tuple[tuple[tuple[str, float], ...], ...] = field(default=())
+
+    @property
+    def answered(self) -> bool:
+        """Whether this is an answer, which was paid for."""
+        return self.finish in ("stop", "length", "refusal")
 
 
 class Generator(Protocol):
@@ -88,8 +102,13 @@ class Generator(Protocol):
 
         Raises:
             UserError: a refusal that every request would meet (key, model, options).
-            RunStopped: the budget is spent, or the server is down; every answer paid for is in the log.
+            RunStopped: the budget is spent, or the server is down, or (after the last answer) requests are left that it
+                failed; every answer paid for is in the log.
         """
+        ...
+
+    def finish_in_flight(self) -> None:
+        """Wait a stated time for what the engine works on, and keep it in the log; for a run that is interrupted."""
         ...
 
     def close(self) -> None:

@@ -5,19 +5,43 @@ Invariant: pure and fast; a text that cannot be told from a good answer passes. 
 
 import re
 
-# One pattern, so that each character is looked at once however often a looping model opens its thoughts. The first
-# alternative takes thoughts whose opening mark stands in the chat template and not in the answer.
-_THOUGHTS = re.compile(r"^.*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL)
+# What reasoning models and the templates of their servers put around thoughts: tags, Mistral's brackets, Kimi's marks,
+# and the channels of gpt-oss ("harmony"), whose marks some servers leave out: then `analysis` stands glued to the first
+# word of the thoughts and `assistantfinal` to the first of the answer.
+_TAG = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning)"
+_CHANNEL = r"<\|channel\|>\s*{}\b[^\n]{{0,80}}?<\|message\|>"
+_MARKS = re.compile(
+    rf"(?P<opening><{_TAG}>|\[think\]|◁think▷|<\|begin_of_thought\|>|{_CHANNEL.format('(?:analysis|commentary)')}"
+    r"|(?-i:\A\s*analysis(?=[A-Z])|assistant(?:analysis|commentary)))"
+    rf"|(?P<closing></{_TAG}>|\[/think\]|◁/think▷|<\|end_of_thought\|>|{_CHANNEL.format('final')}"
+    r"|(?-i:\A\s*final(?=[A-Z{])|assistantfinal))",
+    re.IGNORECASE,
+)
+_END_OF_TURN = re.compile(r"<\|(?:return|end|call)\|>\s*\Z")
 
 
-def without_thoughts(text: str, *, keep_unfinished: bool = False) -> str:
-    """Return an answer without the thoughts that a reasoning model writes before it.
+def without_thoughts(text: str) -> str:
+    """Return an answer without the thoughts that a reasoning model writes before it; "" where it never left them.
 
-    Args:
-        text: The answer as the model gave it.
-        keep_unfinished: Whether thoughts that never end are kept. A reranker reads them: the score may stand in them.
+    The answer is what follows the last closing mark: thoughts may be nested, opened twice, or opened in the chat
+    template and not in the answer. Where nothing follows, the answer stands before those thoughts. Thoughts that do not
+    end are no answer, whatever they hold.
     """
-    return text.rsplit("</think>", 1)[-1].strip() if keep_unfinished else _THOUGHTS.sub("", text).strip()
+    marks = [(found.start(), found.end(), found.lastgroup == "opening") for found in _MARKS.finditer(text)]
+    stop = len(text)
+    # From the end, each mark once: a looping model may write them by the thousand.
+    while marks:
+        while marks and marks[-1][2]:
+            stop = marks.pop()[0]
+        if not marks:
+            break
+        answer = text[marks.pop()[1] : stop]
+        if answer.strip():
+            return _END_OF_TURN.sub("", answer).strip()
+        while marks and not marks[-1][2]:
+            marks.pop()
+        stop = marks[-1][0] if marks else 0
+    return text[:stop].strip()
 
 
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]{12,}’|(?<!\w)'[^'\n]{12,}'(?!\w)|(?m:^>.*$)")

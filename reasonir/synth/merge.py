@@ -44,8 +44,6 @@ def merge_shards(config: MergeConfig) -> None:
         # One line of each shard is in memory at a time, however many rows there are.
         for item, outcome in heapq.merge(*map(_outcomes, config.inputs), key=lambda pair: pair[0].position):
             output.write(item, outcome)
-        # The input may end in items on which the server failed, which `write` holds back.
-        output.release()
     files = [Path(shard) / name for shard in config.inputs for name in (DATA_FILE, REJECTIONS_FILE)]
     source = stored.get("corpus") or stored.get("rows")
     finish(folder, list(map(str, files)), output.counts(), merged=stored["recipe"], source=source)

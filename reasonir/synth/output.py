@@ -1,8 +1,9 @@
 """The two output files of a recipe, in the order of its items, continued after any kill.
 
 `data.jsonl` has the accepted rows, `rejections.jsonl` the rejected answers; `final` marks the last one of a rejected
-item. An item's rejected answers are written before its row.
-Invariant: both files only grow. Every item ends exactly once, in one of them. Their bytes depend on items and answers,
+item. An item's rejected answers are written before its row. An item that the server did not answer ends in neither
+file; its last line says so, and the next run cuts both files there and goes on from the kept answers.
+Invariant: every item of a finished run ends exactly once, in one of the files. Their bytes depend on items and answers,
 not on time, concurrency or interruptions.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.data.training_rows import query_text
-from reasonir.llm.attempts import SERVER_ERROR, Rejection
+from reasonir.llm.attempts import UNANSWERED, Rejection, Trail
 from reasonir.synth.config import DATA_FILE, REJECTIONS_FILE
 from reasonir.synth.recipes.inputs import Item
 from reasonir.synth.recipes.writing import Outcome
@@ -97,6 +98,9 @@ class Output:
                 if self._seen is not None:
                     self._seen(query_text(accepted.row))
         # 3 what no item of the input took
+        if unfinished is not None and lines and lines[-1].row["reason"] == UNANSWERED:
+            # The run went on behind an item that the server did not answer; the kept answers make those rows again.
+            row = rejection = None
         if unfinished is not None and rejection is not None and position_of(rejection.row) > unfinished.position:
             # Rejections reach the disk before rows (`_flush`). After a kill in between, those of later items stand
             # there alone; they are cut off with the lines of the unfinished item, and the answers are kept elsewhere.
@@ -114,20 +118,20 @@ class Output:
         return rest
 
     def write(self, item: Item, outcome: Outcome) -> None:
-        """Write the next item, or hold it back if the server failed on it.
+        """Write the next item, or hold it back if the server did not answer.
 
-        Such items wait for the next one on which the server did not fail. A server that went down thus leaves no trail
-        of rejections, and the next run asks for its items again.
+        Such items wait for the next one that was answered: a server that went down leaves no trail behind.
         """
-        self._held.append((item, outcome))
-        if outcome.rejection is None or outcome.rejection.reason != SERVER_ERROR:
-            self.release()
-
-    def release(self) -> None:
-        """Write the items that are held back."""
-        for item, outcome in self._held:
-            self._write(item, outcome)
+        if outcome.rejection is not None and outcome.rejection.reason == UNANSWERED:
+            self._held.append((item, outcome))
+            return
+        for held, unanswered in self._held:
+            self._append(1, self._rejected(held, unanswered.trail))
         self._held.clear()
+        self._write(item, outcome)
+
+    def _rejected(self, item: Item, trail: Trail) -> list[dict[str, Any]]:
+        return [{"id": item.id, "position": item.position, "final": False} | line for line in trail.rejected]
 
     def _write(self, item: Item, outcome: Outcome) -> None:
         row, trail = outcome.row, outcome.trail
@@ -143,7 +147,7 @@ class Output:
             if not trail.rejected or trail.rejected[-1]["reason"] != outcome.rejection.reason:
                 trail.reject(outcome.rejection, "row", 0, "")
         # 2 rejected answers before the row, see `recover`
-        lines = [{"id": item.id, "position": item.position, "final": False} | line for line in trail.rejected]
+        lines = self._rejected(item, trail)
         if row is None:
             lines[-1] |= {"final": True, **tokens}
         if lines:
@@ -192,7 +196,7 @@ class Output:
         }
 
     def close(self) -> None:
-        """Wait until the disk has both files; items that are held back are left to the next run."""
+        """Wait until the disk has both files."""
         if self._streams:
             self._flush()
         for stream in self._streams:

@@ -70,8 +70,6 @@ def write_rows(config: WritingConfig) -> None:
                 progress.update(1, f"{output.accepted} rows")
 
             hold_conversations(generator, rest, recipe.converse, write, window=window)
-            # Items that the server failed at the end of the input wait for a later item that does not come.
-            output.release()
     # 3 manifest and report
     finish(folder, recipe.inputs, output.counts(), prompts=describe_prompts(recipe.prompts))
     if config.report:

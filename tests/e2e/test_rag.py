@@ -54,7 +54,8 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
 def options(root: Path, server: ScriptedServer, out: str, *more: str) -> list[str]:
     return ["multiple_choice", f"data.file={root}/questions.jsonl", f"datastore={root}/passages.jsonl",
             "gold_field=module", "retriever=bm25", "queries=question", "generator=openai", "generator.model=m",
-            f"generator.base_url={server.url}", f"output_dir={root}/{out}", *more]  # fmt: skip
+            f"generator.base_url={server.url}", "generator.send_seed=true", f"output_dir={root}/{out}",
+            *more]  # fmt: skip
 
 
 def knows_what_it_reads(questions: list[dict[str, Any]], clues: dict[str, list[str]]) -> Script:

@@ -67,7 +67,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
 
 def options(run_folder: Path, out: Path, server: ScriptedServer, *more: str) -> list[str]:
     return ["rerank", f"run={run_folder}", f"output_dir={out}", "top=8", "generator=openai", "generator.model=m",
-            f"generator.base_url={server.url}", *more]  # fmt: skip
+            f"generator.base_url={server.url}", "generator.send_seed=true", *more]  # fmt: skip
 
 
 def results_of(folder: Path) -> dict[str, bytes]:
@@ -273,10 +273,11 @@ def test_a_question_without_an_answer_is_asked_again_by_the_next_run(
 
     with ScriptedServer(refuses_one) as server:
         command = options(bm25, tmp_path / "out", server, "generator.max_attempts=1", "tasks=[kitchen]")
-        _, warned = run(command, capsys)
-        failed = int(re.search(r"(\d+) of 32 questions got no answer", warned)[1])
+        _, said = run(command, capsys, code=1)
+        failed = int(re.search(r"(\d+) requests got no answer", said)[1])
         good, paid = True, server.paid
-        assert failed > 0 and paid == 32 - failed
+        assert failed > 0 and paid == 32 - failed and not (tmp_path / "out" / "manifest.json").exists()
+        assert not (tmp_path / "out" / "kitchen").exists(), "an outage is no verdict about a document"
         _, warned = run(command, capsys)
         assert warned == "" and server.paid == paid + failed
         run(options(bm25, tmp_path / "whole", server, "tasks=[kitchen]"), capsys)

@@ -50,6 +50,7 @@ def answer(body: dict[str, Any], earlier: int = 0) -> Reply:
 
 def command(data: Path, out: Path, url: str, *options: str) -> list[str]:
     own = [f"data.dir={data}", "generator=openai", "generator.model=m", f"generator.base_url={url}", "name=mine"]
+    own.append("generator.send_seed=true")  # the scripted answers are drawn by it
     return ["rewrite", *own, f"output_dir={out}", *options]
 
 

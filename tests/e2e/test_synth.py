@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.kit import fork, synth_answers
-from tests.kit.servers import ScriptedServer, misbehaviours
+from tests.kit.servers import Reply, ScriptedServer, error_reply, misbehaviours
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -25,11 +25,14 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
 }
+# Misbehaviours of the model: the server did answer.
+ANSWERS = {"truncated", "fences", "prose", "empty", "null", "long", "refusal", "filtered"}
 DOCUMENT = "Water that is warmed at the bottom of a vessel grows lighter and rises while colder water sinks. Number {}."
 
 
 def command(recipe: str, folder: Path, url: str, *options: str) -> list[str]:
     own = [f"recipe={recipe}", f"output_dir={folder}", "generator=openai", "generator.model=m", "report=false"]
+    own.append("generator.send_seed=true")  # the scripted answers are drawn by it
     return ["-m", "reasonir.synth", *own, f"generator.base_url={url}", *options]
 
 
@@ -168,10 +171,19 @@ def test_a_misbehaving_server_loses_no_document(tmp_path: Path) -> None:
              enumerate((name, when) for when in ("once", "always") for name in names)]  # fmt: skip
     corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
     limits = ("generator.timeout_seconds=2", "generator.max_attempts=2", "gates.max_repetition=1")
+    out, failing = tmp_path / "out", [name for name in names if name not in ANSWERS]
     with ScriptedServer(synth_answers.misbehaving) as server:
-        run("hq", tmp_path / "out", server.url, f"corpus={corpus}", *limits)
-    accepted = {row["id"] for row in rows(tmp_path / "out")}
-    final = [line for line in rows(tmp_path / "out", "rejections.jsonl") if line["final"]]
+        errors = run("hq", out, server.url, f"corpus={corpus}", *limits, status=1)
+        assert f"{len(failing)} requests got no answer, 2 attempts each" in errors
+        assert not (out / "manifest.json").exists()
+        unanswered = {line["id"] for line in rows(out, "rejections.jsonl") if line["reason"] == "unanswered"}
+        assert unanswered <= {f"doc {len(names) + names.index(name)}" for name in failing} and len(unanswered) > 2
+        assert not any(line["final"] for line in rows(out, "rejections.jsonl") if line["reason"] == "unanswered")
+        paid, server.answer = server.paid, synth_answers.good
+        run("hq", out, server.url, f"corpus={corpus}", *limits)
+        assert server.paid == paid + len(failing), "the same command asks only what got no answer"
+    accepted = {row["id"] for row in rows(out)}
+    final = [line for line in rows(out, "rejections.jsonl") if line["final"]]
     assert len(final) == len({line["id"] for line in final})
     assert accepted | {line["id"] for line in final} == {f"doc {n}" for n in range(len(texts))}
     assert accepted & {line["id"] for line in final} == set()
@@ -179,8 +191,35 @@ def test_a_misbehaving_server_loses_no_document(tmp_path: Path) -> None:
     once = {f"doc {n}" for n in range(len(names))}
     assert len(once & accepted) >= len(names) - 2, [line for line in final if line["id"] in once]
     lost = {line["id"] for line in final} - once
-    taken = {f"doc {len(names) + names.index(name)}" for name in ("fences", "prose")}
-    assert lost == {f"doc {n}" for n in range(len(names), 2 * len(names))} - taken
+    assert lost == {f"doc {len(names) + names.index(name)}" for name in ANSWERS - {"fences", "prose"}}
+
+
+def test_a_refused_prompt_is_rejected_alone_and_an_outage_rejects_nothing(tmp_path: Path, corpus: Path) -> None:
+    def refuses_some(body: dict[str, Any], earlier: int) -> str | Reply:
+        text = json.dumps(body["messages"])
+        if "Number 3." in text:
+            return error_reply(400, "This text is not to the taste of the house.", "taste")
+        if "Number 7." in text:
+            return error_reply(400, "Content Exists Risk", "invalid_request_error")
+        return synth_answers.good(body)
+
+    with ScriptedServer(refuses_some) as server:
+        out = tmp_path / "out"
+        run("hq", out, server.url, f"corpus={corpus}", "limit=12", "generator.max_concurrency=3")
+        final = {line["id"]: line["reason"] for line in rows(out, "rejections.jsonl") if line["final"]}
+        assert final == {"doc 3": "server_error", "doc 7": "refusal"} and len(rows(out)) == 10
+        server.answer = lambda body, earlier: error_reply(400, "nothing is to the taste of the house")
+        errors = run("hq", tmp_path / "none", server.url, f"corpus={corpus}", "limit=2", status=2)
+        assert "refuses every request: status 400: nothing is to the taste" in errors and errors.count("\n") == 1
+        server.answer = lambda body, earlier: error_reply(503, "away")
+        down = ("limit=2", "generator.max_attempts=1")
+        errors = run("hq", tmp_path / "down", server.url, f"corpus={corpus}", *down, status=1)
+        assert "2 requests got no answer" in errors and errors.count("\n") == 1
+        for folder in ("none", "down"):
+            assert both_files(tmp_path / folder) == (b"", b"") and not (tmp_path / folder / "manifest.json").exists()
+        calls, server.answer = server.calls, synth_answers.good
+        run("hq", tmp_path / "down", server.url, f"corpus={corpus}", *down)
+        assert server.calls == calls + 2 and len(rows(tmp_path / "down")) == 2
 
 
 @pytest.mark.seconds(15)
@@ -271,7 +310,7 @@ def test_the_whole_chain_ends_in_rows_that_training_accepts(tmp_path: Path) -> N
                                                       for n in range(12)])  # fmt: skip
     environment = {**ENVIRONMENT, "CORPUS": str(corpus), "MODEL": "m", "OUTPUT_DIR": str(tmp_path / "out"),
                    "PAIRS": "6", "PYTHON": sys.executable, "FILTER": "off", "CHAINS": "hq vl"}  # fmt: skip
-    overrides = ["gates.length_ratio=0", "gates.max_repetition=1"]
+    overrides = ["gates.length_ratio=0", "gates.max_repetition=1", "generator.send_seed=true"]
     with ScriptedServer(synth_answers.good) as server:
         done = subprocess.run(["bash", str(ROOT / "scripts/synth.sh"), *overrides], capture_output=True, text=True,
                               env=environment | {"BASE_URL": server.url})  # fmt: skip

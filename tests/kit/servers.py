@@ -105,7 +105,8 @@ class ScriptedServer:
     """The server; `with ScriptedServer(answer) as server:` runs it in a thread, `server.url` is its API's root.
 
     latency: seconds of every good answer. formats: kinds of response_format it knows. key: refuse any other.
-    batch_polls: how often a batch is still in progress. remember: keep every body in `bodies`.
+    batch_polls: how often a batch is still in progress. remember: keep every body in `bodies`. models:
+    what /v1/models lists; None has no such page.
     """
 
     def __init__(
@@ -117,9 +118,10 @@ class ScriptedServer:
         key: str | None = None,
         batch_polls: int = 1,
         remember: bool = True,
+        models: list[dict[str, Any]] | None = None,
     ) -> None:
         self.answer, self.latency, self.formats, self.key = answer, latency, formats, key
-        self.batch_polls, self.remember = batch_polls, remember
+        self.batch_polls, self.remember, self.models = batch_polls, remember, models
         self.calls = self.paid = self.in_flight = self.most_in_flight = 0
         self.seen: Counter[int] = Counter()
         """How many times each body came."""
@@ -212,6 +214,8 @@ class ScriptedServer:
             return Reply(body=json.dumps(self.stats).encode())
         if self.key is not None and given != self.key:
             return error_reply(401, SECRET_IN_REFUSALS.format(key=given), "invalid_api_key")
+        if path == "/v1/models" and self.models is not None:
+            return Reply(body=json.dumps({"object": "list", "data": self.models}).encode())
         if path == "/v1/chat/completions":
             return await self._chat(json.loads(content))
         return self._batch_api(method, path, headers, content)

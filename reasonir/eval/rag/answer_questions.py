@@ -130,6 +130,7 @@ def _open_reader(config: RagConfig, prompt: Prompt, folder: Path) -> Reader:
             config.tokenizer,
             config.generator.local_model(),
             config.generator.max_model_len,
+            config.generator.chat_template_kwargs,
         ),
         folder=folder,
         generator=config.generator,

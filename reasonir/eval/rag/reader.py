@@ -23,7 +23,7 @@ from reasonir.llm.prompts import Prompt, draw_number
 
 VARIABLES = ("passages", "subject", "question", "options", "letters")
 FAILED = "failed"
-"""Stage of an answer that the server did not give; the same command asks again."""
+"""Stage of an answer that the server refused to give; the same command asks again."""
 Conditions = Mapping[str, Mapping[str, Sequence[str]]]
 """Condition to {question id: ids of the passages to read, best first}."""
 
@@ -143,7 +143,7 @@ class Reader:
         )
 
     def _read(self, asked: Asked, completion: Completion) -> Answer:
-        question, failed = asked.question, completion.finish == "error"
+        question, failed = asked.question, not completion.answered
         reading = _likeliest_letter(completion, question) if self.by_letter else read_answer(completion.text, question)
         letter = "" if failed else reading.letter
         # The guess follows from the seed and the question, so that a second run draws the same letter.

@@ -41,14 +41,18 @@ _OBJECTS = re.compile(
 
 def read_score(text: str, counts: Counter[str]) -> float:
     """Return the score of a pointwise answer, in [0, 1] or a fallback; the last readable integer counts."""
-    text = without_thoughts(text, keep_unfinished=True)
-    places = [found.end() for found in _PHRASE.finditer(text)]
+    answer = without_thoughts(text)
+    # It ended within its thoughts: a score that they weigh is no verdict.
+    if text.strip() and not answer:
+        counts["unparsable"] += 1
+        return UNPARSABLE_SCORE
+    places = [found.end() for found in _PHRASE.finditer(answer)]
     if not places:
         counts["phrase_missing"] += 1
         return NO_PHRASE_SCORE
     # From the end: models restate the scale before they answer (docs/deviations.md).
     for place in reversed(places):
-        number = _NUMBER.match(text, place)
+        number = _NUMBER.match(answer, place)
         if number is not None and 0 <= float(number[1]) <= LARGEST_SCORE:
             return float(number[1]) / LARGEST_SCORE
     counts["unparsable"] += 1
@@ -91,7 +95,7 @@ def read_permutation(text: str, count: int, counts: Counter[str]) -> list[int]:
         count: Documents that were shown.
         counts: Takes what was wrong.
     """
-    text = without_thoughts(text, keep_unfinished=True)
+    text = without_thoughts(text)
     found = [*_CHAIN.finditer(text), *_LIST.finditer(text)]
     numbers = [re.findall(r"[0-9]+", match[0]) for match in sorted(found, key=lambda match: match.start())]
     named = max(reversed(numbers), key=len) if numbers else []
@@ -125,7 +129,7 @@ def read_grades(text: str, count: int, counts: Counter[str]) -> dict[int, float]
         count: Documents that were shown.
         counts: Takes what was wrong.
     """
-    text = without_thoughts(text, keep_unfinished=True)
+    text = without_thoughts(text)
     pairs = [*_OBJECTS.findall(text)] or _PAIR.findall(text)
     if not pairs:
         for found in _LIST.findall(text):

@@ -82,7 +82,7 @@ class Reranker:
         _count_tokens(answer, result.counts)
         if self.settings.scoring is Scoring.expected:
             self._require_logprobs(answer)
-        if answer.finish == "error":
+        if not answer.answered:
             result.counts["failed"] += 1
             # Not -1: no answer came that could be unreadable, and the same command asks again.
             return 0.0
@@ -145,8 +145,8 @@ class Reranker:
 
     def _answered(self, answer: Completion, counts: Counter[str]) -> bool:
         _count_tokens(answer, counts)
-        counts["failed"] += answer.finish == "error"
-        return answer.finish != "error"
+        counts["failed"] += not answer.answered
+        return answer.answered
 
     def _request(self, query: str, documents: list[str], counts: Counter[str]) -> Request:
         settings, single = self.settings, self.settings.method is Method.pointwise

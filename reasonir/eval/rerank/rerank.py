@@ -62,8 +62,9 @@ def rerank_run(config: RerankConfig) -> None:
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
     local_model = generator.local_model()
     context = open_context(
-        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len
-    )
+        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len,
+        generator.chat_template_kwargs,
+    )  # fmt: skip
     size = size_of(local_model, config.model_parameters)
     start_with_prompts(folder, different)
 

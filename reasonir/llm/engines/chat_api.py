@@ -1,21 +1,30 @@
-"""OpenAI's chat format: a request as the body of a call, the body of an answer as a completion. No network here.
+"""OpenAI's chat format: the body of an answer as a completion. No network here; requests are in `dialect.py`.
 
 Invariant: a completion that `read_completion` returns is whole and well-typed, or a `BadAnswer` says what is wrong.
 """
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any
 
-from reasonir.llm.config import Structured
-from reasonir.llm.records import Completion, Message, Request
+from reasonir.llm.engines.verdicts import THOUGHTS_ONLY
+from reasonir.llm.records import Completion, Request
 from reasonir.text.lengths import COUNTED_CHARACTERS, estimate_tokens
 
-SCHEMA_WORDS = "Answer with one JSON object that obeys this JSON schema, and with nothing else:"
-
-
-# Alternatives that OpenAI's chat API reports at most.
-MOST_LOGPROBS = 20
+# Why an answer ended, in the words of OpenAI, Anthropic, Gemini, Mistral, DeepSeek, Zhipu, vLLM and gateways.
+WHOLE = {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "end", "complete", "completed", "done", "tool_calls",
+         "function_call"}  # fmt: skip
+CUT = {"length", "model_length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"}
+DECLINED = {"content_filter", "sensitive", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii",
+            "guardrail_intervened"}  # fmt: skip
+BROKEN_OFF = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error"}
+TEXT_PARTS = {"text", "output_text"}
+# Where servers put what their reasoning parser took for thoughts.
+THOUGHT_FIELDS = ("reasoning_content", "reasoning")
+ONLY_IN_FIELD = (
+    "the content of an answer is empty and its text stands in {field}: start the server without its reasoning parser, "
+    "or turn thinking on (generator.chat_template_kwargs={{enable_thinking: true}})"
+)
 NO_LOGPROBS = "the answer has no log-probabilities, though they were asked for"
 
 
@@ -27,75 +36,14 @@ class NoLogprobs(BadAnswer):
     """The server's answer lacks the log-probabilities that were asked for: no further attempt brings them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """The form of request that a server understands; learned from its refusals."""
-
-    structured: Structured
-    tokens_field: str = "max_tokens"
-
-    def body(self, model: str, request: Request) -> dict[str, Any]:
-        """Return the arguments of a chat completion."""
-        messages = request.messages
-        body: dict[str, Any] = {"model": model, "temperature": request.temperature}
-        body[self.tokens_field] = request.max_new_tokens
-        # Only what differs from the API's default is sent: some servers refuse fields that they do not know.
-        if request.top_p < 1:
-            body["top_p"] = request.top_p
-        if request.seed is not None:
-            body["seed"] = request.seed
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if logprobs := wanted_logprobs(request):
-            body |= {"logprobs": True, "top_logprobs": logprobs}
-        if request.schema is not None:
-            if self.structured is Structured.json_schema:
-                schema = {"name": "answer", "schema": request.schema, "strict": True}
-                body["response_format"] = {"type": "json_schema", "json_schema": schema}
-            else:
-                messages = with_schema_in_words(messages, request.schema)
-                if self.structured is Structured.json_object:
-                    body["response_format"] = {"type": "json_object"}
-        body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
-        return body
-
-    def step_down(self, request: Request, message: str, formats: bool) -> "Dialect | None":
-        """Return a simpler dialect where a server's refusal says that it does not know this one; else None.
-
-        Args:
-            request: The refused request.
-            message: What the server said.
-            formats: Whether the schema may be asked for in another way (structured=auto).
-        """
-        words = message.lower()
-        if self.tokens_field == "max_tokens" and "max_completion_tokens" in words:
-            return replace(self, tokens_field="max_completion_tokens")
-        about_format = any(word in words for word in ("response_format", "json_schema", "json_object", "schema"))
-        enforced = request.schema is not None and self.structured is not Structured.prompt
-        if not (formats and enforced and about_format):
-            return None
-        lower = Structured.json_object if self.structured is Structured.json_schema else Structured.prompt
-        return replace(self, structured=lower)
-
-
-def wanted_logprobs(request: Request) -> int:
-    """Return the alternatives per token to ask a server for."""
-    return MOST_LOGPROBS if request.choices else request.top_logprobs
-
-
-def with_schema_in_words(messages: tuple[Message, ...], schema: dict[str, Any]) -> tuple[Message, ...]:
-    """Return the messages with the schema at the end of the last one."""
-    last = messages[-1]
-    text = f"{last.content}\n\n{SCHEMA_WORDS}\n{json.dumps(schema, ensure_ascii=False)}"
-    return (*messages[:-1], Message(last.role, text))
-
-
 def characters(request: Request) -> int:
     """Return the length of a prompt."""
     return sum(len(message.content) for message in request.messages)
 
 
-def read_completion(request_id: str, row: Any, prompt_characters: int, want_logprobs: bool) -> Completion:
+def read_completion(
+    request_id: str, row: Any, prompt_characters: int, want_logprobs: bool, warn: Callable[[str], None]
+) -> Completion:
     """Return the completion that a server's answer (parsed JSON) holds.
 
     Args:
@@ -103,8 +51,9 @@ def read_completion(request_id: str, row: Any, prompt_characters: int, want_logp
         row: The answer's body.
         prompt_characters: Length of the prompt, from which its tokens are estimated where the server does not count.
         want_logprobs: Whether log-probabilities were asked for.
+        warn: Takes what is odd about an answer that is accepted all the same.
     Raises:
-        BadAnswer: a part is missing or of the wrong type.
+        BadAnswer: a part is missing or of the wrong type, or the server broke the answer off.
         NoLogprobs: they are missing, and the answer is no refusal.
     """
     if isinstance(row, dict) and row.get("error"):
@@ -112,24 +61,59 @@ def read_completion(request_id: str, row: Any, prompt_characters: int, want_logp
     try:
         choice = row["choices"][0]
         message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
+        text, refusal = _text_of(message.get("content")), message.get("refusal")
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswer(f"the answer has no choices[0].message: {json.dumps(row)[:200]}") from error
-    if not all(part is None or isinstance(part, str) for part in (text, refusal)):
-        raise BadAnswer(f"the answer's content is a {type(text).__name__}, not a text")
-    refused = bool(refusal) or reason == "content_filter"
-    text = refusal or text or ""
+    if not (refusal is None or isinstance(refusal, str)):
+        raise BadAnswer(f"the answer's refusal is a {type(refusal).__name__}, not a text")
+    finish = "refusal" if refusal else _finish_of(reason, choice.get("error"), warn)
+    text = refusal or text
+    if not text.strip() and finish == "stop" and (field := _field_of_thoughts(message)):
+        finish = THOUGHTS_ONLY
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may spell half of a surrogate pair
     usage = row.get("usage") if isinstance(row.get("usage"), dict) else {}
     return Completion(
         id=request_id,
         text=text,
-        finish="refusal" if refused else "length" if reason == "length" else "stop",
+        finish=finish,
         input_tokens=_count(usage.get("prompt_tokens"), prompt_characters),
         output_tokens=_count(usage.get("completion_tokens"), len(text)),
-        logprobs=_logprobs(choice) if want_logprobs and not refused else (),
+        error=ONLY_IN_FIELD.format(field=field) if finish == THOUGHTS_ONLY else "",
+        logprobs=_logprobs(choice) if want_logprobs and finish in ("stop", "length") else (),
     )
+
+
+def _text_of(content: Any) -> str:
+    """Return a message's content: a text, or the texts among its parts; parts that hold thoughts are left out."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts):
+        raise BadAnswer(f"the answer's content is a {type(content).__name__}, neither a text nor parts")
+    texts = [part.get("text") for part in parts if part["type"] in TEXT_PARTS]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadAnswer("a part of the answer's content has no text")
+    return "".join(texts)
+
+
+def _finish_of(reason: Any, error: Any, warn: Callable[[str], None]) -> str:
+    """Return how an answer ended: stop, length or refusal."""
+    word = str(reason or "stop").lower()
+    if word in BROKEN_OFF:
+        raise BadAnswer(f"the server broke the answer off ({reason}{f': {json.dumps(error)[:200]}' if error else ''})")
+    if word in CUT:
+        return "length"
+    if word in DECLINED:
+        return "refusal"
+    if word not in WHOLE:
+        warn(f"unknown finish_reason {reason!r}: answers that end so are taken for whole")
+    return "stop"
+
+
+def _field_of_thoughts(message: dict[str, Any]) -> str:
+    """Return the field beside the content that holds a text, "" for none."""
+    return next((f for f in THOUGHT_FIELDS if isinstance(message.get(f), str) and message[f].strip()), "")
 
 
 def _count(tokens: Any, characters: int) -> int:

@@ -6,6 +6,7 @@ so that attempts are counted right and a server's Retry-After is obeyed.
 
 import os
 import random
+import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -14,13 +15,21 @@ import openai
 import tenacity
 
 from reasonir.core.errors import UserError
+from reasonir.llm.engines.verdicts import DOUBTED
 
 # Waits grow from the first to the longest by doubling, with jitter, so that many requests do not return at once.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 # Time-out, conflict, too early, too many requests: another attempt may succeed. So may one after any 5xx.
 TRANSIENT_STATUS = {408, 409, 425, 429}
-# Words of a server's error about one prompt, which does not end the run.
-TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "too large")
+# Statuses by which servers refuse what was asked, and words by which they say that this prompt is not to be answered.
+REFUSING_STATUS = {400, 413, 422}
+FILTERED = (
+    "content_filter", "content filter", "content management policy", "content_policy", "content policy",
+    "responsibleaipolicy", "invalid_prompt", "usage policy", "content exists risk", "data_inspection_failed",
+    "inappropriate content", "high risk", "was flagged", "input was flagged", "moderation",
+)  # fmt: skip
+# Of a refusal's text: more than any says of itself, less than one that repeats a long prompt.
+MOST_READ_CHARACTERS = 4_000
 # A shorter key is a local server's placeholder ("EMPTY"); redacting it would damage ordinary words.
 SHORTEST_SECRET = 8
 
@@ -34,7 +43,24 @@ class TransientError(Exception):
 
 
 class RefusedError(Exception):
-    """A failure of this request alone, which no further attempt mends."""
+    """A refusal that no further attempt mends. finish: what it makes of the request, as in `Completion`."""
+
+    def __init__(self, text: str, finish: str = "error") -> None:
+        super().__init__(text)
+        self.finish = finish
+
+
+class Notices:
+    """Prints warnings, each once however often it is given."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        """Print a warning that was not printed before."""
+        if text not in self._said:
+            self._said.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Secret:
@@ -103,10 +129,14 @@ def raise_meaning(
     # OpenAI answers 429 to an account without credit too, which no waiting mends.
     if (status in TRANSIENT_STATUS or status >= 500) and "insufficient_quota" not in text:
         raise TransientError(f"status {status}: {text}", retry_after_seconds(error.response.headers), status) from None
-    if status in (400, 413, 422) and any(words in text.lower() for words in TOO_LONG):
-        raise RefusedError(f"status {status}: {text}") from None
+    # Gateways that moderate answer 403 as well.
+    if status in REFUSING_STATUS | {403, 451} and any(sign in words_of(error).lower() for sign in FILTERED):
+        raise RefusedError(f"status {status}: {text}", "refusal") from None
+    if status in REFUSING_STATUS:
+        raise RefusedError(f"status {status}: {text}", DOUBTED) from None
     remedy = {
         401: f"check the key in {secret.variable}",
+        402: "the account is out of credit",
         403: f"check the rights of the key in {secret.variable}",
         404: f"check generator.base_url and generator.model={model}",
         429: "the account is out of credit",
@@ -143,6 +173,11 @@ def retry_after_seconds(headers: Any) -> float:
     except (ValueError, TypeError):
         return 0.0
     return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+
+
+def words_of(error: openai.APIStatusError) -> str:
+    """Return all that the server says, as it says it."""
+    return error.response.text[:MOST_READ_CHARACTERS]
 
 
 def message_of(error: openai.APIStatusError) -> str:

@@ -7,7 +7,7 @@ too. Memory holds a key and a place in the file per answer; texts stay on disk.
 import fcntl
 import json
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,13 +149,13 @@ class Budget:
 
 
 def look_up(
-    requests: Iterable[Request | None], model: str, log: CompletionLog, budget: Budget
+    requests: Iterable[Request | None], key_of: Callable[[Request], str], log: CompletionLog, budget: Budget
 ) -> Generator[Completion | tuple[str, Request] | None, None, str]:
     """Yield for each request its paid answer, or its key and itself where it must be paid for; None as it comes.
 
     Args:
         requests: As `Generator.complete` takes them.
-        model: Part of the keys.
+        key_of: Returns the key of a request.
         log: The paid answers.
         budget: Ends the requests where it is spent.
     Returns:
@@ -165,7 +165,7 @@ def look_up(
         if request is None:
             yield None
             continue
-        key = request.key(model)
+        key = key_of(request)
         known = log.find(key, request.id)
         # A paid answer is handed over even where the budget is spent.
         if known is None and (spent := budget.exhausted(log)):

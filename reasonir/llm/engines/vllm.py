@@ -28,9 +28,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.llm.config import GeneratorConfig, Structured
 from reasonir.llm.context import chat_tokens
-from reasonir.llm.engines.chat_api import with_schema_in_words
 from reasonir.llm.engines.completions import Budget, CompletionLog
 from reasonir.llm.engines.concurrency import ConcurrentGenerator
+from reasonir.llm.engines.dialect import with_schema_in_words
 from reasonir.llm.records import Completion, Request
 
 # An engine that does not end by itself in this time is killed.
@@ -51,6 +51,10 @@ class VllmGenerator(ConcurrentGenerator):
     """Answers through an engine of our own; `max_concurrency` requests are scheduled or wait in its queue."""
 
     def __init__(self, config: GeneratorConfig, log_path: Path) -> None:
+        # Found in vLLM 0.32: it sets a seeded request's random generator back after the first part of a long prompt,
+        # which a CPU cannot, and the engine dies.
+        if config.send_seed and current_platform.is_cpu():
+            raise UserError("generator.send_seed=true: vllm on a CPU dies of a seed; leave it false")
         log = CompletionLog(log_path)
         try:
             self._engine = _start(
@@ -70,9 +74,19 @@ class VllmGenerator(ConcurrentGenerator):
             raise
         self._watch = _watch_over(multiprocessing.active_children())
         self._tokenizer = self._engine.get_tokenizer()
-        self._structured = config.structured
+        self._structured, self._send_seed = config.structured, config.send_seed
+        options = config.key_options()
+        self._template_options = options.get("chat_template_kwargs", {})
+        self._sampling_options = {name: value for name, value in options.items() if name != "chat_template_kwargs"}
         self._asked_of_engine = 0
-        super().__init__(config.model, log, Budget(**config.limits()), config.max_concurrency)
+        super().__init__(
+            config.model,
+            log,
+            Budget(**config.limits()),
+            config.max_concurrency,
+            key_options=options,
+            finish_seconds=config.finish_seconds,
+        )
 
     async def ask(self, request: Request) -> Completion:
         """Answer one request; a prompt that does not fit is an error of its own, a dead engine ends the run."""
@@ -92,7 +106,7 @@ class VllmGenerator(ConcurrentGenerator):
             return Completion(id=request.id, text="", finish="error", error=_one_line(error))
         best = answer.outputs[0]
         if best.finish_reason not in ("stop", "length"):
-            return Completion(id=request.id, text="", finish="error", error=f"vllm ended it: {best.finish_reason}")
+            return Completion(id=request.id, text="", finish="failed", error=f"vllm ended it: {best.finish_reason}")
         return Completion(
             id=request.id,
             text=best.text,
@@ -113,7 +127,7 @@ class VllmGenerator(ConcurrentGenerator):
         messages = request.messages
         if request.schema is not None and self._structured in (Structured.json_object, Structured.prompt):
             messages = with_schema_in_words(messages, request.schema)
-        return chat_tokens(self._tokenizer, messages)
+        return chat_tokens(self._tokenizer, messages, self._template_options)
 
     def _sampling(self, request: Request) -> SamplingParams:
         if request.choices:
@@ -134,13 +148,12 @@ class VllmGenerator(ConcurrentGenerator):
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
-            # vLLM sets a seeded request's random generator back after the first part of a long prompt. On a CPU it
-            # cannot, and the engine dies.
-            seed=None if current_platform.is_cpu() else request.seed,
+            seed=request.seed if self._send_seed else None,
             stop=list(request.stop) or None,
             logprobs=request.top_logprobs or None,
             structured_outputs=structured,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **self._sampling_options,
         )
 
     def _choice_ids(self, choices: tuple[str, ...]) -> list[int]:

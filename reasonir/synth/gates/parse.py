@@ -25,9 +25,11 @@ def read_fields(text: str, finish: str, schema: dict[str, Any] | None) -> dict[s
 
     Args:
         text: The answer, thoughts included.
-        finish: The engine's reason for its end; "length" means that it was cut off.
+        finish: How it ended, as in `Completion`; "length" means that it was cut off.
         schema: JSON schema of the object; None takes the answer as it stands.
     """
+    if finish == "refusal":
+        return Rejection("refusal", f"It was declined: {text[:300]!r}.")
     text = without_thoughts(text)
     if schema is None:
         return _checked({"text": text}) if text else Rejection("empty", "The answer was empty.")

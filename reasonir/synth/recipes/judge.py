@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonir.data.training_rows import InstructedText
-from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail
+from reasonir.llm.attempts import SERVER_ERROR, UNANSWERED, Rejection, Trail
 from reasonir.llm.conversations import Conversation
 from reasonir.llm.prompts import load_prompt
 from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
@@ -87,8 +87,9 @@ class Judge:
         answer = yield from self._author.ask(name, values, lambda fields: None, trail)
         if isinstance(answer, Answer):
             return int(answer.fields["score"])
-        # A server's error keeps its name, by which `Output` leaves the item to the next run.
-        return answer if answer.reason == SERVER_ERROR else Rejection("judge_unreadable", answer.detail)
+        # What the server did keeps its name: `Output` leaves an unanswered item to the next run.
+        kept = answer.reason in (SERVER_ERROR, UNANSWERED)
+        return answer if kept else Rejection("judge_unreadable", answer.detail)
 
 
 def finish_row(

@@ -39,6 +39,9 @@ class Shuffled:
                 answered = waiting.pop(self.draw.randrange(len(waiting)))
                 yield Completion(id=answered.id, text=answered.messages[0].content, finish="stop")
 
+    def finish_in_flight(self) -> None:
+        self.finished = len(self.ids)
+
     def close(self) -> None:
         pass
 
@@ -120,8 +123,10 @@ def test_ctrl_c_and_a_full_disk_end_the_run_at_once(end: BaseException) -> None:
             raise end
         handed.append(item)
 
+    model = Shuffled(1, 4)
     with pytest.raises(type(end)):
-        hold_conversations(Shuffled(1, 4), items(), converse, write, window=8)
+        hold_conversations(model, items(), converse, write, window=8)
+    assert hasattr(model, "finished") == isinstance(end, KeyboardInterrupt), "what is in flight is kept at Ctrl-C"
     assert handed == list(range(1, 50)) and len(read) < 60
 
 

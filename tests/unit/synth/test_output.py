@@ -38,7 +38,6 @@ def write(folder: Path, count: int = 60) -> Output:
     for item in output.recover(items()):
         if item.position < 2 * count:
             output.write(item, outcome(item.position // 2))
-    output.release()
     output.close()
     return output
 
@@ -85,20 +84,43 @@ def test_output_goes_on_after_a_kill_between_its_two_flushes(tmp_path: Path, row
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_items_that_the_server_failed_wait_for_one_that_it_did_not(tmp_path: Path) -> None:
+def silent(item: Item) -> Outcome:
+    trail = Trail()
+    trail.reject(Rejection("unanswered", "status 503"), "hq", 1, "")
+    return Outcome(trail, rejection=Rejection("unanswered", "status 503"))
+
+
+def test_an_outage_at_the_end_leaves_no_line(tmp_path: Path) -> None:
     output = Output(tmp_path, None)
-    list(output.recover(iter(())))
-    failed = Outcome(Trail(), rejection=Rejection("server_error", "503"))
-    output.write(Item("a", 0), failed)
-    assert output.items == 0
-    output.write(Item("d1", 1), outcome(1))
-    output.write(Item("c", 2), failed)
-    assert output.items == 2 and output.rejected == {"server_error": 1}
+    for item in output.recover(items(5)):
+        output.write(item, outcome(1) if item.position == 0 else silent(item))
+    assert output.items == 1
     output.close()
-    again = Output(tmp_path, None)
-    rest = again.recover(Item(name, place) for place, name in enumerate(("a", "d1", "c")))
-    assert [item.id for item in rest] == ["c"]
-    again.close()
+    assert len((tmp_path / "data.jsonl").read_text().splitlines()) == 1
+    assert "unanswered" not in (tmp_path / "rejections.jsonl").read_text()
+
+
+@pytest.mark.parametrize("gap", [0, 1, 9, 10, 58])
+def test_an_unanswered_item_is_never_final_and_the_next_run_ends_in_the_same_bytes(tmp_path: Path, gap: int) -> None:
+    (tmp_path / "whole").mkdir()
+    counts = write(tmp_path / "whole").counts()
+    whole = [(tmp_path / "whole" / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")]
+    output = Output(tmp_path, DigestTable().seen)
+    for item in output.recover(items()):
+        skipped = item.position // 2 in (gap, 40)
+        output.write(item, silent(item) if skipped else outcome(item.position // 2))
+    output.close()
+    lines = [json.loads(line) for line in (tmp_path / "rejections.jsonl").read_text().splitlines()]
+    assert {(line["id"], line["final"]) for line in lines if line["reason"] == "unanswered"} == {
+        (f"d{number}", False) for number in (gap, 40)
+    }
+    assert (
+        output.items == 58
+        and "d59" in (tmp_path / "rejections.jsonl").read_text() + (tmp_path / "data.jsonl").read_text()
+    ), "the run went on behind the gap"
+    again = write(tmp_path)
+    assert again.counts() == counts
+    assert [(tmp_path / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")] == whole
 
 
 def test_another_input_is_refused(tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ def test_failed_lines_go_out_again_and_end(configured: Configured, log_path: Pat
         ScriptedServer(answer) as server,
         closing(open_generator(configured(base_url=server.url, **FAST), log_path)) as generator,
     ):
-        found = {c.id: c for c in generator.complete(asked(4))}
-        assert [found[str(n)].finish for n in range(4)] == ["stop", "error", "stop", "stop"]
+        found = {}
+        with pytest.raises(RunStopped, match=r"1 requests got no answer, 2 attempts each; .*our fault"):
+            for completion in generator.complete(asked(4)):
+                found[completion.id] = completion
+        assert [found[str(n)].finish for n in range(4)] == ["stop", "failed", "stop", "stop"]
         assert "our fault" in found["1"].error and len(server.batches) == 2 and server.paid == 3
 
 

@@ -21,6 +21,7 @@ import faulthandler, logging, sys, traceback, yaml
 from contextlib import closing
 from pathlib import Path
 logging.basicConfig(level=logging.DEBUG)
+from reasonir.core.errors import RunStopped
 from reasonir.llm import Message, Request, open_generator
 from reasonir.llm.config import Provider, GeneratorConfig, Structured
 content = yaml.safe_load(Path("configs/generator/openai.yaml").read_text())
@@ -32,8 +33,11 @@ try:
     with closing(open_generator(config, sys.argv[2])) as generator:
         print(generator, vars(generator))
         for number in range(4):
-            for completion in generator.complete([Request(id="a", messages=(Message("user", f"x{number}"),))]):
-                print(completion)
+            try:
+                for completion in generator.complete([Request(id="a", messages=(Message("user", f"x{number}"),))]):
+                    print(completion)
+            except RunStopped:
+                traceback.print_exc()
 except Exception:
     traceback.print_exc()
     sys.exit(3)
