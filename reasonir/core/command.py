@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.fields import check_range
+from reasonir.core.fields import check_range, open_mappings
 from reasonir.core.help import element_schemas, find_configs, flatten, help_page, option_rows
 from reasonir.core.processes import rank, world_size
 
@@ -145,7 +145,7 @@ def _compose_and_run(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # hydra.main takes no arguments; it reads sys.argv.
     previous = sys.argv
-    sys.argv = [program, *argv]
+    sys.argv = [program, *(_open_to_new_keys(word, schema) for word in argv)]
     try:
         # From version_base 1.2 on Hydra stays in the working directory, so that relative paths mean the user's folder.
         hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
@@ -153,6 +153,12 @@ def _compose_and_run(
         sys.argv = previous
     if failures:
         raise failures[0]
+
+
+def _open_to_new_keys(word: str, schema: type) -> str:
+    """Return an override of a mapping whose keys are the user's as Hydra wants it: `++` adds keys and replaces them."""
+    names = open_mappings(schema)
+    return f"++{word}" if word.startswith(tuple(f"{name}{sign}" for name in names for sign in "=.")) else word
 
 
 def _typed(composed: Any, schema: type) -> Any:
@@ -224,7 +230,8 @@ def changed_fields(old_yaml: str, config: Any, ignored: Sequence[str] = ()) -> l
     # Both sides pass through YAML, so that a tuple, an enumeration or a path compares as it was stored.
     new = flatten(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     names = sorted(name for name in old.keys() | new.keys() if name not in ignored)
-    # `get` answers None for an option that only one side has: a null option that a later version adds is no difference.
+    # A null option, or an empty mapping, that a later version adds is no difference.
+    old, new = ({name: None if value == {} else value for name, value in side.items()} for side in (old, new))
     return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
 
 

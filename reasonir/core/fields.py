@@ -12,8 +12,8 @@ from typing import Any
 
 from reasonir.core.errors import require
 
-# The key of a field's metadata under which its range lies.
-RANGE = "range"
+# Keys of a field's metadata: its range, and whether it is a mapping whose keys are the user's.
+RANGE, OPEN = "range", "open"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +54,22 @@ def within(low: float, high: float, ends: str = "[]") -> Any:
     assert ends in ("[]", "(]", "[)", "()"), ends
     rule = f"must lie in {ends[0]}{low:g}, {high:g}{ends[1]}"
     return _field(Range(low, high, ends[0] == "[", ends[1] == "]", rule))
+
+
+def open_mapping() -> Any:
+    """Declare a mapping whose keys are the user's: on the command line they need no plus in front."""
+    return dataclasses.field(default="???", metadata={OPEN: True})
+
+
+def open_mappings(schema: type, prefix: str = "") -> list[str]:
+    """Return the dotted names of the open mappings of a config dataclass."""
+    names: list[str] = []
+    for field in dataclasses.fields(schema):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            names += open_mappings(field.type, f"{prefix}{field.name}.")
+        elif field.metadata.get(OPEN):
+            names.append(f"{prefix}{field.name}")
+    return names
 
 
 def check_range(field: dataclasses.Field[Any], name: str, value: Any) -> None:

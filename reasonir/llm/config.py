@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import at_least, positive, within
+from reasonir.core.fields import at_least, open_mapping, positive, within
 
 # Options that change how answers are got and not which: an output folder may be continued with other values.
 MAY_DIFFER = tuple(
@@ -68,9 +68,12 @@ class GeneratorConfig:
     send_seed: bool = MISSING
     """Send each request's seed, so that a server samples the same answer again. Some servers refuse a seed, and vLLM on
     a CPU dies of one. Samples are asked for apart and answers kept under their seed either way."""
-    chat_template_kwargs: dict[str, Any] | None = MISSING
+    chat_template_kwargs: dict[str, Any] = open_mapping()
     """Variables of the model's chat template, like {enable_thinking: false} for Qwen3 (vLLM, SGLang, llama.cpp)."""
-    extra_body: dict[str, Any] | None = MISSING
+    thinking_tokens: int | None = positive()
+    """Tokens for the thoughts of a reasoning model, beside those of each answer, so that no limit of an answer (a
+    rewriting's length) counts thoughts; null counts them as part of the answer."""
+    extra_body: dict[str, Any] = open_mapping()
     """Further fields of every request's body, as the server names them (not for vllm in process)."""
     max_new_tokens: int = positive()
     """Tokens of an answer at most; a longer one is cut. Where the server's context leaves less beside a prompt, the
@@ -146,13 +149,14 @@ class GeneratorConfig:
 
     def key_options(self) -> dict[str, Any]:
         """Return the options that shape every answer and stand in no request, where they are set."""
-        names = ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs", "extra_body")
+        names = ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs", "thinking_tokens", "extra_body")
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value not in (None, {})}
 
     def body_options(self) -> dict[str, Any]:
         """Return `key_options` as fields of a request's body."""
         options = self.key_options()
+        options.pop("thinking_tokens", None)
         extra_body: dict[str, Any] = options.pop("extra_body", {})
         return options | extra_body
 

@@ -7,8 +7,12 @@ answers. A new conversation is opened only when the model has room for more requ
 that the model's concurrency bounds their number. Everything runs in the caller's thread.
 """
 
+import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -47,16 +51,31 @@ def hold_conversations(
         on_answer: Called after each completion, for a progress bar.
     """
     conversations = _Conversations(items, converse, hand_on, window)
-    try:
-        for completion in model.complete(conversations.requests()):
-            conversations.receive(completion)
-            if on_answer is not None:
-                on_answer()
-    except (KeyboardInterrupt, SystemExit):
-        model.finish_in_flight()
-        raise
+    with _ended_politely():
+        try:
+            for completion in model.complete(conversations.requests()):
+                conversations.receive(completion)
+                if on_answer is not None:
+                    on_answer()
+        except (KeyboardInterrupt, SystemExit):
+            model.finish_in_flight()
+            raise
     if conversations.reading_error is not None:
         raise conversations.reading_error
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, with status 143, where nobody else handles it."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ key may share one paid answer. Imports no engine.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from reasonir.core.stamp import digest_of
@@ -42,6 +42,16 @@ class Request:
     stop: tuple[str, ...] = ()
     top_logprobs: int = 0
     choices: tuple[str, ...] = ()
+
+    def as_sent(self, send_seed: bool, thinking_tokens: int | None) -> "Request":
+        """Return the request as an engine gets it.
+
+        Args:
+            send_seed: Whether it gets the seed, which keeps requests and their answers apart either way.
+            thinking_tokens: Tokens for thoughts beside the answer's own; an answer of one chosen token has none.
+        """
+        more = 0 if self.choices else thinking_tokens or 0
+        return replace(self, seed=self.seed if send_seed else None, max_new_tokens=self.max_new_tokens + more)
 
     def key(self, model: str, options: Mapping[str, Any] | None = None) -> str:
         """Return the key under which the answer of `model` is logged, in hex; `id` does not count.

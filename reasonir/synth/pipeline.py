@@ -71,7 +71,8 @@ def write_rows(config: WritingConfig) -> None:
 
             hold_conversations(generator, rest, recipe.converse, write, window=window)
     # 3 manifest and report
-    finish(folder, recipe.inputs, output.counts(), prompts=describe_prompts(recipe.prompts))
+    counts = output.counts() | recipe.counts(folder.path)
+    finish(folder, recipe.inputs, counts, prompts=describe_prompts(recipe.prompts))
     if config.report:
         describe(folder.path, config.report_model)
 

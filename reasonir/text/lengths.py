@@ -46,6 +46,14 @@ def estimate_tokens(size: float, per_token: float) -> int:
     return math.ceil(size / per_token)
 
 
+def cut_estimated(text: str, tokens: int) -> str:
+    """Return the first tokens of a text, as many as `open_counter(None)` counts there at most."""
+    for number, piece in enumerate(PIECE.finditer(text)):
+        if number == tokens:
+            return text[: piece.start()].rstrip()
+    return text
+
+
 def open_counter(tokenizer: str | None) -> Counter:
     """Return who counts tokens: a tokenizer (folder, tokenizer.json or hub id), or the estimate for None.
 

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reasonir.core import help as help_page
+from reasonir.core.command import changed_fields, to_yaml
 from reasonir.synth import cli
-from reasonir.synth.config import GatesConfig, JudgeConfig, VariedLengthConfig, parse_shard
+from reasonir.synth.config import MAY_DIFFER, GatesConfig, JudgeConfig, VariedLengthConfig, parse_shard
 from tests.kit.composing import composed
 
 CONFIGS = help_page.find_configs()
@@ -57,6 +59,31 @@ def test_any_generator_serves_any_recipe_and_keeps_the_recipe_s_sampling(
     config = composed(monkeypatch, cli.main, [*chosen, "generator.top_p=0.5"])
     assert config.generator.engine.value == generator
     assert (config.generator.temperature, config.generator.top_p) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_mappings_for_the_server_take_any_key(monkeypatch: pytest.MonkeyPatch, plus: str) -> None:
+    chosen = ["recipe=hq", "output_dir=o", *NEEDED["hq"]]
+    words = ["generator.extra_body={reasoning: {effort: low}}", "generator.chat_template_kwargs.enable_thinking=false"]
+    generator = composed(monkeypatch, cli.main, [*chosen, *(f"{plus}{word}" for word in words)]).generator
+    assert generator.extra_body == {"reasoning": {"effort": "low"}}
+    assert generator.chat_template_kwargs == {"enable_thinking": False}
+    assert generator.key_options() == {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "extra_body": {"reasoning": {"effort": "low"}},
+    }
+
+
+def test_a_folder_of_before_the_server_s_options_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(monkeypatch, cli.main, ["recipe=hq", "output_dir=o", *NEEDED["hq"]])
+    stored = yaml.safe_load(to_yaml(config))
+    new = ("base_urls", "top_k", "min_p", "repetition_penalty", "send_seed", "chat_template_kwargs", "extra_body",
+           "thinking_tokens", "finish_seconds")  # fmt: skip
+    for name in new:
+        del stored["generator"][name]
+    assert changed_fields(yaml.safe_dump(stored), config, MAY_DIFFER) == []
+    stored["generator"]["extra_body"] = {"x": 1}
+    assert changed_fields(yaml.safe_dump(stored), config, MAY_DIFFER) == ["generator.extra_body.x: 1 -> None"]
 
 
 def test_judge_is_short_for_judge_enabled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,51 @@ def test_an_answer_cut_at_its_length_is_taken(data: Path, tmp_path: Path, capsys
     assert counts["cut_at_limit"] == counts["rewritten"] == 9
 
 
+def test_a_length_does_not_count_thoughts_that_have_tokens_of_their_own(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def thinks(body: dict[str, Any], earlier: int) -> Reply:
+        return Reply(text="<think>" + "hm " * 40 + "</think>" + "heat flows " * 3)
+
+    with ScriptedServer(thinks) as server:
+        line = command(data, tmp_path / "out", server.url, "length_tokens=[6]", "tasks=[physics]")
+        run([*line, "generator.thinking_tokens=100"], capsys)
+        assert {body["max_tokens"] for body in server.bodies} == {106}
+        server.answer = lambda body, earlier: Reply(text="<think>hm</think>" + "heat flows " * 9)
+        run(
+            [*command(data, tmp_path / "more", server.url, "length_tokens=[6]"), "generator.thinking_tokens=100"],
+            capsys,
+        )
+    assert {row["query"] for row in rows_of(tmp_path / "out/physics/mine_6.jsonl")} == {
+        "heat flows " * 2 + "heat flows"
+    }
+    assert {row["query"] for row in rows_of(tmp_path / "more/physics/mine_6.jsonl")} == {
+        "heat flows " * 2 + "heat flows"
+    }
+    counts = [json.loads((tmp_path / name / "manifest.json").read_text())["counts"] for name in ("out", "more")]
+    assert [count["cut_at_limit"] for count in counts] == [0, 9]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_polite_stop_keeps_the_answers_in_flight(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
+) -> None:
+    with ScriptedServer(answer, latency=1.0) as server:
+        line = command(data, tmp_path / "out", server.url, "generator.max_concurrency=4")
+        process = Started(["-m", "reasonir.eval", *line])
+        while server.in_flight < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status and "Traceback" not in errors
+        assert "4 of 4 answers in flight were kept" in errors
+        assert len(rows_of(tmp_path / "out" / "completions.jsonl")) == server.paid == 4
+        server.latency = 0.0
+        run(line, capsys)
+        assert server.paid == 9, "what was kept is not paid again"
+
+
 def test_kills_change_no_byte_and_pay_nothing_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

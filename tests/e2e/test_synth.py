@@ -316,6 +316,12 @@ def test_the_whole_chain_ends_in_rows_that_training_accepts(tmp_path: Path) -> N
                               env=environment | {"BASE_URL": server.url})  # fmt: skip
     assert done.returncode == 0, done.stderr
     tasks = rows(tmp_path / "out" / "vl", "tasks.jsonl")
+    told = json.loads((tmp_path / "out" / "vl" / "manifest.json").read_text())["counts"]["brainstorming"]
+    assert (
+        told["requests"] > 5
+        and told["output_tokens"] > 1000
+        and sum(told["refused_answers"].values()) == len(rows(tmp_path / "out" / "vl", "tasks_refused.jsonl"))
+    )
     assert [task["id"] for task in tasks] == list(range(len(tasks))) and len(tasks) > 100
     for chain, count in (("hq", 12), ("vl", 6)):
         report = (tmp_path / "out" / f"{chain}_negatives" / "report.md").read_text()

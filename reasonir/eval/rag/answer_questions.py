@@ -126,7 +126,7 @@ def _open_reader(config: RagConfig, prompt: Prompt, folder: Path) -> Reader:
         prompt=prompt,
         context=open_context(
             config.context_tokens,
-            config.answer_tokens(),
+            config.answer_tokens() + (config.generator.thinking_tokens or 0),
             config.tokenizer,
             config.generator.local_model(),
             config.generator.max_model_len,

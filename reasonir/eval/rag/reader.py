@@ -94,7 +94,8 @@ class Reader:
             texts: the passages by id.
         """
         asked, answers = list(self._plan(questions, conditions, texts)), list[Answer]()
-        config = replace(self.generator, max_model_len=self.context.tokens + self.answer_tokens)
+        thoughts = self.generator.thinking_tokens or 0
+        config = replace(self.generator, max_model_len=self.context.tokens + self.answer_tokens + thoughts)
         generator = open_generator(config, self.folder / "completions.jsonl")
         with closing(generator), closing(Progress("answers", len(asked), "answers")) as progress:
             hold_conversations(

@@ -61,8 +61,9 @@ def rerank_run(config: RerankConfig) -> None:
     prompts = {candidates.task: choose_prompt(config.method, config.prompts, candidates.task) for candidates in tasks}
     different = list({prompt.name: prompt for prompt in prompts.values()}.values())
     local_model = generator.local_model()
+    answer_tokens = settings.answer_tokens + (generator.thinking_tokens or 0)
     context = open_context(
-        config.context_tokens, settings.answer_tokens, config.tokenizer, local_model, generator.max_model_len,
+        config.context_tokens, answer_tokens, config.tokenizer, local_model, generator.max_model_len,
         generator.chat_template_kwargs,
     )  # fmt: skip
     size = size_of(local_model, config.model_parameters)
@@ -75,7 +76,7 @@ def rerank_run(config: RerankConfig) -> None:
             print(f"{candidates.task}: reranked before")
     if unfinished:
         # An engine in this process need not be ready for longer inputs than are asked.
-        generator = replace(generator, max_model_len=context.tokens + settings.answer_tokens)
+        generator = replace(generator, max_model_len=context.tokens + answer_tokens)
         with closing(open_generator(generator, folder.path / "completions.jsonl")) as model:
             for candidates in unfinished:
                 reranker = Reranker(settings, prompts[candidates.task], context)

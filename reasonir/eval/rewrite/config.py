@@ -30,8 +30,9 @@ class RewritingConfig:
     name: str = MISSING
     """Of the rewriting: its files are <task>/<name>.jsonl, <name>_<length>.jsonl, <name>_<length>_s<sample>.jsonl."""
     length_tokens: list[int] | None = positive()
-    """Lengths to ask for, each also the limit of its requests, thoughts included; null sets none but
-    generator.max_new_tokens. The paper's curve: [64,128,256,512,1024,2048]."""
+    """Lengths to ask for, each also the limit of its requests (thoughts included, unless generator.thinking_tokens
+    gives them tokens of their own); null sets none but generator.max_new_tokens. The paper's curve:
+    [64,128,256,512,1024,2048]."""
     samples: int = positive()
     """Rewritings of each query and length, drawn independently."""
     append: bool = MISSING

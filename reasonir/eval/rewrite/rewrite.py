@@ -35,7 +35,7 @@ from reasonir.llm.prompts import (
     start_with_prompts,
 )
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
-from reasonir.text.lengths import Counter, measure, open_counter
+from reasonir.text.lengths import Counter, cut_estimated, measure, open_counter
 
 
 @dataclass(slots=True)
@@ -68,8 +68,9 @@ def rewrite_queries(config: RewritingConfig) -> None:
     rewrites = plan(queries, config.name, config.length_tokens or [None], config.samples)
     generator = config.generator
     writer = RewriteWriter(
-        prompt, generator.temperature, generator.top_p, generator.max_new_tokens, generator.max_attempts, config.seed
-    )
+        prompt, generator.temperature, generator.top_p, generator.max_new_tokens, generator.max_attempts, config.seed,
+        generator.thinking_tokens,
+    )  # fmt: skip
     with (
         closing(open_generator(generator, folder.path / "completions.jsonl")) as model,
         closing(Progress("rewrite", len(rewrites), "queries")) as progress,
@@ -125,6 +126,7 @@ class RewriteWriter:
     max_new_tokens: int
     max_attempts: int
     seed: int
+    thinking_tokens: int | None = None
 
     def converse(self, rewrite: Rewrite) -> Conversation[None]:
         """Ask until an answer is accepted, and put it into `rewrite`."""
@@ -137,8 +139,10 @@ class RewriteWriter:
 
         def read(completion: Completion, attempt: int) -> tuple[str, bool] | Rejection:
             text = without_thoughts(completion.text).encode("utf-8", "replace").decode("utf-8")
+            # With tokens of their own for thoughts, a short thinker has more left than the target length.
+            whole, text = text, cut_estimated(text, wanted) if wanted and self.thinking_tokens else text
             rejection = what_is_wrong(text, completion.finish, rewrite.query.text, wanted)
-            return rejection or (text, completion.finish == "length")
+            return rejection or (text, completion.finish == "length" or len(text) < len(whole))
 
         request = Request(
             id="",

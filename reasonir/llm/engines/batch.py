@@ -55,7 +55,8 @@ class BatchGenerator:
         structured = Structured.json_schema if config.structured is Structured.auto else config.structured
         self._dialect = Dialect(structured, "max_completion_tokens" if config.base_url is None else "max_tokens")
         self._room, self._notices = Room(), Notices()
-        self._send_seed, self._body_options = config.send_seed, config.body_options()
+        self._send_seed, self._thinking_tokens = config.send_seed, config.thinking_tokens
+        self._body_options = config.body_options()
         self._key_options = config.key_options()
         self._ledger = log_path.with_suffix(".batches.jsonl")
         self._client = openai.OpenAI(
@@ -123,11 +124,9 @@ class BatchGenerator:
                 yield replace(unanswered, id=request.id)
 
     def _body(self, request: Request) -> dict[str, Any]:
-        sent = request if self._send_seed else replace(request, seed=None)
-        return self._dialect.body(self.model, sent, self._room_for(request), self._body_options)
-
-    def _room_for(self, request: Request) -> int:
-        return self._room.fit(request.max_new_tokens, estimate_tokens(characters(request), COUNTED_CHARACTERS))
+        sent = request.as_sent(self._send_seed, self._thinking_tokens)
+        tokens = self._room.fit(sent.max_new_tokens, estimate_tokens(characters(sent), COUNTED_CHARACTERS))
+        return self._dialect.body(self.model, sent, tokens, self._body_options)
 
     def _run(self, block: dict[str, list[Request]]) -> dict[str, Completion]:
         """Submit one batch, wait for it, gather it; return by key how the requests ended that have no answer."""

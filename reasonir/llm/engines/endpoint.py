@@ -60,7 +60,7 @@ class EndpointGenerator(ConcurrentGenerator):
             for url in config.addresses()
         ]  # fmt: skip
         self._turn = itertools.cycle(range(len(self._servers)))
-        self._send_seed, self._model = config.send_seed, config.model
+        self._send_seed, self._thinking_tokens = config.send_seed, config.thinking_tokens
         # wraps: every call has a state of its own
         self._send_with_retries = retrying(tenacity.AsyncRetrying, config.max_attempts).wraps(self._send)
         super().__init__(
@@ -80,10 +80,10 @@ class EndpointGenerator(ConcurrentGenerator):
             UserError: the server refuses every request of this kind.
             RunStopped: no server can be reached.
         """
-        # Part of the request's key all the same, so that samples that differ in the seed are asked for apart.
-        sent = request if self._send_seed else replace(request, seed=None)
         try:
-            completion: Completion = await self._send_with_retries(sent)
+            completion: Completion = await self._send_with_retries(
+                request.as_sent(self._send_seed, self._thinking_tokens)
+            )
             return completion
         except RefusedError as error:
             said = str(error)

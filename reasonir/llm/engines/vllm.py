@@ -75,9 +75,11 @@ class VllmGenerator(ConcurrentGenerator):
         self._watch = _watch_over(multiprocessing.active_children())
         self._tokenizer = self._engine.get_tokenizer()
         self._structured, self._send_seed = config.structured, config.send_seed
+        self._thinking_tokens = config.thinking_tokens
         options = config.key_options()
         self._template_options = options.get("chat_template_kwargs", {})
-        self._sampling_options = {name: value for name, value in options.items() if name != "chat_template_kwargs"}
+        sampling = ("top_k", "min_p", "repetition_penalty")
+        self._sampling_options = {name: options[name] for name in sampling if name in options}
         self._asked_of_engine = 0
         super().__init__(
             config.model,
@@ -90,6 +92,7 @@ class VllmGenerator(ConcurrentGenerator):
 
     async def ask(self, request: Request) -> Completion:
         """Answer one request; a prompt that does not fit is an error of its own, a dead engine ends the run."""
+        request = request.as_sent(self._send_seed, self._thinking_tokens)
         self._asked_of_engine += 1
         number = str(self._asked_of_engine)
         prompt = {"prompt_token_ids": self._prompt_tokens(request)}
@@ -148,7 +151,7 @@ class VllmGenerator(ConcurrentGenerator):
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
-            seed=request.seed if self._send_seed else None,
+            seed=request.seed,
             stop=list(request.stop) or None,
             logprobs=request.top_logprobs or None,
             structured_outputs=structured,

@@ -35,6 +35,10 @@ class Recipe(Protocol):
         """Do what the first item depends on; most recipes need nothing."""
         return None
 
+    def counts(self, folder: Path) -> dict[str, Any]:
+        """Return what was counted beside the items, for the manifest."""
+        return {}
+
     def converse(self, item: Item) -> Conversation[Outcome]:
         """Return the conversation of one item."""
         ...

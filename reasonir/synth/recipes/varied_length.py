@@ -5,13 +5,15 @@ Invariant: the task and the lengths of pair n depend on the seed, n and tasks.js
 """
 
 import heapq
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.files import read_jsonl, write_jsonl
+from reasonir.core.files import read_jsonl, write_json, write_jsonl
 from reasonir.data.collections import stream_documents
 from reasonir.data.training_rows import InstructedText
 from reasonir.llm.attempts import Rejection, Trail
@@ -25,7 +27,7 @@ from reasonir.synth.recipes.query import Recipe
 from reasonir.synth.recipes.writing import Answer, Author, Outcome, WritingSettings
 from reasonir.text.near_duplicates import DuplicateTexts
 
-TASKS_FILE = "tasks.jsonl"
+TASKS_FILE, TASKS_REFUSED_FILE, TASKS_COUNTS_FILE = "tasks.jsonl", "tasks_refused.jsonl", "tasks_counts.json"
 # Words of a document that a brainstorming prompt shows as an example.
 EXAMPLE_WORDS = 150
 # Twenty sentences of up to 60 words, with room.
@@ -81,12 +83,28 @@ class VariedLengthRecipe(Recipe):
                 self._brainstorm(generator, path)
             self._tasks = _read_tasks(str(path))
 
+    def counts(self, folder: Path) -> dict[str, Any]:
+        """Return what the brainstorming cost and how many of its answers were refused; nothing for given tasks."""
+        path = folder / TASKS_COUNTS_FILE
+        return {"brainstorming": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+
     def _brainstorm(self, generator: LanguageModel, path: Path) -> None:
         known, failed = DuplicateTexts(), 0
         rows: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
+        cost: Counter[str] = Counter()
 
-        def keep(call: int, found: list[str] | Rejection) -> None:
+        def keep(call: int, outcome: tuple[list[str] | Rejection, Trail]) -> None:
             nonlocal failed
+            found, trail = outcome
+            # A model may spell half a surrogate pair, which no file holds.
+            texts = ("detail", "text")
+            clean = [
+                line | {name: line[name].encode("utf-8", "replace").decode("utf-8") for name in texts}
+                for line in trail.rejected
+            ]
+            refused.extend({"call": call} | line for line in clean)
+            cost.update(input_tokens=trail.input_tokens, output_tokens=trail.output_tokens)
             if isinstance(found, Rejection):
                 failed += 1
                 return
@@ -100,13 +118,18 @@ class VariedLengthRecipe(Recipe):
             raise RunStopped(
                 f"none of {self.brainstorm_calls} brainstorming requests gave a task; see the generator's answers"
             )
+        # tasks.jsonl comes last: where it is there, so are the others.
+        write_jsonl(path.with_name(TASKS_REFUSED_FILE), refused)
+        reasons = Counter(line["reason"] for line in refused)
+        counts = {"requests": self.brainstorm_calls, "without_task": failed, "refused_answers": dict(reasons), **cost}
+        write_json(path.with_name(TASKS_COUNTS_FILE), counts)
         write_jsonl(path, rows)
         print(
             f"{len(rows)} distinct tasks of {self.brainstorm_calls} requests ({failed} without a usable answer): {path}"
         )
 
-    def _ask_tasks(self, call: int) -> Conversation[list[str] | Rejection]:
-        """Return the usable tasks of one request."""
+    def _ask_tasks(self, call: int) -> Conversation[tuple[list[str] | Rejection, Trail]]:
+        """Return the usable tasks of one request, and what it cost."""
         fields = self._brainstormer.prompt.lists["fields"]
         example = self._examples[call % len(self._examples)] if self._examples else ""
         field = fields[call % len(fields)]
@@ -121,12 +144,12 @@ class VariedLengthRecipe(Recipe):
             first = faults[0] if faults and all(faults) else None
             return first and Rejection("no_tasks", f"No task of the list is usable. The first: {first.detail}")
 
-        # The trail is dropped: these tokens belong to no row.
-        answer = yield from self._brainstormer.ask(f"tasks-{call}", values, check, Trail())
+        trail = Trail()
+        answer = yield from self._brainstormer.ask(f"tasks-{call}", values, check, trail)
         if not isinstance(answer, Answer):
-            return answer
+            return answer, trail
         tasks = (" ".join(task.split()) for task in answer.fields["tasks"])
-        return [task for task in tasks if fault(task) is None]
+        return [task for task in tasks if fault(task) is None], trail
 
     def converse(self, item: Item) -> Conversation[Outcome]:
         """Ask for one pair; have the row judged."""

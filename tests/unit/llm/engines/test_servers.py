@@ -75,6 +75,16 @@ def test_a_seed_is_sent_only_where_it_is_asked_for(configured: Configured, log_p
                 assert len(found) == 1 and len(path.read_text().splitlines()) == 2, "kept apart under their seeds"
 
 
+def test_thoughts_have_tokens_of_their_own(configured: Configured, log_path: Path) -> None:
+    with (
+        ScriptedServer() as server,
+        closing(open_generator(configured(base_url=server.url, thinking_tokens=500), log_path)) as generator,
+    ):
+        ask(generator, request("long", max_new_tokens=64), request("letter", max_new_tokens=1, choices=("A", "B")))
+        assert {prompt_of(body): body["max_tokens"] for body in server.bodies} == {"long": 564, "letter": 1}
+        assert all("thinking_tokens" not in body for body in server.bodies)
+
+
 def test_a_refused_strict_schema_is_asked_for_loosely(configured: Configured, log_path: Path) -> None:
     def answer(body: dict[str, Any], earlier: int) -> Reply | str:
         strict = body["response_format"]["json_schema"].get("strict")
