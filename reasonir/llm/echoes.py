@@ -14,7 +14,7 @@ import yaml
 from reasonir.text.words import words_and_operators, words_of_prose
 
 TALK: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "talk.yaml").read_text(encoding="utf-8"))
-BOILERPLATE = [re.compile(pattern, re.IGNORECASE) for pattern in TALK["boilerplate"]]
+BOILERPLATE = [re.compile(pattern) for pattern in TALK["boilerplate"]]
 # YAML joins the lines of the pattern with a space.
 PLACEHOLDER = re.compile(re.sub(r"(\)\*?) \(", r"\1(", TALK["placeholder"]))
 # Words that an answer may have besides the query: "Here is the query: ..." adds four.
@@ -24,6 +24,7 @@ Run = tuple[str, ...]
 
 def boilerplate(text: str) -> str | None:
     """Return an unfilled placeholder or talk around the text ("[insert name]", "Sure, here is"), or None."""
+    text = text.lower()
     return next((found[0] for pattern in BOILERPLATE if (found := pattern.search(text))), None)
 
 
@@ -71,8 +72,9 @@ def _runs_of(texts: tuple[str, ...], length: int) -> frozenset[Run]:
 
 def only_repeats(text: str, query: str) -> bool:
     """Return whether a rewrite is the query again, once or many times, with a handful of words around it."""
-    words, own = (" ".join(words_and_operators(part)) for part in (text, query))
+    # Two spaces between words, so that each of two queries in a row has one of its own at either end.
+    words, own = ("  ".join(words_and_operators(part)) for part in (text, query))
     if not own:
         return text.split() == query.split()
-    rest = f" {words} ".replace(" ", "  ").replace(f" {own} ".replace(" ", "  "), " ").split()
-    return len(rest) <= ADDED_WORDS and f" {own} " in f" {words} "
+    rest = f" {words} ".replace(f" {own} ", " ")
+    return rest != f" {words} " and len(rest.split()) <= ADDED_WORDS

@@ -7,6 +7,7 @@ in a file is found before anything is asked, and the file's hash stands in every
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,7 @@ class Prompt:
 
     def own_texts(self) -> tuple[str, ...]:
         """Return the words that are the prompt's own, piece by piece: turns and retry without the values of an item."""
-        content = yaml.safe_load(self.source)
-        texts = [*(turn["text"] for turn in content["turns"]), content.get("retry", "")]
-        nodes = (node for text in texts for node in _environment.parse(text).find_all(jinja2.nodes.TemplateData))
-        return tuple(node.data for node in nodes)
+        return _own_texts(self.source)
 
     def feedback(self, reason: str) -> Message:
         """Return the turn after a rejected answer."""
@@ -63,6 +61,14 @@ class Prompt:
         """Return the turns that show a rejected answer and say why it is rejected."""
         shown = SHOWN_OF_CUT_OFF if rejected.finish == "length" else SHOWN_CHARACTERS
         return Message("assistant", rejected.text[:shown].strip() or "(nothing)"), self.feedback(reason)
+
+
+@lru_cache(maxsize=32)
+def _own_texts(source: bytes) -> tuple[str, ...]:
+    content = yaml.safe_load(source)
+    texts = [*(turn["text"] for turn in content["turns"]), content.get("retry", "")]
+    nodes = (node for text in texts for node in _environment.parse(text).find_all(jinja2.nodes.TemplateData))
+    return tuple(node.data for node in nodes)
 
 
 def draw_number(seed: int, *names: object) -> int:

@@ -59,7 +59,7 @@ _ASKED = (
 _SHOWN = r"(?:passage|document|text|query|search request)"
 _GIVEN = rf"(?:the|a|your|any) {_SHOWN}s?\b(?! (?:of|number|file|for (?!me\b|this\b)))"
 _REFUSALS = [
-    re.compile(pattern, re.IGNORECASE)
+    re.compile(pattern)
     for pattern in (
         r"\bas an? (?:large |responsible |helpful )*(?:ai|artificial intelligence|language model)(?: language)?"
         r"(?: model| assistant| system| chatbot)?(?:,| i\b)",
@@ -90,6 +90,8 @@ def refusal_phrase(text: str) -> str | None:
     not refuse: a refusal has an apology, or names what was asked for ("this request"), or says that a language model
     speaks.
     """
+    # In lower case: patterns that need not look at both cases take half the time.
+    text = text.lower()
     plain = _QUOTED.sub(" ", text)
     # The whole text stands in quotes: what is quoted is the answer then.
     if len(plain.split()) < 3:

@@ -1,6 +1,8 @@
-"""Is a text English prose?"""
+"""Is a text English prose, and in which script is it written?"""
 
 import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -37,3 +39,21 @@ def looks_english(text: str) -> bool:
     foreign = max(sum(word in known for word in found) / len(found) for known in FOREIGN_WORDS.values())
     accented = sum(not word.isascii() for word in found if len(word) > 2) / len(found)
     return not ((foreign > english and foreign >= 0.12) or (english < 0.05 and accented >= 0.12))
+
+
+# Japanese is written in three scripts at once.
+SAME_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}
+# Letters that are looked at: the beginning of a text is in its script.
+LETTERS_OF_SCRIPT = 2_000
+
+
+def script_of(text: str) -> str:
+    """Return the script of most letters of a text, such as "LATIN", "CYRILLIC" or "CJK"; "" for one without letters."""
+    if text.isascii():
+        return "LATIN" if any(map(str.isalpha, text)) else ""
+    letters = filter(str.isalpha, text[:LETTERS_OF_SCRIPT])
+    names = Counter(unicodedata.name(letter, "?").split()[0] for letter in letters)
+    scripts: Counter[str] = Counter()
+    for name, count in names.items():
+        scripts[SAME_SCRIPT.get(name, name)] += count
+    return max(scripts, key=scripts.__getitem__, default="")

@@ -16,7 +16,8 @@ from reasonir.text.words import words_of_prose
 NOISE = yaml.safe_load((Path(__file__).parent / "noise.yaml").read_text(encoding="utf-8"))
 # Words of a run whose repetition counts, in short and in long texts. Posts with code and logs repeat runs of four.
 SHORT_RUN, LONG_RUN, LONG_TEXT = 4, 8, 100
-# A group of one to eight characters, eight times or more in a row.
+# A group of one to eight characters, eight times or more in a row, which takes eight characters without a space.
+LONG_WORD = re.compile(r"\S{8,}")
 CHARACTER_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
 
 
@@ -27,7 +28,8 @@ def repetition(text: str) -> float:
     more), and characters in loops of eight or more turns ("ahahahahahahahahah"; lines and blanks to fill in, which have
     no letters, do not count). Prose lies below 0.05, code and tables below 0.3, a model in a loop near 1.
     """
-    loops = (found[0] for found in CHARACTER_LOOP.finditer(text) if any(map(str.isalnum, found[1])))
+    found = (loop for word in LONG_WORD.findall(text) for loop in CHARACTER_LOOP.finditer(word))
+    loops = (loop[0] for loop in found if any(map(str.isalnum, loop[1])))
     looped = sum(map(len, loops)) / max(len(text), 1)
     words = words_of_prose(text)
     count = LONG_RUN if len(words) >= LONG_TEXT else SHORT_RUN

@@ -25,6 +25,7 @@ from reasonir.eval.rewrite.config import REWRITE_MAY_DIFFER, RewritingConfig, sh
 from reasonir.llm import Completion, Request, open_generator
 from reasonir.llm.attempts import SERVER_ERROR, Rejection, Trail, ask_until_accepted
 from reasonir.llm.conversations import Conversation, hold_conversations
+from reasonir.llm.echoes import only_repeats
 from reasonir.llm.prompts import (
     REWRITE_VARIABLES,
     Prompt,
@@ -35,6 +36,9 @@ from reasonir.llm.prompts import (
     start_with_prompts,
 )
 from reasonir.llm.refusals import refusal_phrase, without_thoughts
+from reasonir.llm.text_gates import TextGates
+from reasonir.text.control_characters import restore_backslashes, stray_character
+from reasonir.text.language import script_of
 from reasonir.text.lengths import Counter, cut_estimated, measure, open_counter
 
 
@@ -139,9 +143,10 @@ class RewriteWriter:
 
         def read(completion: Completion, attempt: int) -> tuple[str, bool] | Rejection:
             text = without_thoughts(completion.text).encode("utf-8", "replace").decode("utf-8")
+            text = restore_backslashes(text)
             # With tokens of their own for thoughts, a short thinker has more left than the target length.
             whole, text = text, cut_estimated(text, wanted) if wanted and self.thinking_tokens else text
-            rejection = what_is_wrong(text, completion.finish, rewrite.query.text, wanted)
+            rejection = what_is_wrong(text, completion.finish, rewrite.query.text, wanted, self.prompt.own_texts())
             return rejection or (text, completion.finish == "length" or len(text) < len(whole))
 
         request = Request(
@@ -156,7 +161,17 @@ class RewriteWriter:
             rewrite.text, rewrite.cut = found
 
 
-def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None) -> Rejection | None:
+# The limits of synthesis (configs/synth/writing.yaml), which real queries and documents keep. Refusals are looked for
+# before, and the language is the query's.
+GATES = TextGates(
+    language=False, refusals=False, boilerplate=True, echo_words=6, mixed_scripts=True, max_gibberish=0.15,
+    max_repetition=0.3,
+)  # fmt: skip
+
+
+def what_is_wrong(
+    text: str, finish: str, query: str, length_tokens: int | None, prompt: Sequence[str] = ()
+) -> Rejection | None:
     """Return why an answer is not accepted; None for one that is.
 
     An answer that a target length cut off is accepted, because the length is the answer's limit in the paper too. One
@@ -167,6 +182,7 @@ def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None)
         finish: How the answer ended, as in `Completion`.
         query: The query that was to be rewritten.
         length_tokens: The target length; None for none.
+        prompt: The prompt's own texts, which an answer must not repeat.
     """
     phrase = refusal_phrase(text)
     # Before the empty text: a filter that declines may leave none.
@@ -175,12 +191,16 @@ def what_is_wrong(text: str, finish: str, query: str, length_tokens: int | None)
         return Rejection("refusal", detail)
     if not text:
         return Rejection("empty", "It was empty, or ended within its thoughts; be shorter.")
-    # White space does not count, because the prompt shows the query without its line breaks.
-    if text.split() == query.split():
+    if only_repeats(text, query):
         return Rejection("unchanged", "It is the query itself.")
     if finish == "length" and not length_tokens:
         return Rejection("cut_off", "It was too long and was cut off before its end; be shorter.")
-    return None
+    if stray := stray_character(text):
+        return Rejection("control_character", f"It holds the character {stray}; write plain text.")
+    # A query in Russian may be thought through in Russian, and in English too.
+    if script_of(text) not in ("LATIN", "", script_of(query)):
+        return Rejection("language", "It is in another script than the query; write in the query's language.")
+    return GATES.check_text(text, "text", prompt, (query,))
 
 
 def final_text(rewrite: Rewrite, append: bool) -> str:

@@ -5,6 +5,7 @@ The patterns (patterns.yaml) and lists (words.yaml) are for English. `checks.py`
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -86,12 +87,15 @@ def _compile(pattern: str) -> re.Pattern[str]:
     # A part may hold other parts, but no deeper.
     for _ in range(2):
         pattern = re.sub(r"<(\w+)>", lambda name: PATTERNS["parts"].get(name[1], name[0]), pattern)
-    return re.compile(pattern, re.IGNORECASE)
+    return re.compile(pattern, re.MULTILINE)
 
 
-MENTIONS, POINTING, INTRODUCED, TASK_TALK = (
-    [_compile(pattern) for pattern in PATTERNS[name]] for name in ("mentions", "pointing", "introduced", "task_talk")
+Groups = list[tuple[list[str], list[re.Pattern[str]]]]
+MENTIONS, POINTING, TASK_TALK = (
+    [(group["any"], [_compile(pattern) for pattern in group["patterns"]]) for group in PATTERNS[name]]
+    for name in ("mentions", "pointing", "task_talk")
 )
+INTRODUCED = [_compile(pattern) for pattern in PATTERNS["introduced"]]
 HEADINGS = {form: re.compile(pattern, re.IGNORECASE) for form, pattern in PATTERNS["headings"].items()}
 # Words within which "the equation above" can mean nothing that the query itself has said.
 POINTING_WORDS = 12
@@ -104,12 +108,11 @@ def source_mention(text: str) -> str | None:
     introduces itself ("I read a paper ... the author claims") and other things of the same name: a legal document, a
     text editor, the passage of time, the author of a named book.
     """
-    # Most queries contain none of these words, and need no pattern.
-    folded = text.casefold()
-    if not any(name in folded for name in PATTERNS["named"]):
-        return None
-    matches = [found for pattern in MENTIONS if (found := pattern.search(text))]
-    matches += [found for pattern in POINTING if (found := pattern.search(text)) and not _can_point_back(text, found)]
+    text = text.lower()
+    matches = [
+        *_search(MENTIONS, text),
+        *(found for found in _search(POINTING, text) if not _can_point_back(text, found)),
+    ]
     for found in sorted(matches, key=lambda match: match.start()):
         # Only what stands before the mention can have introduced its source.
         if not any(pattern.search(text[: found.start()]) for pattern in INTRODUCED):
@@ -117,15 +120,24 @@ def source_mention(text: str) -> str | None:
     return None
 
 
+def _search(groups: Groups, text: str) -> Iterator[re.Match[str]]:
+    """Yield the first match of every pattern in a text of lower case."""
+    for words, patterns in groups:
+        # A pattern takes a hundred times as long as the search for a word.
+        if any(word in text for word in words):
+            yield from filter(None, (pattern.search(text) for pattern in patterns))
+
+
 def _can_point_back(text: str, found: re.Match[str]) -> bool:
     """Return whether the query itself can hold what "the equation above" or "the code below" points at."""
-    beside = text[found.end() :] if "below" in found[0].casefold() else text[: found.start()]
+    beside = text[found.end() :] if "below" in found[0] else text[: found.start()]
     return len(beside.split()) > POINTING_WORDS or re.search(r"[=:\n\d\"]", beside) is not None
 
 
 def task_talk(text: str) -> str | None:
     """Return the words by which a document speaks of the task that it was written for ("the searcher"), or None."""
-    return next((found[0] for pattern in TASK_TALK if (found := pattern.search(text))), None)
+    found = next(_search(TASK_TALK, text.lower()), None)
+    return found[0] if found else None
 
 
 # "time" is a function word in lists of frequent words, and a subject of physics.
