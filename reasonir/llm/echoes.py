@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from reasonir.text.words import words_and_operators, words_of_prose
+from reasonir.text.words import words_and_operators, words_kept, words_of_prose
 
 TALK: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "talk.yaml").read_text(encoding="utf-8"))
 BOILERPLATE = [re.compile(pattern) for pattern in TALK["boilerplate"]]
 # YAML joins the lines of the pattern with a space.
 PLACEHOLDER = re.compile(re.sub(r"(\)\*?) \(", r"\1(", TALK["placeholder"]))
+# The longest placeholder is "a concrete problem of the passage goes here"; a longer text needs no look.
+PLACEHOLDER_CHARACTERS = 200
 # Words that an answer may have besides the query: "Here is the query: ..." adds four.
 ADDED_WORDS = 5
 Run = tuple[str, ...]
@@ -30,6 +32,8 @@ def boilerplate(text: str) -> str | None:
 
 def is_placeholder(text: str) -> bool:
     """Return whether a whole answer only names what should stand there: "the problem", "your query here", "..."."""
+    if len(text) > PLACEHOLDER_CHARACTERS:
+        return False
     words = words_of_prose(text)
     return not words or PLACEHOLDER.fullmatch(" ".join(words)) is not None
 
@@ -43,24 +47,24 @@ def echoed_words(text: str, prompt: Sequence[str], given: Sequence[str], count: 
         given: The texts that were put into it.
         count: Words of a run that is an echo. A shorter answer is an echo where the prompt holds all of it.
     """
-    words = words_and_operators(text)
+    words = words_kept(text)
     if not words:
         return None
     length = min(count, len(words))
     echoed = _runs(words, length) & _runs_of(tuple(prompt), length)
     # Only a few answers get here, so that the runs of a long document are seldom made.
     for source in given if echoed else ():
-        echoed -= _runs(words_and_operators(source), length)
+        echoed -= _runs(words_kept(source), length)
     return (
         " ".join(next(run for run in zip(*_shifted(words, length), strict=False) if run in echoed)) if echoed else None
     )
 
 
-def _shifted(words: list[str], length: int) -> list[list[str]]:
+def _shifted(words: Sequence[str], length: int) -> list[Sequence[str]]:
     return [words[shift:] for shift in range(length)]
 
 
-def _runs(words: list[str], length: int) -> set[Run]:
+def _runs(words: Sequence[str], length: int) -> set[Run]:
     return set(zip(*_shifted(words, length), strict=False))
 
 

@@ -58,24 +58,55 @@ _ASKED = (
 # What a prompt shows; with other words behind it ("the text of the law") it is something else.
 _SHOWN = r"(?:passage|document|text|query|search request)"
 _GIVEN = rf"(?:the|a|your|any) {_SHOWN}s?\b(?! (?:of|number|file|for (?!me\b|this\b)))"
+_FIRST_PERSON = ("i can", "i won", "i will not", "i am", "i'm", "i’m")
+_SPEAKER = ("ai", "artificial", "language model")
+# Words of which a pattern needs one, and the pattern: most texts hold none of them, and words are found much faster.
 _REFUSALS = [
-    re.compile(pattern)
-    for pattern in (
-        r"\bas an? (?:large |responsible |helpful )*(?:ai|artificial intelligence|language model)(?: language)?"
-        r"(?: model| assistant| system| chatbot)?(?:,| i\b)",
-        r"\bi(?: am|['’]m) (?:just |only |sorry,? (?:but )?i(?: am|['’]m) )?an? (?:ai|large language model|language "
-        r"model|text-based ai)(?: (?:assistant|model|language model|developed|created|trained|and|so)\b|[,.;])",
-        rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regret(?:fully)?)\b[^.!?\n]{{0,60}}?\bi(?: |(?=['’]))"
-        rf"{_UNABLE} (?:\w+ )?{_ACT}\b(?! but\b)",
-        rf"\bi(?: |(?=['’])){_UNABLE} (?:\w+ )?{_ACT}\b(?: \w+)? ?{_ASKED}",
-        r"\bi must (?:respectfully )?decline\b",
+    (words, re.compile(pattern))
+    for words, pattern in (
+        (
+            _SPEAKER,
+            r"\bas an? (?:large |responsible |helpful )*(?:ai|artificial intelligence|language model)(?: language)?"
+            r"(?: model| assistant| system| chatbot)?(?:,| i\b)",
+        ),
+        (
+            _SPEAKER,
+            r"\bi(?: am|['’]m) (?:just |only |sorry,? (?:but )?i(?: am|['’]m) )?an? (?:ai|large language "
+            r"model|language model|text-based ai)"
+            r"(?: (?:assistant|model|language model|developed|created|trained|and|so)\b|[,.;])",
+        ),
+        (
+            ("sorry", "apolog", "unfortunately", "regret"),
+            rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regret(?:fully)?)\b[^.!?\n]{{0,60}}?\bi(?: |(?=['’]))"
+            rf"{_UNABLE} (?:\w+ )?{_ACT}\b(?! but\b)",
+        ),
+        (_FIRST_PERSON, rf"\bi(?: |(?=['’])){_UNABLE} (?:\w+ )?{_ACT}\b(?: \w+)? ?{_ASKED}"),
+        (("decline",), r"\bi must (?:respectfully )?decline\b"),
         # Words of a model that overlooks the text before it.
-        rf"\b(?:please|could you|can you) (?:provide|share|give|paste|send|supply)(?: me)?(?: with)? {_GIVEN}",
-        rf"\bno (?:\w+ )?{_SHOWN} (?:(?:was|is|has been) )?(?:given|provided|supplied|included)\b",
-        rf"\byou (?:have|did)(?: not|n['’]t) (?:yet )?(?:provided?|shared?|given?|included?) {_GIVEN}",
-        rf"\bi(?: |(?=['’])){_UNABLE} {_ACT} an? (?:\w+ )?(?:problem|question|query) (?:from|for|about) {_GIVEN}",
-        r"\b(?:violates?|against) (?:my|our|openai['’]s) (?:\w+ )?(?:guidelines|policy|policies|programming)",
-        r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
+        (
+            ("please", "could you", "can you"),
+            rf"\b(?:please|could you|can you) (?:provide|share|give|paste|send|supply)(?: me)?(?: with)? {_GIVEN}",
+        ),
+        (
+            ("given", "provided", "supplied", "included"),
+            rf"\bno (?:\w+ )?{_SHOWN} (?:(?:was|is|has been) )?(?:given|provided|supplied|included)\b",
+        ),
+        (
+            ("you have", "you did"),
+            rf"\byou (?:have|did)(?: not|n['’]t) (?:yet )?(?:provided?|shared?|given?|included?) {_GIVEN}",
+        ),
+        (
+            _FIRST_PERSON,
+            rf"\bi(?: |(?=['’])){_UNABLE} {_ACT} an? (?:\w+ )?(?:problem|question|query) (?:from|for|about) {_GIVEN}",
+        ),
+        (
+            ("violat", "against"),
+            r"\b(?:violates?|against) (?:my|our|openai['’]s) (?:\w+ )?(?:guidelines|policy|policies|programming)",
+        ),
+        (
+            ("request", "prompt"),
+            r"\b(?:this|that|your) (?:request|prompt) (?:violates|goes against|cannot be (?:fulfilled|completed))",
+        ),
     )
 ]
 # Words of a text within which a refusal must begin; else the share of the text that refusing sentences must make up.
@@ -92,16 +123,19 @@ def refusal_phrase(text: str) -> str | None:
     """
     # In lower case: patterns that need not look at both cases take half the time.
     text = text.lower()
+    patterns = [pattern for words, pattern in _REFUSALS if any(word in text for word in words)]
+    if not patterns:
+        return None
     plain = _QUOTED.sub(" ", text)
     # The whole text stands in quotes: what is quoted is the answer then.
     if len(plain.split()) < 3:
         plain = text.strip(" \t\n\"'“”‘’")
-    matches = [found for pattern in _REFUSALS if (found := pattern.search(plain))]
+    matches = [found for pattern in patterns if (found := pattern.search(plain))]
     if not matches:
         return None
     first = min(matches, key=lambda found: found.start())
     if len(plain[: first.start()].split()) < _OPENING_WORDS:
         return first[0]
     sentences = re.split(r"(?<=[.!?])\s+|\n+", plain)
-    declining = sum(len(s.split()) for s in sentences if any(pattern.search(s) for pattern in _REFUSALS))
+    declining = sum(len(s.split()) for s in sentences if any(pattern.search(s) for pattern in patterns))
     return first[0] if declining >= _DOMINATED_SHARE * len(plain.split()) else None

@@ -6,6 +6,7 @@ removed. Han, Hiragana and Katakana put no spaces between words, so each of thei
 
 import re
 import unicodedata
+from functools import lru_cache
 
 JOINED_SCRIPTS = "\u3040-\u30ff\u3400-\u9fff"
 PROSE_WORD = re.compile(rf"[{JOINED_SCRIPTS}]|[^\W_{JOINED_SCRIPTS}]+")
@@ -36,6 +37,12 @@ def words_and_operators(text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return FORMULA_WORD.findall(text.casefold().translate(APOSTROPHES))
+
+
+@lru_cache(maxsize=32)
+def words_kept(text: str) -> tuple[str, ...]:
+    """Return `words_and_operators`, kept for the texts looked at last: several gates look at one answer."""
+    return tuple(words_and_operators(text))
 
 
 def one_spelling(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from reasonir.text.language import ENGLISH
-from reasonir.text.words import words_and_operators, words_of_prose
+from reasonir.text.words import words_and_operators, words_kept, words_of_prose
 
 
 def word_count(text: str) -> int:
@@ -27,7 +27,7 @@ def shares_run(text: str, source: str, count: int) -> bool:
         source: The text it may have been copied from.
         count: Words of the run.
     """
-    ours, theirs = words_and_operators(text), words_and_operators(source)
+    ours, theirs = words_kept(text), words_kept(source)
     if min(len(ours), len(theirs)) < count:
         return False
     runs = set(zip(*(ours[shift:] for shift in range(count)), strict=False))
@@ -152,18 +152,23 @@ def has_content(query: str) -> bool:
 
     A formula is a subject, and so are two numbers.
     """
-    words = words_of_prose(query)
-    if any(not word.isdecimal() and word not in EMPTY_WORDS for word in words):
-        return True
+    # The beginning is enough, but for a query that says nothing there.
+    for part in (query[:400], query):
+        words = words_of_prose(part)
+        if any(not word.isdecimal() and word not in EMPTY_WORDS for word in words):
+            return True
     return bool(OPERATORS.search(query)) or sum(map(str.isdecimal, words)) >= 2
 
 
 # Words of the longest heading. A longer line without a verb is a list of keywords or a formula.
-HEADING_MOST_WORDS = 14
+HEADING_MOST_WORDS, HEADING_MOST_CHARACTERS = 14, 200
 
 
 def heading_form(query: str) -> str | None:
     """Return what makes a query a heading ("a numbered heading", "a title"), None for a question, problem or text."""
+    # The first line of most queries is longer than any heading.
+    if len(query.lstrip().partition("\n")[0]) > HEADING_MOST_CHARACTERS:
+        return None
     lines = [line for line in query.split("\n") if line.strip()]
     forms = [_form_of_line(line.strip()) for line in lines[:4]]
     # One heading with a text below it is a post with a title.
