@@ -19,3 +19,8 @@ def world_size() -> int:
 def local_rank() -> int:
     """Return this process's rank among those of its machine (0 without a launcher)."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def on_several_machines() -> bool:
+    """Return whether the launched processes run on more than one machine."""
+    return world_size() > int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))

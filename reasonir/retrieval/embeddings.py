@@ -14,7 +14,6 @@ import numpy as np
 from reasonir.core.processes import rank
 from reasonir.core.stamp import digest_of, read_stamp, remove_stamp, sized, unchanged, write_stamp
 from reasonir.model.encoder import Encoder
-from reasonir.model.trunk.precision import choose_precision
 from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding
 
 KEY_DIGITS = 40
@@ -130,13 +129,6 @@ def _truncated_if_sound(target: Path, shape: tuple[int, int]) -> int | None:
         return truncated if unchanged(target.parent, {target.name: str(stamp["sha256"])}) else None
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-
-
-def encoding_precision(requested: str, encoder: Encoder) -> str:
-    """Return "fp32" or "bf16"; on a CPU `auto` is fp32, so that no score depends on a measurement of speed."""
-    if requested == "auto" and encoder.device.type == "cpu":
-        return "fp32"
-    return choose_precision(requested, encoder.device)[0]
 
 
 def encoding_key(

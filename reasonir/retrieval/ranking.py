@@ -13,9 +13,10 @@ import numpy as np
 from reasonir.data.collections import Document
 from reasonir.data.trec import Run
 from reasonir.model.encoder import Encoder
+from reasonir.retrieval.arithmetic import Notice, encoding_precision
 from reasonir.retrieval.bm25 import BM25Index
 from reasonir.retrieval.config import FusionMethod, Lexical, RetrievalConfig, Retriever
-from reasonir.retrieval.embeddings import Encoded, embed_cached, encode_share, encoding_precision
+from reasonir.retrieval.embeddings import Encoded, embed_cached, encode_share
 from reasonir.retrieval.fusion import fuse_runs
 from reasonir.retrieval.sharding import EncodingSettings, own_device
 from reasonir.retrieval.top_k import as_run, exact_top_k
@@ -91,6 +92,7 @@ class DenseSearch:
     """An encoder and how it encodes documents and queries; embeddings are cached in `cache_dir`.
 
     precision: fp32 or bf16. chunk_tokens: tokens of one forward pass; None lets the encoder choose; changes no result.
+    notice: why this precision, said before the first text is encoded.
     """
 
     encoder: Encoder
@@ -99,6 +101,7 @@ class DenseSearch:
     precision: str
     cache_dir: Path
     chunk_tokens: int | None = None
+    notice: Notice = field(default_factory=Notice)
 
     @classmethod
     def load(
@@ -126,13 +129,15 @@ class DenseSearch:
             chunk_tokens: Tokens of one forward pass; None lets the encoder choose.
         """
         encoder = Encoder.from_pretrained(path, template=template, device=device)
+        chosen, notice = encoding_precision(precision, encoder.device, cache_dir)
         return cls(
             encoder=encoder,
             document_max_tokens=document_max_tokens or encoder.default_max_tokens,
             query_max_tokens=query_max_tokens or encoder.default_max_tokens,
-            precision=encoding_precision(precision, encoder),
+            precision=chosen,
             cache_dir=cache_dir,
             chunk_tokens=chunk_tokens,
+            notice=notice,
         )
 
     def document_job(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> EncodingJob:
@@ -152,6 +157,7 @@ class DenseSearch:
 
     def embed(self, job: EncodingJob, label: str) -> Encoded:
         """Return a job's embeddings from the cache, encoding them first where it has none (rank 0)."""
+        self.notice.say()
         return embed_cached(
             self.encoder, job.texts, job.settings, self.cache_dir, label, self.chunk_tokens, job.instructions
         )

@@ -46,7 +46,7 @@ def run(
     """Run with a cache of the folder's own; `strike` is the rank to kill and its block."""
     program = ["-m", "tests.distributed.evaluation_worker", *map(str, strike), str(folder.with_suffix(".struck"))]
     task = [*more] or ["bright", f"data.dir={place / 'bright'}"]
-    options = [f"output_dir={folder}", f"model.path={place / 'model'}", f"cache_dir={folder}-cache"]
+    options = [f"output_dir={folder}", f"model.path={place / 'model'}", f"cache_dir={folder}-cache", "precision=fp32"]
     return launch(ranks, [*program, *task, *options], seconds=300, cold=cold or (ranks > 1 and any(strike)))
 
 

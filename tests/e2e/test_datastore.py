@@ -86,7 +86,7 @@ def test_from_sources_to_hits(tmp_path: Path, sources: str, capsys: pytest.Captu
     model = tmp_path / "model"
     sizes = {"vocabulary_size": 400, "hidden_size": 32, "intermediate_size": 48, "layers": 1}
     build_tiny(SENTENCES, **sizes, heads=2, key_value_heads=1).save_pretrained(str(model))
-    options = [f"model.path={model}", f"cache_dir={tmp_path}/cache"]
+    options = [f"model.path={model}", f"cache_dir={tmp_path}/cache", "precision=fp32"]
     run(capsys, "encode", f"input={store}/passages.jsonl", f"output_dir={encoded}", *options)
     write_rows(tmp_path / "queries.jsonl", [{"id": f"q{i}", "query": text} for i, text in enumerate(SENTENCES)])
     asked = tmp_path / "asked"

@@ -256,7 +256,8 @@ def encoding(tmp_path: Path, tiny_model: Path) -> tuple[list[str], Path]:
     """A command without its output folder, and its input."""
     texts = tmp_path / "texts.jsonl"
     write_rows(texts, [{"id": f"t{i}", "content": text} for i, text in enumerate(TEXTS)])
-    return ["encode", f"input={texts}", f"model.path={tiny_model}", "max_tokens=24"], texts
+    command = ["encode", f"input={texts}", f"model.path={tiny_model}", "max_tokens=24", "precision=fp32"]
+    return command, texts
 
 
 def test_encode_documents_and_queries(

@@ -70,11 +70,12 @@ def evaluate(encoder: MtebEncoder, task: Any, folder: Path) -> tuple[float, dict
 
 
 def wrapped(path: Path, **options: Any) -> MtebEncoder:
-    return MtebEncoder.from_pretrained(str(path), **options)
+    return MtebEncoder.from_pretrained(str(path), **{"precision": "fp32", **options})
 
 
 def ours(data: Path, model: Path, out: Path, capsys: Any, *more: str) -> tuple[float, dict]:
-    run(["bright", f"data.dir={data}", "tasks=[kitchen]", f"model.path={model}", f"output_dir={out}", *more], capsys)
+    command = ["bright", f"data.dir={data}", "tasks=[kitchen]", f"model.path={model}", f"output_dir={out}"]
+    run([*command, "precision=fp32", *more], capsys)
     result = read_results(out)["kitchen"]
     return result.mean["ndcg_at_10"], result.run()
 

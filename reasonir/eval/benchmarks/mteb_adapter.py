@@ -36,7 +36,8 @@ from mteb.types import PromptType
 from reasonir.core.errors import UserError
 from reasonir.data.bright import BRIGHT_TASKS, bright_instruction
 from reasonir.model.encoder import Encoder
-from reasonir.retrieval.embeddings import embed_cached, encoding_precision
+from reasonir.retrieval.arithmetic import encoding_precision
+from reasonir.retrieval.embeddings import embed_cached
 from reasonir.retrieval.sharding import EncodingSettings
 from reasonir.retrieval.top_k import exact_top_k
 
@@ -72,18 +73,19 @@ class MtebEncoder(AbsEncoder):
                 own for all), "none", or a text in which {task} stands for the task's name.
             query_max_tokens: tokens of a query's input; None is what the model declares.
             document_max_tokens: tokens of a document's input; None is what the model declares.
-            precision: "auto" (bf16 on CUDA, fp32 on a CPU), "fp32" or "bf16".
+            precision: "auto" (bf16 where it is fast, as `reasonir-eval` chooses), "fp32" or "bf16".
             chunk_tokens: tokens of one forward pass; changes no result. mteb's batch size has no effect.
             cache_dir: where embeddings of retrieval tasks are kept, as `reasonir-eval` keeps them; None is its own
                 (REASONIR_CACHE, else ~/.cache/reasonir).
         """
         self.encoder = encoder
         self._instruction = instruction
-        self._precision = encoding_precision(precision, encoder)
         self._query_max_tokens = query_max_tokens or encoder.default_max_tokens
         self._document_max_tokens = document_max_tokens or encoder.default_max_tokens
         self._chunk_tokens = chunk_tokens
         self._cache_dir = Path(cache_dir or os.environ.get("REASONIR_CACHE") or "~/.cache/reasonir").expanduser()
+        self._precision, notice = encoding_precision(precision, encoder.device, self._cache_dir)
+        notice.say()
         # mteb calls `index` before `search` and hands the corpus to `index` alone.
         self._ids: list[str] = []
         self._documents = np.empty((0, encoder.dimension), dtype=np.float32)

@@ -11,8 +11,9 @@ from reasonir.core.run_folder import RunFolder
 from reasonir.data.collections import read_documents
 from reasonir.eval.benchmarks.config import MAY_DIFFER
 from reasonir.model.encoder import Encoder
+from reasonir.retrieval.arithmetic import encoding_precision
 from reasonir.retrieval.config import EncodeConfig, Side
-from reasonir.retrieval.embeddings import encoding_key, encoding_precision
+from reasonir.retrieval.embeddings import encoding_key
 from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, IDS_FILE
 from reasonir.retrieval.sharding import EncodingSettings, ShardedEncoding, own_device
 
@@ -32,10 +33,12 @@ def encode_file(config: EncodeConfig) -> None:
     run = RunFolder(folder, config, resume=True, ignored=MAY_DIFFER) if leads else None
     # 2 the model and what the rows depend on
     encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
+    cache_dir = Path(config.cache_dir).expanduser()
+    precision, notice = encoding_precision(config.precision.value, encoder.device, cache_dir)
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,
         config.max_tokens or encoder.default_max_tokens,
-        encoding_precision(config.precision.value, encoder),
+        precision,
         config.dtype,
     )
     # An instruction that leaves no room for a text is refused before anything is written.
@@ -48,7 +51,8 @@ def encode_file(config: EncodeConfig) -> None:
             print(f"{folder} is complete already ({len(ids)} texts)")
         return
     # 3 the blocks of all ranks, then one array
-    blocks = Path(config.cache_dir).expanduser() / "blocks" / key
+    notice.say()
+    blocks = cache_dir / "blocks" / key
     sharded = ShardedEncoding(encoder, texts, settings, blocks, "texts", config.chunk_tokens)
     if run is None:
         sharded.encode_share()
