@@ -149,7 +149,13 @@ def test_the_other_methods_find_the_order(
         "expected": ["scoring=expected"],
     }[method]
     with ScriptedServer(by_worth) as server:
-        run(options(bm25, tmp_path / "out", server, "tasks=[kitchen]", "weights=[1,0]", *more), capsys)
+        command = options(bm25, tmp_path / "out", server, "tasks=[kitchen]", "weights=[1,0]", *more)
+        said, warned = run(command, capsys)
+    told, table = (
+        json.loads((tmp_path / "out" / "kitchen" / "rerank.json").read_text()),
+        (tmp_path / "out" / "results.md").read_text(),
+    )
+    assert table.strip() in said
     found = read_results(tmp_path / "out" / "rerank_only")["kitchen"].run()
     for hits in found.values():
         worth = [int(document.split("/")[1]) for document in list(hits)[:8]]
@@ -159,16 +165,21 @@ def test_the_other_methods_find_the_order(
     bodies = server.bodies
     if method == "listwise":
         assert len(bodies) == 4 * 3 and all(body["max_tokens"] == 50 for body in bodies)
+        assert told["places"]["questions"] == 12 and len(told["places"]["mean"]) == 5
+        assert "mean rank, not gold" in table and "same mean rank in every place" in table
     if method == "groupwise":
         assert len(bodies) == 4 * 2 * 3 and sorted(len(worths(body)) for body in bodies) == [2] * 8 + [3] * 16
         asked = [worth for body in bodies for worth in worths(body)]
         assert len(asked) == 4 * 2 * 8
+        assert told["places"]["questions"] == 24 and "same mean grade in every place" in table
     if method == "expected":
         assert {"logprobs": True, "top_logprobs": 20, "max_tokens": 1, "temperature": 0.0}.items() <= bodies[0].items()
         scores = [score for hits in found.values() for score in list(hits.values())[:8]]
         assert len(set(scores)) == len({score for score in scores if 0 < score < 1}) > 7
-        told = json.loads((tmp_path / "out" / "kitchen" / "rerank.json").read_text())
-        assert 0 < told["mean_missing_mass"] < 0.6
+        # The script names two digits of six.
+        assert 0 < told["mean_missing_mass"] < 0.6 and told["counts"]["digits_absent"] == 32
+        assert "32 of 32 answers lack one or more of the six digits" in warned and "digits absent" in said
+        assert "| kitchen        |      32 |           32 |        0 |" in table
 
 
 def test_prose_alone_keeps_the_retriever_s_order(

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from reasonir.llm.refusals import without_thoughts
 
@@ -59,7 +60,19 @@ def read_score(text: str, counts: Counter[str]) -> float:
     return UNPARSABLE_SCORE
 
 
-def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | None, float]:
+class Expected(NamedTuple):
+    """A mean score under the probabilities of the digits.
+
+    score: in [0, 1]; None where no digit is among the alternatives. missing: the probability of everything but the
+    digits seen, in [0, 1]. absent: digits that are not among the alternatives.
+    """
+
+    score: float | None
+    missing: float
+    absent: int
+
+
+def expected_score(alternatives: Sequence[tuple[str, float]]) -> Expected:
     """Return the mean score under the probabilities of the digits, and the probability of everything else.
 
     The score is sum_d d * p(d) / sum_d p(d), divided by 5. With the log-probabilities of all six digits the weights are
@@ -68,10 +81,9 @@ def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | N
 
     Args:
         alternatives: (token, log-probability) of the first answer token.
-    Returns:
-        Score in [0, 1], None where no digit is among them; missing mass in [0, 1].
     """
     mass = dict.fromkeys(DIGITS, 0.0)
+    absent = len(set(DIGITS) - {token.strip() for token, _ in alternatives})
     for token, logprob in alternatives:
         if token.strip() in mass:
             # "5" and " 5" are two tokens of one digit.
@@ -79,8 +91,9 @@ def expected_score(alternatives: Sequence[tuple[str, float]]) -> tuple[float | N
     total = math.fsum(mass.values())
     missing = min(max(1.0 - total, 0.0), 1.0)
     if total == 0.0:
-        return None, missing
-    return math.fsum(int(digit) * share for digit, share in mass.items()) / total / LARGEST_SCORE, missing
+        return Expected(None, missing, absent)
+    score = math.fsum(int(digit) * share for digit, share in mass.items()) / total / LARGEST_SCORE
+    return Expected(score, missing, absent)
 
 
 def read_permutation(text: str, count: int, counts: Counter[str]) -> list[int]:

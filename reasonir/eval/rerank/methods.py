@@ -11,8 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from reasonir.core.errors import UserError
-from reasonir.eval.rerank.answers import DIGITS, PHRASE, expected_score, read_grades, read_permutation, read_score
+from reasonir.eval.rerank.answers import (
+    DIGITS,
+    LARGEST_GRADE,
+    PHRASE,
+    expected_score,
+    read_grades,
+    read_permutation,
+    read_score,
+)
 from reasonir.eval.rerank.config import Method, RerankSettings, Scoring
+from reasonir.eval.rerank.places import Shown, ranks_of
 from reasonir.llm import Completion, Message, Request
 from reasonir.llm.context import Context
 from reasonir.llm.conversations import Conversation
@@ -25,12 +34,14 @@ class Reranked:
     """What the answers about one query say.
 
     scores: by document, in [0, 1], or -1 for an answer that cannot be read. counts: of the answers, by what happened.
-    missing: for scoring=expected, the probability of everything but the six digits, one entry an answer.
+    missing: for scoring=expected, the probability of everything but the digits seen, one entry an answer. shown: what
+    each list of documents was given, for listwise and groupwise answers that could be read.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     missing: list[float] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
 
 
 def count_questions(settings: RerankSettings, documents: int) -> int:
@@ -88,10 +99,11 @@ class Reranker:
             return 0.0
         if self.settings.scoring is Scoring.raw:
             return read_score(answer.text, result.counts)
-        score, missing = expected_score(answer.logprobs[0] if answer.logprobs else ())
-        result.missing.append(missing)
-        result.counts["no_digit"] += score is None
-        return score or 0.0
+        found = expected_score(answer.logprobs[0] if answer.logprobs else ())
+        result.missing.append(found.missing)
+        result.counts["no_digit"] += found.score is None
+        result.counts["digits_absent"] += found.absent > 0
+        return found.score or 0.0
 
     def _require_logprobs(self, answer: Completion) -> None:
         """Refuse a server whose answers have no log-probabilities; one answer among others may lack them."""
@@ -114,7 +126,13 @@ class Reranker:
             # One by one, because a window holds the best documents of the window below.
             (answer,) = yield [self._request(query, [documents[name] for name in shown], result.counts)]
             if self._answered(answer, result.counts):
-                order[start:end] = [shown[i] for i in read_permutation(answer.text, len(shown), result.counts)]
+                counts: Counter[str] = Counter()
+                places = read_permutation(answer.text, len(shown), counts)
+                order[start:end] = [shown[i] for i in places]
+                result.counts.update(counts)
+                if not counts["unparsable"]:
+                    ranks = ranks_of(places, len(shown) - counts["missing_documents"])
+                    result.shown.append(list(zip(shown, ranks, strict=True)))
         # Places, not answers, make the score: a window that could not be read kept its order.
         result.scores = {name: (len(order) - place) / len(order) for place, name in enumerate(order)}
         return result
@@ -138,7 +156,11 @@ class Reranker:
         ]
         for group, answer in zip(groups, answers, strict=True):
             if self._answered(answer, result.counts):
-                for place, grade in read_grades(answer.text, len(group), result.counts).items():
+                given = read_grades(answer.text, len(group), result.counts)
+                # Places as shown: a document without a grade would shift those behind it.
+                if len(given) == len(group):
+                    result.shown.append([(group[place], LARGEST_GRADE * given[place]) for place in range(len(group))])
+                for place, grade in given.items():
                     grades[group[place]].append(grade)
         result.scores = {name: math.fsum(found) / len(found) if found else 0.0 for name, found in grades.items()}
         return result

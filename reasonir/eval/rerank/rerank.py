@@ -25,6 +25,7 @@ from reasonir.eval.rerank.candidates import Candidates, read_candidates, run_fil
 from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
 from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, size_of
 from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, count_questions
+from reasonir.eval.rerank.places import describe_places, render_places
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
@@ -33,6 +34,7 @@ from reasonir.llm.context import open_context
 from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, load_prompt, start_with_prompts
 from reasonir.text.lengths import SAFE_BYTES
+from reasonir.text.markdown import markdown_table
 
 ALONE, TASK_FILE = "rerank_only", "rerank.json"
 # The paper's weights for cosines and for BM25's scores (arXiv 2504.20595, release 0aac962).
@@ -44,9 +46,10 @@ STEP_BELOW = 1e-3
 MANY = 0.1
 # Counts that a run ends with on the screen, in this order.
 SHOWN_COUNTS = (
-    "answers", "phrase_missing", "unparsable", "no_digit", "failed", "missing_documents", "documents_cut",
-    "repeated_documents", "unknown_documents", "grades_out_of_range", "queries_cut", "input_tokens", "output_tokens",
-    "documents_below_top", "excluded_documents_removed", "queries_without_gold", "queries_missing_in_run",
+    "answers", "phrase_missing", "unparsable", "no_digit", "digits_absent", "failed", "missing_documents",
+    "repeated_documents", "unknown_documents", "grades_out_of_range", "documents_cut", "queries_cut", "input_tokens",
+    "output_tokens", "documents_below_top", "excluded_documents_removed", "queries_without_gold",
+    "queries_missing_in_run",
 )  # fmt: skip
 
 
@@ -152,7 +155,14 @@ def rerank_task(
     write_task(place, mixed, candidates.qrels, f"{label}_interpolated", candidates.aspects)
     counts = {**candidates.counts, **add_counts(results.values())}
     missing = mean_of([mass for result in results.values() for mass in result.missing])
-    write_stamp(place / TASK_FILE, inputs=candidates.digest(), counts=counts, mean_missing_mass=missing)
+    places = describe_places(
+        {name: result.shown for name, result in results.items()},
+        {name: [document for document, grade in candidates.qrels[name].items() if grade > 0] for name in results},
+        "rank" if settings.method is Method.listwise else "grade",
+    )
+    write_stamp(
+        place / TASK_FILE, inputs=candidates.digest(), counts=counts, mean_missing_mass=missing, places=places
+    )  # fmt: skip
     warn(task, settings.method is Method.pointwise, counts, missing)
 
 
@@ -246,6 +256,8 @@ def warn(task: str, pointwise: bool, counts: Mapping[str, int], missing: float |
         "phrase_missing": "lack the phrase, and count as score 0",
         "unparsable": "cannot be read" + (", and count as score -1" if pointwise else ""),
         "no_digit": "hold no digit among their likeliest tokens, and count as score 0",
+        "digits_absent": "lack one or more of the six digits among the tokens that the server reports: their score is "
+        "over the others",
     }
     for name, words in useless.items():
         if counts.get(name, 0) > MANY * answers:
@@ -292,6 +304,7 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: 
     before = {c.task: score_run(c.run, c.qrels).mean for c in tasks}
     write_results(root / ALONE, alone)
     write_results(root, mixed)
+    stamps = {c.task: read_stamp(c.folder(root) / TASK_FILE) or {} for c in tasks}
     above = {
         title: {task: mean["ndcg_at_10"] for task, mean in means.items()}
         for title, means in (("retrieved", before), ("reranked alone", alone))
@@ -300,9 +313,33 @@ def write_summary(root: Path, tasks: Sequence[Candidates], title: str, queries: 
     beside = queries if nested and not long else None
     documents = {candidates.task: candidates.counts["corpus_documents"] for candidates in tasks}
     table = write_table(
-        root, mixed, title=title, averaged=nested, queries=beside, documents=documents, above=above
+        root, mixed, title=title, averaged=nested, queries=beside, documents=documents, above=above,
+        below=[*_digits_table(stamps), *_places_table(stamps)],
     )  # fmt: skip
     print(f"\n{table}")
+
+
+def _digits_table(stamps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of what the expected scores leave out; nothing where scores are read off the answers."""
+    rows = [
+        [task, f"{counts['answers']:,}", f"{counts.get('digits_absent', 0):,}", f"{counts.get('no_digit', 0):,}",
+         f"{100 * stamp['mean_missing_mass']:.1f}"]
+        for task, stamp in stamps.items() if stamp.get("mean_missing_mass") is not None for counts in (stamp["counts"],)
+    ]  # fmt: skip
+    if not rows:
+        return []
+    head = ["expected score", "answers", "lack a digit", "lack all", "% of probability beside the digits seen"]
+    return [
+        markdown_table(head, rows),
+        "A server that reports all six digits of every answer shows 0 under lack a digit.",
+    ]
+
+
+def _places_table(stamps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of what each place of a list was given; nothing where no list was shown."""
+    # Stamps of older versions have no such entry.
+    found = {task: stamp["places"] for task, stamp in stamps.items() if stamp.get("places")}
+    return [render_places(found)] if found else []
 
 
 def read_counts(root: Path, tasks: Iterable[Candidates]) -> tuple[dict[str, Any], Counter[str]]:

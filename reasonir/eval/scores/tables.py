@@ -212,6 +212,7 @@ def write_table(
     queries: str | None,
     documents: Mapping[str, int],
     above: Mapping[str, Mapping[str, float]] | None = None,
+    below: Sequence[str] = (),
     whole_pages: bool = False,
 ) -> str:
     """Write results.md: nDCG@10 in points by task, beside the published rows where the tasks are BRIGHT's.
@@ -226,6 +227,7 @@ def write_table(
         queries: "original", or a rewriting's name: which published rows stand below; None for none.
         documents: Documents of each task's corpus: published rows stand beside full tasks only.
         above: Further results of ours that stand above this row: nDCG@10 by task, by title.
+        below: Paragraphs and tables that follow.
         whole_pages: Add recall@1, the BRIGHT paper's measure for whole pages (arXiv 2407.12883).
 
     Returns:
@@ -237,6 +239,7 @@ def write_table(
     text = to_markdown(build_table(rows, averaged, sizes)) + _aspect_table(results)
     if whole_pages:
         text += _recall_table(results)
+    text += "".join(f"\n{part}\n" for part in below)
     write_text(folder / "results.md", text)
     return text
 

@@ -103,12 +103,14 @@ def test_expected_score_is_the_softmax_over_the_digits() -> None:
     logits = torch.tensor([0.3, -1.0, 2.0, 0.7, 0.0, -2.0, 1.5, 4.0], dtype=torch.float64)
     logprobs = torch.log_softmax(logits, 0).tolist()
     tokens = ["0", "1", "2", "3", "4", "5", "x", "6"]
-    score, missing = expected_score(list(zip(tokens, logprobs, strict=True)))
+    score, missing, absent = expected_score(list(zip(tokens, logprobs, strict=True)))
+    assert absent == 0
     shares = torch.softmax(logits[:6], 0)
     assert score == pytest.approx(float((shares * torch.arange(6)).sum()) / 5, abs=1e-12)
     assert missing == pytest.approx(float(torch.softmax(logits, 0)[6:].sum()), abs=1e-12)
     assert expected_score([(" 4", -0.1), ("4\n", -3.0)])[0] == pytest.approx(0.8)
-    assert expected_score([("yes", 0.0)]) == (None, 1.0) and expected_score([]) == (None, 1.0)
+    assert expected_score([("yes", 0.0)]) == (None, 1.0, 6) and expected_score([]) == (None, 1.0, 6)
+    assert expected_score([("2", -1.0), (" 2", -2.0), ("5", -3.0)]).absent == 4
 
 
 def test_windows_go_from_the_bottom_up_and_miss_nothing() -> None:
