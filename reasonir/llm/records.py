@@ -29,7 +29,7 @@ class Request:
     property required. seed: requests that differ in the seed alone get answers of their own (a further attempt at a
     temperature above 0). top_logprobs: alternatives to report per answer token. choices: the answer is one token, one
     of these texts; their log-probabilities over the whole vocabulary are reported (vllm: all of them, and no other
-    token can be answered; a server: those among its 20 likeliest tokens).
+    token can be answered; so does vLLM's own server; another server: those among its 20 likeliest tokens).
     """
 
     id: str

@@ -21,9 +21,9 @@ from reasonir.llm import Message, Request
 from reasonir.llm.context import chat_text, chat_tokens
 from reasonir.llm.prompts import OWN_FILES, load_prompt
 from tests.kit.fork import Started
-from tests.kit.servers import Reply, ScriptedServer, prompt_of
+from tests.kit.servers import Reply, ScriptedServer, error_reply, prompt_of
 from tests.kit.texts import SENTENCES, write_rows
-from tests.kit.vllm import save_model
+from tests.kit.vllm import save_model, serve
 
 TASKS = ("kitchen", "pony")
 DOCUMENTS, QUERIES = 12, 5
@@ -182,6 +182,35 @@ def test_the_other_methods_find_the_order(
         assert "| kitchen        |      32 |           32 |        0 |" in table
 
 
+IDS = {digit: [100 + place] for place, digit in enumerate(DIGITS)}
+
+
+@pytest.mark.parametrize("case", ["told", "several", "refused"])
+def test_a_server_that_tells_its_tokens_is_asked_for_the_digits(
+    bm25: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    def answer(body: dict[str, Any], earlier: int) -> Reply:
+        if "logprob_token_ids" in body and case == "refused":
+            return error_reply(400, "extra fields not permitted: logprob_token_ids, allowed_token_ids")
+        asked = body.get("logprob_token_ids")
+        names = [name for name, ids in IDS.items() if asked is None or ids[0] in asked]
+        found = [(name, -1.0 - place) for place, name in enumerate(names)]
+        return Reply(text="0", logprobs=found if asked else [*found[:3], ("x", -0.5)])
+
+    tokens = {**IDS, "3": [7, 8]} if case == "several" else IDS
+    with ScriptedServer(answer, tokens=tokens) as server:
+        command = options(bm25, tmp_path / "out", server, "tasks=[kitchen]", "scoring=expected")
+        run(command, capsys)
+    asked = [body.get("allowed_token_ids") for body in server.bodies]
+    counts = json.loads((tmp_path / "out" / "kitchen" / "rerank.json").read_text())["counts"]
+    if case == "told":
+        assert asked == [[100, 101, 102, 103, 104, 105]] * 32 and "digits_absent" not in counts
+        assert all(body["logprobs"] and body["top_logprobs"] == 20 for body in server.bodies)
+    else:
+        assert asked[-1] is None and counts["digits_absent"] == 32
+        assert len(asked) == 32 or case == "refused"
+
+
 def test_prose_alone_keeps_the_retriever_s_order(
     bm25: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +353,7 @@ def vllm_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.seconds(60)
+@pytest.mark.seconds(120)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("vllm_on_cpu")
@@ -371,5 +400,14 @@ def test_expected_scores_of_vllm_equal_transformers_and_a_server(
         command = options(bm25, tmp_path / "served", server, *common, f"tokenizer={tmp_path}/llm")
         run(command, capsys)
     served = read_run(str(tmp_path / "served" / "rerank_only" / "kitchen" / "run.trec"))
+    with serve(tmp_path / "llm", "--max-model-len", "1200") as url:
+        model = [f"generator.model={tmp_path}/llm", f"generator.base_url={url}"]
+        command = options(bm25, tmp_path / "vllm_server", server, *common, f"tokenizer={tmp_path}/llm")
+        _, warned = run([*command, *model], capsys)
+    counts = json.loads((tmp_path / "vllm_server" / "kitchen" / "rerank.json").read_text())["counts"]
+    assert counts["answers"] == 16 and "digits_absent" not in counts, "a random model's 20 likeliest lack digits"
+    assert "digit" not in warned.replace("beside the digits", "")
+    own = read_run(str(tmp_path / "vllm_server" / "rerank_only" / "kitchen" / "run.trec"))
     for query, hits in raw.items():
         assert served[query] == pytest.approx(hits, abs=1e-3)
+        assert own[query] == pytest.approx(hits, abs=1e-3)

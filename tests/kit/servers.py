@@ -15,7 +15,7 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,9 +119,10 @@ class ScriptedServer:
         batch_polls: int = 1,
         remember: bool = True,
         models: list[dict[str, Any]] | None = None,
+        tokens: Mapping[str, list[int]] | None = None,
     ) -> None:
         self.answer, self.latency, self.formats, self.key = answer, latency, formats, key
-        self.batch_polls, self.remember, self.models = batch_polls, remember, models
+        self.batch_polls, self.remember, self.models, self.tokens = batch_polls, remember, models, tokens
         self.calls = self.paid = self.in_flight = self.most_in_flight = 0
         self.seen: Counter[int] = Counter()
         """How many times each body came."""
@@ -218,6 +219,8 @@ class ScriptedServer:
             return Reply(body=json.dumps({"object": "list", "data": self.models}).encode())
         if path == "/v1/chat/completions":
             return await self._chat(json.loads(content))
+        if path == "/tokenize" and self.tokens is not None:
+            return Reply(body=json.dumps({"tokens": self.tokens[json.loads(content)["prompt"]]}).encode())
         return self._batch_api(method, path, headers, content)
 
     async def _chat(self, body: dict[str, Any]) -> Reply:

@@ -1,8 +1,13 @@
-"""A tiny random language model that vLLM can load."""
+"""A tiny random language model that vLLM can load, and vLLM's own server of it."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,3 +35,31 @@ def run(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
                           env=environment, timeout=300)  # fmt: skip
     assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
+
+
+@contextmanager
+def serve(folder: Path, *options: str) -> Iterator[str]:
+    """Run vLLM's server of OpenAI's API over a model folder; yield the root of its API."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
+               "--enforce-eager", "--port", str(port), "--host", "127.0.0.1", *options]  # fmt: skip
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", server)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    begun = time.monotonic()
+    while True:
+        assert server.poll() is None and time.monotonic() - begun < 300, "the server does not start"
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)

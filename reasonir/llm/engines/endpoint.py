@@ -19,6 +19,7 @@ import tenacity
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.llm.config import GeneratorConfig, Structured
 from reasonir.llm.engines.chat_api import BadAnswer, NoLogprobs, characters, read_completion
+from reasonir.llm.engines.choices import read_single_token, restricting_fields, tokenize_address, tokenize_body
 from reasonir.llm.engines.client import (
     Notices,
     RefusedError,
@@ -145,6 +146,8 @@ class Server:
         self._known_good: set[str] = set()
         self._room, self._room_question = Room(), asyncio.Lock()
         self._asked_for_room = False
+        self._restrictions: dict[tuple[str, ...], dict[str, Any]] = {(): {}}
+        self._tokens_question = asyncio.Lock()
         self._client = openai.AsyncOpenAI(
             api_key=secret.reveal(), base_url=url, max_retries=0, timeout=timeout_seconds,
             http_client=openai.DefaultAioHttpClient(timeout=timeout_seconds),  # half the time of httpx's own
@@ -161,11 +164,12 @@ class Server:
         while (pause := self.not_before - time.monotonic()) > 0:  # the server asked everybody to wait
             await asyncio.sleep(pause)
         await self._ask_for_room()
+        restriction = await self._restriction_to(request.choices)
         prompt_tokens = estimate_tokens(characters(request), COUNTED_CHARACTERS)
         most = request.max_new_tokens
         while True:
             dialect, tokens = self._dialect, self._room.fit(most, prompt_tokens)
-            body = dialect.body(self._model, request, tokens, self._options)
+            body = dialect.body(self._model, request, tokens, {**restriction, **self._options})
             try:
                 completion = await self._post(request, body)
             except openai.APIStatusError as error:
@@ -252,6 +256,33 @@ class Server:
                 served = settings.get("n_ctx") if isinstance(settings, dict) else None
                 context = served if isinstance(served, int) and served > 0 else context
             self._room = replace(self._room, context=context)
+
+    async def _restriction_to(self, choices: tuple[str, ...]) -> dict[str, Any]:
+        """Return the fields that restrict an answer to the choices; none where the server does not tell its tokens."""
+        if choices in self._restrictions:
+            return self._restrictions[choices]
+        async with self._tokens_question:
+            if choices not in self._restrictions:
+                tokens = [await self._token_of(choice) for choice in choices]
+                known = [token for token in tokens if token is not None]
+                self._restrictions[choices] = restricting_fields(known) if len(known) == len(choices) else {}
+        return self._restrictions[choices]
+
+    async def _token_of(self, text: str) -> int | None:
+        if self._url is None:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                body = tokenize_body(self._model, text)
+                row = await self._client.post(tokenize_address(self._url), body=body, cast_to=str)
+            return read_single_token(json.loads(row))
+        except (openai.APIStatusError, ValueError, RecursionError):
+            return None  # a server that does not know the question
+        # Not a None: a restriction that a moment's failure left out would be missing for the whole run.
+        except TimeoutError:
+            raise TransientError(no_answer(self._timeout_seconds)) from None
+        except openai.APIError as error:
+            raise_meaning(error, self._secret, self._url, self._model, self._timeout_seconds)
 
     async def _get(self, path: str) -> Any:
         """Return the JSON of a page; None where there is none: a refusal will say what it does not."""
