@@ -29,14 +29,15 @@ def looks_english(text: str) -> bool:
     hardly any is an English function word. Fewer than six words of Latin letters pass. Limits: a language outside the
     list of ten without accents passes (romanised Hindi, Swahili), and so does a text of names and numbers alone.
     """
-    other = len(OTHER_SCRIPT.findall(text)) + sum(map(len, GREEK_WORD.findall(text)))
-    if other > 0.3 * (other + len(LATIN_LETTER.findall(text))):
+    other = 0 if text.isascii() else len(OTHER_SCRIPT.findall(text)) + sum(map(len, GREEK_WORD.findall(text)))
+    if other and other > 0.3 * (other + len(LATIN_LETTER.findall(text))):
         return False
     found = [word.casefold() for word in LETTERS_WORD.findall(NOT_PROSE.sub(" ", text))]
     if len(found) < SHORT_WORDS:
         return True
     english = sum(word in ENGLISH or "'" in word or "\u2019" in word for word in found) / len(found)
-    foreign = max(sum(word in known for word in found) / len(found) for known in FOREIGN_WORDS.values())
+    counts = Counter(found)
+    foreign = max(sum(counts[word] for word in known & counts.keys()) for known in FOREIGN_WORDS.values()) / len(found)
     accented = sum(not word.isascii() for word in found if len(word) > 2) / len(found)
     return not ((foreign > english and foreign >= 0.12) or (english < 0.05 and accented >= 0.12))
 

@@ -43,7 +43,7 @@ def repetition(text: str) -> float:
 LATIN = "A-Za-z\u00c0-\u024f"
 GREEK = "\u0370-\u03ff"
 # Cyrillic, Armenian, Hebrew, Arabic, the scripts of India and South East Asia, Georgian: not joined to Latin letters.
-APART = "\u0400-\u06ff\u0900-\u10ff"
+APART = "\u0400-\u06ff\u0900-\u11ff"
 JOINED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 # Greek letters stand beside Latin ones in formulas, so that it takes three of each. Chinese, Japanese and Korean write
 # a Latin word without a space, so that only Latin letters on both sides count.
@@ -52,6 +52,7 @@ MIXED_WORD = re.compile(
     rf"|[{LATIN}]{{3,}}[{GREEK}]{{3,}}\w*|[{GREEK}]{{3,}}[{LATIN}]{{3,}}\w*"
     rf"|[{LATIN}]{{2,}}[{JOINED}]+[{LATIN}]{{2,}}\w*"
 )
+NOT_LATIN = re.compile(f"[{GREEK}{APART}{JOINED}]")
 OTHER_SCRIPT_WORD = re.compile(f"{OTHER_SCRIPT.pattern}+")
 
 
@@ -62,7 +63,8 @@ def mixed_scripts(text: str, given: Iterable[str] = ()) -> str | None:
         text: The written text. Code and formulas do not count.
         given: What it was made of: a text on Japanese words may hold some.
     """
-    if text.isascii():
+    # Accents and typographic quotes are what most texts have beside ASCII.
+    if text.isascii() or not NOT_LATIN.search(text):
         return None
     prose = NOT_PROSE.sub(" ", text)
     found = MIXED_WORD.search(prose)
@@ -73,9 +75,8 @@ def mixed_scripts(text: str, given: Iterable[str] = ()) -> str | None:
 
 # Lower-case words of four letters or more that are no part of an identifier, a path or a call.
 PLAIN_WORD = re.compile(r"(?<![\w.\-/\\@=:<#&$%_])[A-Za-z][a-z]{3,}(?![\w(\[=./\\@:_])")
-NO_VOWEL = re.compile(r"\A[^aeiouy]+\Z", re.IGNORECASE)
-CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{7,}", re.IGNORECASE)
-UNSEEN_PAIR = re.compile("|".join(f"{first}[{seconds}]" for first, seconds in NOISE["unseen_pairs"].items()))
+UNSEEN_PAIRS = "|".join(f"{first}[{seconds}]" for first, seconds in NOISE["unseen_pairs"].items())
+ODD_WORD = re.compile(rf"{UNSEEN_PAIRS}|(?<!\S)[^aeiouy\s]+(?!\S)|[bcdfghjklmnpqrstvwxz]{{7,}}")
 # The longest word of an English dictionary has 45 letters. Genes are longer and have four or five letters.
 ENDLESS_WORD = re.compile(r"(?<![\w/+=.-])(?![acgtun]+\b)[A-Za-z]?[a-z]{45,}", re.ASCII)
 # Formulas without dollars and tables of contents have up to 0.54; measured in texts of this length or more.
@@ -96,7 +97,8 @@ def gibberish(text: str) -> float:
         return 1.0
     # Each word once: a name that cannot be English is written many times.
     words = {word.lower() for word in PLAIN_WORD.findall(prose)}
-    odd = sum(map(_is_odd, words))
+    # In one text first, because most texts have no odd word.
+    odd = sum(map(_is_odd, words)) if ODD_WORD.search(" ".join(words)) else 0
     return odd / len(words) if odd >= FEWEST_ODD else 0.0
 
 
@@ -106,4 +108,4 @@ def _is_mostly_signs(text: str) -> bool:
 
 
 def _is_odd(word: str) -> bool:
-    return bool(UNSEEN_PAIR.search(word) or NO_VOWEL.match(word) or CONSONANTS.search(word))
+    return ODD_WORD.search(word) is not None
