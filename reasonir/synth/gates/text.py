@@ -144,14 +144,19 @@ def task_talk(text: str) -> str | None:
 EMPTY_WORDS = frozenset([*ENGLISH - {"time"}, *WORDS["generic"].split(), *WORDS["little"].split()]) - {"time"}
 FINITE, IMPERATIVES = frozenset(WORDS["finite"].split()), frozenset(WORDS["imperatives"].split())
 HEADING_WORDS = frozenset(word.strip() for word in WORDS["heading_words"].split("|"))
+SAME_TWICE = re.compile(
+    r"\b(?:difference|relationship|connection)s? between (?:an? |the )?([^\W\d_][\w -]*?) and (?:an? |the )?\1\W*\Z"
+)
 OPERATORS = re.compile(r"[=+*/^<>√∫∑∂≤≥]|\\[a-z]+")
 
 
 def has_content(query: str) -> bool:
     """Return whether a query names a subject: one word that is neither grammar nor generic ("idea", "the process").
 
-    A formula is a subject, and so are two numbers.
+    A formula is a subject, and so are two numbers. The difference between a thing and itself is none.
     """
+    if SAME_TWICE.search(query.lower()):
+        return False
     # The beginning is enough, but for a query that says nothing there.
     for part in (query[:400], query):
         words = words_of_prose(part)
