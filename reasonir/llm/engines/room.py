@@ -13,7 +13,7 @@ from typing import Any
 LEAST_ANSWER = 16
 # What /v1/models calls the tokens of prompt and answer together: vLLM and SGLang, hosted APIs, LM Studio, llama.cpp.
 CONTEXT_FIELDS = (
-    "max_model_len", "context_length", "context_window", "max_context_length", "loaded_context_length", "n_ctx",
+    "max_model_len", "loaded_context_length", "context_length", "context_window", "max_context_length", "n_ctx",
     "n_ctx_train",
 )  # fmt: skip
 _N = r"[\"'`(\[{]*(\d[\d,]*)"

@@ -116,3 +116,36 @@ def test_a_batch_that_is_refused_stops_the_run(configured: Configured, log_path:
         pytest.raises(UserError, match="was refused: the model has no batches"),
     ):
         list(generator.complete(asked(2)))
+
+
+def test_refused_lines_are_about_their_own_prompt_or_teach_another_form(
+    configured: Configured, log_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(body: dict[str, Any], earlier: int) -> Reply | str:
+        if "seed" in body:
+            return error_reply(422, "Unrecognized request argument supplied: seed")
+        if body["max_tokens"] > 100:
+            return error_reply(400, "max_tokens is too large. This model supports at most 100 completion tokens")
+        refusals = {"document 1": "not to the taste of the house", "document 2": "Content Exists Risk",
+                    "document 3": "request (900 tokens) exceeds the available context size (512 tokens)"}  # fmt: skip
+        words = refusals.get(prompt_of(body))
+        return error_reply(400, words) if words else "good"
+
+    with ScriptedServer(answer) as server:
+        config = configured(base_url=server.url, **(FAST | {"batch_requests": 10, "max_attempts": 4}), send_seed=True)
+        with closing(open_generator(config, log_path)) as generator:
+            found = {c.id: c for c in generator.complete(asked(6, seed=1, max_new_tokens=500))}
+    assert [found[str(n)].finish for n in range(6)] == ["stop", "error", "refusal", "error", "stop", "stop"]
+    assert "not to the taste" in found["1"].error and "exceeds the available context" in found["3"].error
+    assert len(server.batches) == 3, "one to learn of the seed, one of the limit"
+    assert capsys.readouterr().err.count("seed is left out from now on") == 1
+
+
+def test_a_batch_whose_lines_are_all_refused_stops_the_run(configured: Configured, log_path: Path) -> None:
+    with (
+        ScriptedServer(lambda body, earlier: error_reply(400, "no such thing")) as server,
+        closing(open_generator(configured(base_url=server.url, **FAST), log_path)) as generator,
+        pytest.raises(UserError, match=r"refuses every request: status 400: .*no such thing.*generator's options"),
+    ):
+        list(generator.complete(asked(3)))
+    assert len(server.batches) == 1
