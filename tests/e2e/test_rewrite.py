@@ -155,7 +155,9 @@ TROUBLES: dict[str, Callable[[str], Reply]] = {
     "physics 3": lambda query: Reply(text="on and on " * 30, finish="length"),
     "physics 4": lambda query: Reply(text="<think>Where would one look? " * 9, finish="length"),
     "kitchen 0": lambda query: Reply(text=None, refusal="No."),
-    "kitchen 1": lambda query: error_reply(400, "maximum context length exceeded"),
+    "kitchen 1": lambda query: error_reply(
+        400, "request (9000 tokens) exceeds the available context size (4096 tokens)"
+    ),
 }
 REASONS = ["empty", "refusal", "unchanged", "cut_off", "empty", "refusal", "server_error"]
 

@@ -75,6 +75,20 @@ def test_a_seed_is_sent_only_where_it_is_asked_for(configured: Configured, log_p
                 assert len(found) == 1 and len(path.read_text().splitlines()) == 2, "kept apart under their seeds"
 
 
+def test_a_field_that_was_taken_before_is_not_what_one_refusal_is_about(configured: Configured, log_path: Path) -> None:
+    def answer(body: dict[str, Any], earlier: int) -> Reply | str:
+        return error_reply(400, "odd prompt, with 'seed' in it") if prompt_of(body) == "b" else "good"
+
+    config = {"send_seed": True, "max_concurrency": 1}
+    with (
+        ScriptedServer(answer) as server,
+        closing(open_generator(configured(base_url=server.url, **config), log_path)) as generator,
+    ):
+        found = ask(generator, *(request(name, seed=1) for name in "abc"))
+        assert [found[name].finish for name in "abc"] == ["stop", "error", "stop"]
+        assert server.calls == 3 and all("seed" in body for body in server.bodies)
+
+
 def test_thoughts_have_tokens_of_their_own(configured: Configured, log_path: Path) -> None:
     with (
         ScriptedServer() as server,
