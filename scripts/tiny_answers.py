@@ -108,17 +108,18 @@ def _understood(text: str, side: str) -> Meaning:
 
 
 def _between(text: str, start: str, end: str) -> str:
-    match = re.search(f"{re.escape(start)}(.*?){re.escape(end)}", text, re.DOTALL)
-    if match is None:
+    found = re.findall(f"{re.escape(start)}(.*?){re.escape(end)}", text, re.DOTALL)
+    if not found:
         raise Unanswerable(f"the prompt has no part between {start.strip()!r} and {end.strip()!r}")
-    return match[1].strip()
+    # The last one: a worked example of another subject may come before the question.
+    return str(found[-1]).strip()
 
 
 def _number(text: str, pattern: str) -> int:
-    match = re.search(pattern, text)
-    if match is None:
+    found = re.findall(pattern, text)
+    if not found:
         raise Unanswerable(f"the prompt names no number as in {pattern!r}")
-    return int(match[1])
+    return int(found[-1])
 
 
 def title(document: str) -> str:
@@ -151,7 +152,8 @@ def _document(chance: Random, meaning: Meaning, words: int) -> str:
 def hard_query(prompt: str, chance: Random) -> str:
     """Answer hq: the document's values, told as somebody who saw them."""
     meaning = _understood(_between(prompt, "<passage>", "</passage>"), "document")
-    return json.dumps({"query": _query(chance, meaning, QUERY_WORDS)})
+    query = f"{_query(chance, meaning, QUERY_WORDS)} What explains this?"
+    return json.dumps({"idea": f"An entry on {meaning.task.name}.", "query": query})
 
 
 def easy_query(prompt: str, chance: Random) -> str:
@@ -180,7 +182,7 @@ def decoy(prompt: str, chance: Random) -> str:
 def tasks(prompt: str, chance: Random) -> str:
     """Answer the brainstorming: what the example's task of the world is about (without one, all), in several voices."""
     count = _number(prompt, r"Name (\d+) such tasks")
-    example = re.search(r"<example>(.*?)</example>", prompt, re.DOTALL)
+    example = re.search(r"<example>(.*?)</example>", prompt, re.DOTALL)  # a worked example of the prompt has none
     names = list(INSTRUCTIONS) if example is None else [_understood(example[1], "document").task.name]
     voices = (
         "a letter",
@@ -252,11 +254,11 @@ def choice(prompt: str, chance: Random) -> str:
 
 
 RULES: dict[str, Callable[[str, Random], str]] = {
-    '{"query": "the problem"}': hard_query,
-    '{"query": "the question"}': easy_query,
-    '{"negative": "the decoy"}': decoy,
-    '{"tasks": [': tasks,
-    '{"query": "the long text"': long_pair,
+    "Find the idea that the passage turns on": hard_query,
+    "Write one question, in English": easy_query,
+    "Now write a decoy": decoy,
+    "such tasks, each in one English sentence": tasks,
+    "Make up one case of it": long_pair,
     "Before a search is made for this": rewriting,
     "Relevance score: N": score,
     "The answer is (X).": choice,

@@ -86,6 +86,9 @@ class GeneratorConfig:
     """Attempts at a request that the server fails, and questions for an item whose answers are rejected."""
     finish_seconds: float = at_least(0)
     """How long Ctrl-C and SIGTERM wait for answers in flight, which are paid for; a second Ctrl-C ends at once."""
+    retry_temperature_step: float = at_least(0)
+    """Added to the temperature at each further question for an item whose answer is rejected, up to 1: at temperature
+    0 a model that is asked the same again answers the same."""
     structured: Structured = MISSING
     """How a JSON schema is asked for: enforced (json_schema), any JSON (json_object), or in words only (prompt)."""
     max_total_tokens: int | None = positive()

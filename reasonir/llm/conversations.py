@@ -1,10 +1,11 @@
 """Ordered concurrency: many conversations with one language model at once, their outcomes in the order of the items.
 
 A conversation is a coroutine. It yields the requests of its next turn, is sent their completions in the same order, and
-returns an outcome. What it yields must depend on its item and on earlier completions alone, never on time: then a log
-of paid answers replays it. Invariants: outcomes are handed on in the order of the items, whatever the order of the
-answers. A new conversation is opened only when the model has room for more requests than the open ones are making, so
-that the model's concurrency bounds their number. Everything runs in the caller's thread.
+returns an outcome. A turn without requests goes on when all earlier items are handed on: what is decided there may
+depend on their outcomes. What a conversation yields must never depend on time: then a log of paid answers replays it.
+Invariants: outcomes are handed on in the order of the items, whatever the order of the answers. A new conversation is
+opened only when the model has room for more requests than the open ones are making, so that the model's concurrency
+bounds their number. Everything runs in the caller's thread.
 """
 
 import signal
@@ -21,7 +22,7 @@ from reasonir.llm.records import Generator as LanguageModel
 
 ItemType = TypeVar("ItemType")
 OutcomeType = TypeVar("OutcomeType")
-# One item's coroutine. Its requests' ids are overwritten; every turn makes at least one request.
+# One item's coroutine. Its requests' ids are overwritten.
 Conversation = Generator[list[Request], list[Completion], OutcomeType]
 
 
@@ -80,12 +81,17 @@ def _ended_politely() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Open(Generic[ItemType, OutcomeType]):
-    """An item whose outcome was not handed on yet. unanswered: requests of the current turn that are still out."""
+    """An item whose outcome was not handed on yet.
+
+    unanswered: requests of the current turn that are still out. waits: its turn had no request, and earlier items are
+    not handed on yet.
+    """
 
     item: ItemType
     conversation: Conversation[OutcomeType]
     completions: list[Completion | None] = field(default_factory=list)
     unanswered: int = 0
+    waits: bool = False
     outcomes: list[OutcomeType] = field(default_factory=list)  # empty or one: None is an outcome too
 
 
@@ -125,6 +131,7 @@ class _Conversations(Generic[ItemType, OutcomeType]):
         entry.unanswered -= 1
         if not entry.unanswered:
             self._advance(entry)
+            self._hand_on_finished()
 
     def _open_next(self) -> None:
         try:
@@ -139,16 +146,17 @@ class _Conversations(Generic[ItemType, OutcomeType]):
         entry = _Open(item, self._converse(item))
         self._open.append(entry)
         self._advance(entry)
+        self._hand_on_finished()
 
     def _advance(self, entry: _Open[ItemType, OutcomeType]) -> None:
+        entry.waits = False
         try:
             # A coroutine that has not begun takes None only.
             turn = entry.conversation.send(entry.completions or None)  # type: ignore[arg-type]
         except StopIteration as end:
             entry.outcomes.append(end.value)
-            self._hand_on_finished()
             return
-        assert turn, "a conversation yielded a turn without requests"
+        entry.waits = not turn
         entry.completions, entry.unanswered = [None] * len(turn), len(turn)
         for place, request in enumerate(turn):
             self._requests_made += 1
@@ -158,6 +166,12 @@ class _Conversations(Generic[ItemType, OutcomeType]):
             self._unsent.append(named)
 
     def _hand_on_finished(self) -> None:
-        while self._open and self._open[0].outcomes:
-            entry = self._open.popleft()
-            self._hand_on(entry.item, entry.outcomes[0])
+        while self._open:
+            first = self._open[0]
+            if first.waits:
+                self._advance(first)
+            elif first.outcomes:
+                self._open.popleft()
+                self._hand_on(first.item, first.outcomes[0])
+            else:
+                return

@@ -1,10 +1,12 @@
 """Prompt files, which a researcher edits without touching code.
 
-A file holds `version`, `turns` (roles and jinja2 texts), `retry` (the turn after a rejected answer), and where they
-apply `schema` (JSON schema of the answer), `instruction` (of the rows) and lists to draw from. Invariant: every mistake
+A file holds `version`, `turns` (roles and jinja2 texts), `retry` (the turn after a rejected answer, or a list of
+wordings), and where they apply `schema` (JSON schema of the answer; its numbers may be templates), `example` (an item
+that is already answered), `instruction` (of the rows) and lists to draw from. Invariant: every mistake
 in a file is found before anything is asked, and the file's hash stands in every row that it made.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,40 +35,65 @@ _environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt file. lists: further lists of texts that it holds, by name."""
+    """One prompt file.
+
+    example: the turns of an item that is already answered, which come before the question. retries: wordings of the
+    turn after a rejected answer; the last one serves all further attempts. lists: further lists of texts, by name.
+    """
 
     name: str
     version: str
     sha256: str
     source: bytes
     turns: tuple[tuple[str, jinja2.Template], ...]
-    retry: jinja2.Template
+    example: tuple[Message, ...]
+    retries: tuple[jinja2.Template, ...]
     schema: dict[str, Any] | None
     instruction: str
     lists: Mapping[str, list[str]]
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """Return the conversation that asks for an item."""
-        return tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
+        asked = tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
+        # Servers take a system turn at the beginning only.
+        system = tuple(message for message in asked if message.role == "system")
+        return (*system, *self.example, *asked[len(system) :])
 
     def own_texts(self) -> tuple[str, ...]:
-        """Return the words that are the prompt's own, piece by piece: turns and retry without the values of an item."""
-        return _own_texts(self.source)
+        """Return the words that are the prompt's own, piece by piece: turns, retries, example; no values of an item."""
+        return (*_own_texts(self.source), *(message.content for message in self.example))
 
-    def feedback(self, reason: str) -> Message:
-        """Return the turn after a rejected answer."""
-        return Message("user", self.retry.render(reason=reason).strip())
+    def schema_of(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the schema of an item's answer, whose lengths may depend on the item; None for a plain text."""
+        return None if self.schema is None else _fill(self.schema, values)
 
-    def after_rejection(self, rejected: Completion, reason: str) -> tuple[Message, Message]:
-        """Return the turns that show a rejected answer and say why it is rejected."""
+    def after_rejection(
+        self, messages: tuple[Message, ...], rejected: Completion, reason: str, *, attempt: int, repeated: bool
+    ) -> tuple[Message, ...]:
+        """Return the conversation that asks again.
+
+        Args:
+            messages: The conversation that asked first.
+            rejected: The last answer.
+            reason: Why it is rejected, in a sentence.
+            attempt: The rejected answer's number, from 1; it chooses the wording.
+            repeated: Whether the answer before was the same. It is not shown again then, because a model that reads
+                its own words twice writes them a third time.
+        """
+        feedback = self.retries[min(attempt, len(self.retries)) - 1].render(reason=reason).strip()
+        if repeated:
+            last = messages[-1]
+            return (*messages[:-1], Message(last.role, f"{last.content}\n\n{feedback}"))
         shown = SHOWN_OF_CUT_OFF if rejected.finish == "length" else SHOWN_CHARACTERS
-        return Message("assistant", rejected.text[:shown].strip() or "(nothing)"), self.feedback(reason)
+        answer = Message("assistant", rejected.text[:shown].strip() or "(nothing)")
+        return (*messages, answer, Message("user", feedback))
 
 
 @lru_cache(maxsize=32)
 def _own_texts(source: bytes) -> tuple[str, ...]:
     content = yaml.safe_load(source)
-    texts = [*(turn["text"] for turn in content["turns"]), content.get("retry", "")]
+    retry = content.get("retry") or []
+    texts = [*(turn["text"] for turn in content["turns"]), *([retry] if isinstance(retry, str) else retry)]
     nodes = (node for text in texts for node in _environment.parse(text).find_all(jinja2.nodes.TemplateData))
     return tuple(node.data for node in nodes)
 
@@ -98,6 +125,7 @@ def load_prompt(
     lists: Collection[str] = (),
     *,
     retried: bool = True,
+    example: bool = False,
 ) -> Prompt:
     """Read and check `<name>.yaml` of the user's folder, or the package's own where there is none.
 
@@ -108,6 +136,7 @@ def load_prompt(
         answer: Field (or fields, with a space) that the schema must require; "text" also without a schema.
         lists: Names of lists of texts that the file must hold.
         retried: Whether a rejected answer is asked for again, so that the file needs `retry`.
+        example: Whether the file's worked example, where it has one, comes before the question.
     Raises:
         UserError: naming the file and what is wrong in it.
     """
@@ -120,7 +149,7 @@ def load_prompt(
     # Bytes, because their hash stands in every row that the prompt makes.
     raw = path.read_bytes()
     content = _parse(path, raw)
-    unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", *lists}
+    unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", "example", *lists}
     if unknown:
         raise UserError(f"{path}: unknown entry {sorted(unknown)[0]!r}")
     for field in ("version", "turns", "retry") if retried else ("version", "turns"):
@@ -133,14 +162,16 @@ def load_prompt(
     missing = [field for field in answer.split() if field not in asked]
     if missing:
         raise UserError(f"{path}: `schema` must require the field `{missing[0]}`")
+    turns = tuple(_turns(path, content["turns"], variables))
     return Prompt(
         name=name,
         version=str(content["version"]),
         sha256=digest_of([raw]),
         source=raw,
-        turns=tuple(_turns(path, content["turns"], variables)),
-        retry=_template(path, "retry", content.get("retry", ""), ("reason",)),
-        schema=schema,
+        turns=turns,
+        example=_example(path, content.get("example"), turns, variables) if example else (),
+        retries=_retries(path, content.get("retry", "")),
+        schema=None if schema is None else _schema(path, schema, variables),
         instruction=str(content.get("instruction") or "").strip(),
         lists={name: _texts(path, name, content.get(name)) for name in lists},
     )
@@ -168,6 +199,45 @@ def _turns(path: Path, turns: Any, variables: Collection[str]) -> list[tuple[str
     if turns[-1]["role"] != "user":
         raise UserError(f"{path}: the last turn must be the user's")
     return [(turn["role"], _template(path, f"turns[{n}]", turn["text"], variables)) for n, turn in enumerate(turns)]
+
+
+def _schema(path: Path, part: Any, variables: Collection[str]) -> Any:
+    """Return a part of a schema with a template in the place of each number that is written as one."""
+    if isinstance(part, dict):
+        return {name: _schema(path, value, variables) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_schema(path, value, variables) for value in part]
+    return _template(path, "schema", part, variables) if isinstance(part, str) and "{{" in part else part
+
+
+def _fill(part: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(part, dict):
+        return {name: _fill(value, values) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_fill(value, values) for value in part]
+    return int(part.render(values)) if isinstance(part, jinja2.Template) else part
+
+
+def _retries(path: Path, retry: Any) -> tuple[jinja2.Template, ...]:
+    wordings = retry if isinstance(retry, list) and retry else [retry]
+    return tuple(_template(path, "retry", text, ("reason",)) for text in wordings)
+
+
+def _example(
+    path: Path, example: Any, turns: Sequence[tuple[str, jinja2.Template]], variables: Collection[str]
+) -> tuple[Message, ...]:
+    """Return the file's own turns for a foreign item, and the answer to them."""
+    if example is None:
+        return ()
+    if not isinstance(example, dict) or example.keys() != {"values", "answer"}:
+        raise UserError(f"{path}: `example` must hold values (of the turns' variables) and answer")
+    values, answer = example["values"], example["answer"]
+    missing = sorted(set(variables) - (values.keys() if isinstance(values, dict) else set()))
+    if missing:
+        raise UserError(f"{path}: `example` gives no value for {missing[0]!r}")
+    asked = [Message(role, template.render(values).strip()) for role, template in turns if role != "system"]
+    written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return (*asked, Message("assistant", written.strip()))
 
 
 def _template(path: Path, place: str, text: Any, variables: Collection[str]) -> jinja2.Template:

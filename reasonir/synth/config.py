@@ -16,7 +16,9 @@ from reasonir.llm.config import GeneratorConfig
 from reasonir.retrieval.config import ModelConfig
 
 # Options that do not change the rows: a run may be continued with other values.
-MAY_DIFFER = ("output_dir", "debug", "report", "report_model", "window", *generator_config.MAY_DIFFER)
+MAY_DIFFER = (
+    "output_dir", "debug", "report", "report_model", "window", "give_up_after", *generator_config.MAY_DIFFER,
+)  # fmt: skip
 # What all recipes call their rows and what they refused; later commands read both.
 DATA_FILE, REJECTIONS_FILE = "data.jsonl", "rejections.jsonl"
 
@@ -165,6 +167,10 @@ class GatesConfig:
     """A query must name a subject ('What is the main idea?' names none)."""
     headings: bool = MISSING
     """A query must not be a heading, a title or a phrase without a verb."""
+    questions: bool = MISSING
+    """A query must ask for something, and must not answer itself (hq, eq)."""
+    names_idea: bool = MISSING
+    """A query must not name the idea that its author gave with it (hq)."""
     task_talk: bool = MISSING
     """Queries, positives and negatives must not speak of their task ('the searcher', 'a decoy document')."""
     task_lines: bool = MISSING
@@ -208,6 +214,9 @@ class WritingConfig(SynthConfig):
     gates: GatesConfig = MISSING
     prompts: str | None = MISSING
     """Folder of edited prompt files (<name>.yaml); a file that it lacks is taken from the package."""
+    worked_example: bool = MISSING
+    """Show the model one answered item of another subject before the question (prompts that have one). Without it
+    models of a few hundred million parameters talk about the task (docs/log/synthesis.md)."""
     window: int | None = positive()
     """Most items that are begun and not yet written, which bounds the memory; null is 32 per
     generator.max_concurrency."""
@@ -215,6 +224,8 @@ class WritingConfig(SynthConfig):
     """i/n: this run takes the items whose id's hash is i modulo n, i from 0. recipe=merge joins the shards."""
     limit: int | None = positive()
     """Number of items to take, from the input's beginning; null is all."""
+    give_up_after: int | None = positive()
+    """The run stops where so many first items are all rejected for one reason; null never does."""
     report: bool = MISSING
     """Write report.md and its plots at the end."""
     report_model: str | None = MISSING

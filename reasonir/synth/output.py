@@ -19,15 +19,13 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.data.training_rows import query_text
-from reasonir.llm.attempts import UNANSWERED, Rejection, Trail
+from reasonir.llm.attempts import UNANSWERED, Trail
 from reasonir.synth.config import DATA_FILE, REJECTIONS_FILE
 from reasonir.synth.recipes.inputs import Item
-from reasonir.synth.recipes.writing import Outcome
+from reasonir.synth.recipes.writing import DUPLICATE, Outcome
 
 # Each flush costs a switch between threads. Rows that a kill loses are made again from completions.jsonl.
 SECONDS_BETWEEN_FLUSHES = 0.2
-# Decided while writing and not by a gate: of two equal queries the first in the input stays, whichever came first.
-DUPLICATE = Rejection("duplicate_query", "The query says the same as that of an earlier row.")
 
 
 @dataclass(slots=True)

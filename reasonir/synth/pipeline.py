@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from reasonir.core.errors import RunStopped
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
 from reasonir.llm import open_generator
@@ -43,6 +44,8 @@ from reasonir.text.near_duplicates import DuplicateTexts
 
 # Items in work for each request in flight. A slow answer delays the writing of so many later items, not their work.
 WINDOW_PER_REQUEST = 32
+# Answers that are shown where a run gives up, and their length.
+SAMPLES, SAMPLE_CHARACTERS = 3, 160
 
 
 def write_rows(config: WritingConfig) -> None:
@@ -59,15 +62,24 @@ def write_rows(config: WritingConfig) -> None:
     # 2 one conversation for each item
     with closing(open_generator(config.generator, folder.path / "completions.jsonl")) as generator:
         recipe.prepare(generator, folder.path)
-        seen = DuplicateTexts().seen if recipe.new_queries and config.gates.duplicates else None
-        with closing(Output(folder.path, seen)) as output, closing(Progress(config.recipe, total, "items")) as progress:
+        seen = None
+        if recipe.new_queries and config.gates.duplicates:
+            queries = DuplicateTexts()
+            seen, recipe.is_known = queries.seen, queries.knows
+        with (
+            closing(Output(folder.path, seen)) as output,
+            closing(Progress(config.recipe, total, "items")) as progress,
+        ):
             rest = output.recover(items)
             if output.items:
                 print(f"{config.recipe}: {output.items} items were done before; going on", file=sys.stderr)
+            hope = Hope(config.give_up_after, output)
+            hope.check()
 
             def write(item: Item, outcome: Outcome) -> None:
                 output.write(item, outcome)
                 progress.update(1, f"{output.accepted} rows")
+                hope.check(outcome)
 
             hold_conversations(generator, rest, recipe.converse, write, window=window)
     # 3 manifest and report
@@ -77,13 +89,42 @@ def write_rows(config: WritingConfig) -> None:
         describe(folder.path, config.report_model)
 
 
+class Hope:
+    """Stops a run whose first items all fail for one reason, before it pays for the rest."""
+
+    def __init__(self, most: int | None, output: Output) -> None:
+        """Take the number of items after which there is none (None: never) and the counts to look at."""
+        self._most, self._output = most, output
+        self._samples: list[str] = []
+
+    def check(self, outcome: Outcome | None = None) -> None:
+        """Look at the counts, with the item that has just ended; None at the start of a continued run.
+
+        Raises:
+            RunStopped: with the reason and three answers.
+        """
+        if self._output.accepted or self._most is None:
+            return
+        if outcome is not None and outcome.trail.rejected and len(self._samples) < SAMPLES:
+            self._samples.append(" ".join(outcome.trail.rejected[-1]["text"].split())[:SAMPLE_CHARACTERS])
+        if self._output.items >= self._most and len(self._output.rejected) == 1:
+            (reason,) = self._output.rejected
+            shown = "".join(f"\n  {sample}" for sample in self._samples)
+            raise RunStopped(
+                f"the first {self._output.items} items were all rejected for one reason, {reason}; every answer is in "
+                f"rejections.jsonl. Mend the prompt, the gates or the generator, or give give_up_after=null.{shown}"
+            )
+
+
 def choose_recipe(config: WritingConfig) -> Recipe:
     """Return the recipe of a configuration. Below this function there are plain arguments only."""
     generator = config.generator
     settings = WritingSettings(
         recipe=config.recipe, seed=config.seed, prompts=config.prompts, gates=Gates(**asdict(config.gates)),
+        worked_example=config.worked_example,
         model=generator.model, temperature=generator.temperature, top_p=generator.top_p,
         max_new_tokens=generator.max_new_tokens, max_attempts=generator.max_attempts,
+        retry_temperature_step=generator.retry_temperature_step,
     )  # fmt: skip
     if isinstance(config, RewriteConfig):
         settings = replace(settings, max_new_tokens=config.length_tokens or generator.max_new_tokens)

@@ -130,18 +130,16 @@ class DuplicateTexts:
         """Say whether a text like this one came before; if not, remember it."""
         return self.match_or_add(text) is not None
 
+    def knows(self, text: str) -> bool:
+        """Say whether a text like this one came before, without remembering it."""
+        return self._match(signature(text))[0] is not None
+
     def match_or_add(self, text: str) -> tuple[int, float] | None:
         """Return (number of the most similar text added before, similarity), the first one of equals; else add it."""
         mine = signature(text)
-        holders, free = [], []
-        for band in range(BANDS):
-            found, slot = self._look_up(band, mine[band * BAND_BYTES : (band + 1) * BAND_BYTES])
-            holders += found
-            free.append(slot)
-        matches = [(self._similarity(mine, number), -number) for number in set(holders)]
-        similarity, number = max(matches, default=(0.0, 0))
-        if matches and similarity >= self.threshold:
-            return -number, similarity
+        match, free = self._match(mine)
+        if match is not None:
+            return match
         self._signatures += mine
         self._count += 1
         if self._count > FULLEST * (1 << self._bits):
@@ -154,6 +152,17 @@ class DuplicateTexts:
                 if slot is not None:
                     table[slot] = self._count  # the number plus 1: 0 is an empty slot
         return None
+
+    def _match(self, mine: bytes) -> tuple[tuple[int, float] | None, list[int | None]]:
+        """Return what `match_or_add` does, and the slot of each table where the text would go."""
+        holders, free = [], []
+        for band in range(BANDS):
+            found, slot = self._look_up(band, mine[band * BAND_BYTES : (band + 1) * BAND_BYTES])
+            holders += found
+            free.append(slot)
+        matches = [(self._similarity(mine, number), -number) for number in set(holders)]
+        similarity, number = max(matches, default=(0.0, 0))
+        return ((-number, similarity) if matches and similarity >= self.threshold else None), free
 
     def _empty_tables(self) -> list[array]:
         return [array("I", bytes(4 << self._bits)) for _ in range(BANDS)]

@@ -93,7 +93,7 @@ def test_judge_is_short_for_judge_enabled(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_gate_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     switches = "language refusals boilerplate self_contained no_content headings task_talk task_lines mixed_scripts"
-    switches += " duplicates"
+    switches += " duplicates questions names_idea"
     off = [f"{name}=false" for name in switches.split()] + [
         "min_words=1",
         "max_words=null",

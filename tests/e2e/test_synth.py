@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,12 +84,13 @@ def test_every_item_ends_once_in_the_order_of_the_input(tmp_path: Path, corpus: 
     ends = [row["provenance"]["position"] for row in accepted] + [line["position"] for line in rejected]
     assert sorted(ends) == list(range(120))
     assert [row["id"] for row in accepted] == sorted((row["id"] for row in accepted), key=lambda i: int(i.split()[1]))
-    assert {line["reason"] for line in rejected} == {"duplicate_query"}
-    assert {line["reason"] for line in refused if not line["final"]} == {"too_short"}
-    assert {row["provenance"]["attempt"] for row in accepted} == {1, 2}
+    # A repeated query is asked for again, as a placeholder is.
+    assert {line["reason"] for line in refused if not line["final"]} == {"prompt_echo", "duplicate_query"}
+    assert {row["provenance"]["attempt"] for row in accepted} >= {1, 2} and len(accepted) > 110
+    assert len({row["query"][1] for row in accepted}) == len(accepted)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["accepted"] == len(accepted) and manifest["counts"]["in"] == 120
-    assert manifest["counts"]["rejected"] == {"duplicate_query": len(rejected)}
+    assert manifest["counts"]["rejected"] == Counter(line["reason"] for line in rejected)
     text = Path(synth_answers.__file__).parents[2] / "reasonir" / "prompts" / "hq.yaml"
     digest = hashlib.sha256(text.read_bytes()).hexdigest()
     assert manifest["prompts"][0]["sha256"] == digest
@@ -224,7 +226,8 @@ def test_a_refused_prompt_is_rejected_alone_and_an_outage_rejects_nothing(tmp_pa
 
 @pytest.mark.seconds(15)
 def test_shards_join_into_what_one_run_writes(tmp_path: Path, corpus: Path) -> None:
-    with ScriptedServer(synth_answers.picky) as server:
+    """Without queries that two shards write alike: merging drops them, and one run would ask for them again."""
+    with ScriptedServer(synth_answers.distinct) as server:
         run("hq", tmp_path / "whole", server.url, f"corpus={corpus}")
         for part in range(3):
             run("hq", tmp_path / f"part{part}", server.url, f"corpus={corpus}", f"shard={part}/3")
@@ -244,7 +247,7 @@ def test_other_options_prompts_or_documents_are_refused(tmp_path: Path, corpus: 
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     own = (ROOT / "reasonir/prompts/hq.yaml").read_text()
-    (prompts / "hq.yaml").write_text(own.replace("hq-1", "mine"))
+    (prompts / "hq.yaml").write_text(own.replace("hq-2", "mine"))
     options = (f"corpus={corpus}", f"prompts={prompts}")
     with ScriptedServer(synth_answers.picky) as server:
         run("hq", out, server.url, *options)
@@ -256,7 +259,7 @@ def test_other_options_prompts_or_documents_are_refused(tmp_path: Path, corpus: 
         assert "begun with another prompt 'hq'" in run("hq", out, server.url, *options, status=2)
         (prompts / "hq.yaml").write_text(own.replace("{{ document }}", "{{ documnt }}"))
         assert "uses 'documnt'; there are document" in run("hq", tmp_path / "b", server.url, *options, status=2)
-        (prompts / "hq.yaml").write_text(own.replace("hq-1", "mine"))
+        (prompts / "hq.yaml").write_text(own.replace("hq-2", "mine"))
         corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[1:]))
         assert "the input changed" in run("hq", out, server.url, *options, status=2)
         assert server.stats["calls"] == calls

@@ -41,6 +41,12 @@ def name_of(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([body["messages"], body.get("seed")]).encode()).hexdigest()
 
 
+def is_first(body: dict[str, Any]) -> bool:
+    """Whether a request shows no refused answer. A prompt's worked example is an answer too, but not this item's."""
+    said = [message["content"] for message in body["messages"]]
+    return not any("cannot be used" in text or "was refused" in text for text in said)
+
+
 def good(body: dict[str, Any], earlier: int = 0) -> str:
     """A good answer, the same whenever it is asked for."""
     name = name_of(body)
@@ -51,17 +57,21 @@ def good(body: dict[str, Any], earlier: int = 0) -> str:
         return json.dumps({"reason": "as drawn", "score": int(name, 16) % 6})
     if "tasks" in fields:
         return json.dumps({"tasks": [prose(f"{name}{number}", 12) for number in range(20)]})
-    return json.dumps({field: prose(name + field, 320) for field in fields})
+    return json.dumps({field: f"Rule {name[:8]}." if field == "idea" else prose(name + field, 320) for field in fields})
 
 
 def picky(body: dict[str, Any], earlier: int = 0) -> str:
     """Like `good`, but a third of the first attempts are too short, and some queries are all the same."""
     name = int(name_of(body), 16)
-    if len(body["messages"]) <= 2 and name % 3 == 0:
-        return json.dumps({"query": "Why?"})
-    if name % 7 == 1:
-        return json.dumps({"query": prose("the same", 60)})
-    return json.dumps({"query": prose(str(name), 60)})
+    if is_first(body) and name % 3 == 0:
+        return json.dumps({"idea": "Rule 1.", "query": "Why?"})
+    return json.dumps({"idea": "Rule 1.", "query": prose("the same" if name % 7 == 1 else str(name), 60)})
+
+
+def distinct(body: dict[str, Any], earlier: int = 0) -> str:
+    """Like `picky`, but no two queries are the same."""
+    answer = picky(body)
+    return answer if "Why?" in answer else json.dumps({"idea": "Rule 1.", "query": prose(name_of(body), 60)})
 
 
 def uneven(body: dict[str, Any], earlier: int = 0) -> Reply:
@@ -72,7 +82,7 @@ def uneven(body: dict[str, Any], earlier: int = 0) -> Reply:
 def misbehaving(body: dict[str, Any], earlier: int = 0) -> "str | Reply":
     """Goes wrong for the documents that say how (`FAULT name`), once or for good."""
     text = json.dumps(body["messages"])
-    answer, first = good(body), not earlier and len(body["messages"]) <= 2
+    answer, first = good(body), not earlier and is_first(body)
     for fault, reply in misbehaviours(answer).items():
         if f"FAULT {fault} always" in text or (f"FAULT {fault} once" in text and first):
             return reply

@@ -72,8 +72,8 @@ def rewrite_queries(config: RewritingConfig) -> None:
     rewrites = plan(queries, config.name, config.length_tokens or [None], config.samples)
     generator = config.generator
     writer = RewriteWriter(
-        prompt, generator.temperature, generator.top_p, generator.max_new_tokens, generator.max_attempts, config.seed,
-        generator.thinking_tokens,
+        prompt, generator.temperature, generator.top_p, generator.max_new_tokens, generator.max_attempts,
+        generator.retry_temperature_step, config.seed, generator.thinking_tokens,
     )  # fmt: skip
     with (
         closing(open_generator(generator, folder.path / "completions.jsonl")) as model,
@@ -129,6 +129,7 @@ class RewriteWriter:
     top_p: float
     max_new_tokens: int
     max_attempts: int
+    retry_temperature_step: float
     seed: int
     thinking_tokens: int | None = None
 
@@ -156,7 +157,8 @@ class RewriteWriter:
             top_p=self.top_p,
             max_new_tokens=wanted or self.max_new_tokens,
         )
-        found = yield from ask_until_accepted(self.prompt, request, seed_of, read, self.max_attempts, rewrite.trail)
+        limits = self.max_attempts, self.retry_temperature_step
+        found = yield from ask_until_accepted(self.prompt, request, seed_of, read, *limits, rewrite.trail)
         if not isinstance(found, Rejection):
             rewrite.text, rewrite.cut = found
 

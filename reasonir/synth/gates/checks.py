@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from reasonir.llm.attempts import Rejection
 from reasonir.llm.text_gates import TextGates
 from reasonir.synth.gates.text import (
+    asks,
     has_content,
     heading_form,
     longest_copied_span,
+    own_answer,
     shares_run,
     source_mention,
     task_fault,
@@ -19,6 +21,10 @@ from reasonir.synth.gates.text import (
     word_count,
 )
 from reasonir.text.near_duplicates import near_duplicate
+from reasonir.text.words import words_and_operators
+
+# Words of an idea in a row by which a query names it.
+IDEA_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,8 @@ class Gates(TextGates):
     self_contained: bool
     no_content: bool
     headings: bool
+    questions: bool
+    names_idea: bool
     task_talk: bool
     task_lines: bool
     duplicates: bool
@@ -91,6 +99,23 @@ class Gates(TextGates):
         if self.copied_words and shares_run(query, document, self.copied_words):
             run = longest_copied_span(query, document)
             return Rejection("copied_span", f"The query repeats {run} words in a row of the document; use other words.")
+        return None
+
+    def check_asks(self, query: str) -> Rejection | None:
+        """Refuse a query that asks for nothing, or that answers itself."""
+        if not self.questions:
+            return None
+        if not asks(query):
+            return Rejection("no_question", "The query asks nothing; end it with what the person wants to know.")
+        if phrase := own_answer(query):
+            return Rejection("answers_itself", f"The query answers itself ({phrase!r}); leave the answer out.")
+        return None
+
+    def check_idea(self, query: str, idea: str) -> Rejection | None:
+        """Refuse a query that names the idea which it is to be solved by: four words of it in a row, or all of it."""
+        words = len(words_and_operators(idea))
+        if self.names_idea and words and shares_run(query, idea, min(IDEA_WORDS, words)):
+            return Rejection("names_idea", "The query names the idea that solves it; describe what happens instead.")
         return None
 
     def _check_sense(self, query: str) -> Rejection | None:

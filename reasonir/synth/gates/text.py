@@ -95,7 +95,9 @@ MENTIONS, POINTING, TASK_TALK = (
     [(group["any"], [_compile(pattern) for pattern in group["patterns"]]) for group in PATTERNS[name]]
     for name in ("mentions", "pointing", "task_talk")
 )
-INTRODUCED = [_compile(pattern) for pattern in PATTERNS["introduced"]]
+INTRODUCED, ASKS, OWN_ANSWER = (
+    [_compile(pattern) for pattern in PATTERNS[name]] for name in ("introduced", "asks", "own_answer")
+)
 HEADINGS = {form: re.compile(pattern, re.IGNORECASE) for form, pattern in PATTERNS["headings"].items()}
 # Words within which "the equation above" can mean nothing that the query itself has said.
 POINTING_WORDS = 12
@@ -226,3 +228,13 @@ def task_fault(task: str) -> str | None:
     if folded.isdisjoint(FINITE | IMPERATIVES | CLAUSE):
         return "has no verb that says what is searched for"
     return None
+
+
+def asks(query: str) -> bool:
+    """Return whether a query asks for something: by a question mark, or by a request in words."""
+    return "?" in query or any(pattern.search(query.lower()) for pattern in ASKS)
+
+
+def own_answer(query: str) -> str | None:
+    """Return the words by which a query answers itself; None for one that does not."""
+    return next((found[0] for pattern in OWN_ANSWER if (found := pattern.search(query.lower()))), None)

@@ -37,7 +37,9 @@ class NegativesRecipe(Recipe):
     new_queries = False
 
     def __post_init__(self) -> None:
-        prompt = load_prompt("negatives", self.settings.prompts, VARIABLES, "negative")
+        prompt = load_prompt(
+            "negatives", self.settings.prompts, VARIABLES, "negative", example=self.settings.worked_example
+        )
         self._author = Author(self.settings, prompt)
         self.prompts = [prompt, *([self.judge.prompt] if self.judge else [])]
         self.inputs = [self.rows, *([self.corpus] if self.corpus else [])]

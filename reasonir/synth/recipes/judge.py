@@ -38,7 +38,7 @@ class Judge:
             negative_max: A negative with a higher score is relevant.
             relabel: Make relevant negatives positives; False drops them.
         """
-        self.prompt = load_prompt("judge", settings.prompts, VARIABLES, "score")
+        self.prompt = load_prompt("judge", settings.prompts, VARIABLES, "score", example=settings.worked_example)
         tokens = min(MAX_NEW_TOKENS, settings.max_new_tokens)
         self._author = Author(replace(settings, temperature=0.0, max_new_tokens=tokens), self.prompt)
         self._positive_min, self._negative_max, self._relabel = positive_min, negative_max, relabel

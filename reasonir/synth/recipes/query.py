@@ -1,6 +1,6 @@
 """The interface of recipes, and the recipe that writes one query for each document (hq, eq)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,8 @@ class Recipe(Protocol):
     """Whether it writes queries, which must then differ from each other."""
     total: int
     """Number of items, for the progress bar; 0 is unknown."""
+    is_known: Callable[[str], bool] | None = None
+    """Says whether the query of an earlier row is like a text; set before the first item, None lets queries repeat."""
 
     def items(self) -> Iterator[Item]:
         """Yield the items in the order of the input."""
@@ -60,7 +62,9 @@ class QueryRecipe(Recipe):
     new_queries = True
 
     def __post_init__(self) -> None:
-        prompt = load_prompt(self.settings.recipe, self.settings.prompts, ("document",), "query")
+        prompt = load_prompt(
+            self.settings.recipe, self.settings.prompts, ("document",), "query", example=self.settings.worked_example
+        )
         self._author = Author(self.settings, prompt)
         self.prompts = [prompt, *([self.judge.prompt] if self.judge else [])]
         self.inputs = [self.corpus]
@@ -83,20 +87,24 @@ class QueryRecipe(Recipe):
 
         def check(fields: dict[str, Any]) -> Rejection | None:
             # Compared with the whole document, of which the prompt may show a part: the whole is the positive.
-            return self.settings.gates.check_query(fields["query"], document, self._author.prompt_texts)
+            gates, query = self.settings.gates, fields["query"]
+            rejection = gates.check_query(query, document, self._author.prompt_texts) or gates.check_asks(query)
+            return rejection or gates.check_idea(query, fields.get("idea", ""))
 
-        answer = yield from self._author.ask(item.id, {"document": shown}, check, trail)
+        answer = yield from self._author.ask(item.id, {"document": shown}, check, trail, self.is_known)
         if not isinstance(answer, Answer):
             return Outcome(trail, rejection=answer)
         query = InstructedText(self._author.prompt.instruction, answer.fields["query"].strip())
         # Documents carry no instruction, as at test time (docs/deviations.md).
         positive = ["", item.id if self.positive_is_id else document]
-        tallies = {"tallies": {"documents_cut": 1}} if cut else {}
+        noted = {"document": item.id} | {name: answer.fields[name] for name in ("idea",) if name in answer.fields}
+        if cut:
+            noted["tallies"] = {"documents_cut": 1}
         row: dict[str, Any] = {
             "id": item.id,
             "query": [query.instruction, query.text],
             "pos": [positive],
             "neg": [],
-            "provenance": answer.provenance | {"document": item.id} | tallies,
+            "provenance": answer.provenance | noted,
         }
         return (yield from finish_row(self.judge, query, row, [Candidate(positive, document)], [], trail))

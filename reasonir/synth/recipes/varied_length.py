@@ -55,8 +55,10 @@ class VariedLengthRecipe(Recipe):
 
     def __post_init__(self) -> None:
         settings = self.settings
-        tasks = load_prompt("vl_tasks", settings.prompts, ("field", "count", "example"), "tasks", lists=("fields",))
-        pair = load_prompt("vl", settings.prompts, ("task", "query_words", "positive_words"), "query positive")
+        variables, shown = ("field", "count", "example"), settings.worked_example
+        tasks = load_prompt("vl_tasks", settings.prompts, variables, "tasks", lists=("fields",), example=shown)
+        variables = ("task", "query_words", "positive_words")
+        pair = load_prompt("vl", settings.prompts, variables, "query positive", example=shown)
         short = replace(settings, recipe="vl_tasks", max_new_tokens=min(TASK_TOKENS, settings.max_new_tokens))
         self._brainstormer, self._author = Author(short, tasks), Author(settings, pair)
         self.prompts = [tasks, pair, *([self.judge.prompt] if self.judge else [])]
@@ -162,7 +164,9 @@ class VariedLengthRecipe(Recipe):
         }
         task = self._tasks[number]
         values = {"task": task, "query_words": wanted["query"], "positive_words": wanted["positive"]}
-        answer = yield from self._author.ask(item.id, values, lambda fields: self._check(fields, wanted, task), trail)
+        answer = yield from self._author.ask(
+            item.id, values, lambda fields: self._check(fields, wanted, task), trail, self.is_known
+        )
         if not isinstance(answer, Answer):
             return Outcome(trail, rejection=answer)
         texts = {name: answer.fields[name].strip() for name in wanted}

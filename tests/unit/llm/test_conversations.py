@@ -82,6 +82,25 @@ def test_outcomes_come_in_order_within_the_window(seed: int) -> None:
     assert model.most == 7 and len(set(model.ids)) == len(model.ids) == answers
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_turn_without_requests_waits_for_all_earlier_items(seed: int) -> None:
+    """Also where thousands wait for one: nothing is called deeper with each."""
+    handed: list[int] = []
+
+    def in_order(number: int) -> Conversation[int]:
+        if number % 3:
+            yield [ask(str(number))]
+        yield []
+        assert handed == list(range(number))
+        if number % 4 == 0:
+            yield [ask(f"{number} again")]
+            yield []
+        return number
+
+    hold_conversations(Shuffled(seed, 7), range(3_000), in_order, lambda item, _: handed.append(item))
+    assert handed == list(range(3_000))
+
+
 def test_items_without_questions_are_handed_on_as_they_are_read() -> None:
     """No answer ever comes, and yet no outcome waits for the end of the input."""
     handed: list[int] = []

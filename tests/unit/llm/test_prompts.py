@@ -1,5 +1,6 @@
 """Prompt files: whole, checked, editable."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,17 @@ def test_own_prompts_show_every_variable(name: str) -> None:
     unused = {"length_tokens", "instruction"} if name == "rewrite" else set()
     assert all(f"<{variable} here>" in shown for variable in set(variables) - unused - {"instruction"})
     assert "{{" not in shown and "{%" not in shown and prompt.version.startswith(name.replace("_", "-"))
-    assert "because of this" in prompt.feedback("because of this").content
+    asked, refused = prompt.messages(values), Completion(id="", text="x", finish="stop")
+    for attempt in (1, 2, 9):
+        again = prompt.after_rejection(asked, refused, "Because of this.", attempt=attempt, repeated=False)
+        assert again[: len(asked)] == asked and "Because of this." in again[-1].content
 
 
 def test_an_edited_file_comes_first_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "rewrite.yaml").write_text(FILE.replace("document", "query"))
     edited = load_prompt("rewrite", str(tmp_path), ("query",), "text")
     assert edited.version == "v1" and edited.messages({"query": "{{ a }}"})[0].content == "Read {{ a }}"
-    assert load_prompt("eq", str(tmp_path), ("document",), "query").version == "eq-1"
+    assert load_prompt("eq", str(tmp_path), ("document",), "query").version == "eq-2"
     assert edited.sha256 != load_prompt("rewrite", None, OWN["rewrite"][0], "text").sha256
 
 
@@ -59,12 +63,17 @@ def test_an_edited_file_comes_first_and_others_stay(tmp_path: Path) -> None:
         (FILE.replace("{{ reason }}", "{{ why }}"), "`retry` uses 'why'"),
         (FILE + "schema: {type: array}\n", "must be a JSON schema of type object"),
         (FILE + "schema: {type: object, required: [q]}\n", "must require the field `text`"),
+        (FILE.replace("'No - {{ reason }}'", "[no, {{ reason }}]"), "broken YAML"),
+        (FILE.replace("'No - {{ reason }}'", "['no', '{{ why }}']"), "`retry` uses 'why'"),
+        (FILE + "example: {values: {}}\n", "`example` must hold values"),
+        (FILE + "example: {values: {}, answer: a}\n", "`example` gives no value for 'document'"),
+        (FILE + "schema: {type: object, required: [text], minProperties: '{{ words }}'}\n", "`schema` uses 'words'"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "p.yaml").write_text(content)
     with pytest.raises(UserError) as raised:
-        load_prompt("p", str(tmp_path), ("document",), "text")
+        load_prompt("p", str(tmp_path), ("document",), "text", example=True)
     assert expected in str(raised.value) and str(tmp_path / "p.yaml") in str(raised.value)
 
 
@@ -83,8 +92,50 @@ def test_a_rewriting_asks_without_line_breaks_and_with_its_length() -> None:
 
 def test_a_refused_answer_is_shown_again_and_one_that_ran_on_only_in_part() -> None:
     prompt = load_prompt("rewrite", None, REWRITE_VARIABLES, "text")
+    asked = prompt.messages(rewrite_values("Why?", None))
     for finish, shown in (("stop", 8_000), ("length", 400)):
-        answer, reason = prompt.after_rejection(Completion(id="", text="x" * 9_000, finish=finish), "Too dull.")
+        long = Completion(id="", text="x" * 9_000, finish=finish)
+        *before, answer, reason = prompt.after_rejection(asked, long, "Too dull.", attempt=1, repeated=False)
+        assert tuple(before) == asked
         assert (answer.role, answer.content, reason.role) == ("assistant", "x" * shown, "user")
         assert "Too dull." in reason.content
-    assert prompt.after_rejection(Completion(id="", text=" ", finish="stop"), "")[0].content == "(nothing)"
+    nothing = Completion(id="", text=" ", finish="stop")
+    assert prompt.after_rejection(asked, nothing, "", attempt=1, repeated=False)[-2].content == "(nothing)"
+
+
+def test_an_answer_given_twice_is_not_shown_again_and_each_attempt_has_its_wording() -> None:
+    prompt = load_prompt("eq", None, ("document",), "query")
+    asked = prompt.messages({"document": "Bread rises."})
+    same = Completion(id="", text="the same words", finish="stop")
+    again = prompt.after_rejection(asked, same, "Too dull.", attempt=2, repeated=True)
+    assert len(again) == len(asked) and "the same words" not in "".join(m.content for m in again)
+    assert again[-1].content.startswith(asked[-1].content) and "Too dull." in again[-1].content
+    wordings = [prompt.after_rejection(asked, same, "", attempt=n, repeated=False)[-1].content for n in (1, 2, 3)]
+    assert wordings[0] != wordings[1] == wordings[2]
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name != "rewrite"])
+def test_no_prompt_holds_a_value_that_could_be_copied_as_an_answer(name: str) -> None:
+    """Small models answered with the placeholder of the form that they were shown."""
+    variables, answer = OWN[name]
+    prompt = load_prompt(name, None, variables, answer, ("fields",) if name == "vl_tasks" else ())
+    assert '{"' not in "".join(prompt.own_texts())
+
+
+def test_the_worked_example_comes_first_and_counts_as_the_prompts_own_words() -> None:
+    variables, answer = OWN["hq"]
+    plain = load_prompt("hq", None, variables, answer)
+    shown = load_prompt("hq", None, variables, answer, example=True)
+    system, question = plain.messages({"document": "Bread rises."})
+    first, asked, answered, last = shown.messages({"document": "Bread rises."})
+    assert (first, last) == (system, question) and asked.content != question.content
+    assert [message.role for message in (asked, answered)] == ["user", "assistant"]
+    assert set(json.loads(answered.content)) == {"idea", "query"}
+    assert answered.content in shown.own_texts() and plain.sha256 == shown.sha256
+
+
+def test_lengths_of_a_schema_follow_the_item() -> None:
+    variables, answer = OWN["vl"]
+    schema = load_prompt("vl", None, variables, answer).schema_of({"query_words": 100, "positive_words": 7, "task": ""})
+    assert schema is not None
+    assert [schema["properties"][name]["minLength"] for name in ("query", "positive")] == [400, 28]

@@ -117,7 +117,7 @@ def test_rewriting_grading_and_reading(rules: Any) -> None:
 
 
 def test_other_texts_are_refused(rules: Any) -> None:
-    for text in ("How are you?", '<passage>\nNo world.\n</passage> {"query": "the problem"}'):
+    for text in ("How are you?", "<passage>\nNo world.\n</passage> Find the idea that the passage turns on."):
         with pytest.raises(rules.Unanswerable, match="this stand-in"):
             rules.answer({"messages": [{"role": "user", "content": text}]})
 
