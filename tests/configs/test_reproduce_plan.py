@@ -83,7 +83,7 @@ def form(call: list[str]) -> tuple[str, ...]:
 
 
 @pytest.mark.seconds(20)
-@pytest.mark.parametrize("scale", ["tiny", "paper"])
+@pytest.mark.parametrize("scale", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])
 def test_every_planned_command_composes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expand: Any, scale: str
 ) -> None:

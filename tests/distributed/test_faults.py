@@ -55,10 +55,8 @@ def logged_steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "engine",
-    ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3", "fsdp2"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
 def test_a_killed_rank_ends_the_job_and_the_resumed_run_is_equal(
     tmp_path: Path, options: list[str], engine: str
 ) -> None:
@@ -105,6 +103,7 @@ def test_nan_on_one_rank_stops_all_before_the_update(tmp_path: Path, options: li
     assert saved_steps(folder) == [2] and logged_steps(folder) == [1, 2]
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path: Path, options: list[str]) -> None:
     begun = time.monotonic()
     done = run(tmp_path / "run", options, "parallel=ddp", fault="raise", step=3)
@@ -114,6 +113,7 @@ def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path: Path, options: l
     assert "gloo" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_hung_rank_times_out_by_name(tmp_path: Path, options: list[str]) -> None:
     limit = "parallel.collective_timeout_seconds=15"  # a busy machine needs that for any other phase
     done = run(tmp_path / "run", options, "parallel=ddp", limit, fault="hang", step=3)
@@ -168,6 +168,7 @@ def test_sigterm_to_the_launcher_saves_on_all_ranks(tmp_path: Path, options: lis
     assert step == logged_steps(folder)[-1]
 
 
+@pytest.mark.slow
 def test_options_that_are_wrong_on_all_ranks_are_said_once(tmp_path: Path, options: list[str]) -> None:
     done = run(tmp_path / "run", options, "parallel=single", cold=True)
     assert done.returncode == TORCHRUNS_OWN

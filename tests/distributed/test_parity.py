@@ -1,5 +1,7 @@
 """W ranks on any engine do what one process does with the whole batch, with one gradient collective a step."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,13 @@ from reasonir.train.parallel.ranks import Ranks
 from tests.distributed.parity_worker import CASES, build_encoder, run_case
 from tests.kit.launch import launch
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+QUICK, SLOW = ("ddp", "zero3"), ("zero1", "zero2", "fsdp2")
+ENGINES = (*QUICK, *SLOW)
 TUNINGS = ("full", "lora")
 TOLERANCE = 1e-6
 CURVE = "curve"
+
+EACH_ENGINE = [*QUICK, *(pytest.param(engine, marks=pytest.mark.slow) for engine in SLOW)]
 
 Found = dict[str, dict[str, torch.Tensor]]
 
@@ -31,8 +36,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_all(tmp_path_factory.mktemp("two"), 2, ENGINES)
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+    """Return a function from engines to the folder of their results on two ranks, which are launched once."""
+    return cache(lambda engines: train_all(tmp_path_factory.mktemp("two"), 2, engines))
+
+
+@pytest.fixture
+def two(launched: Callable[[tuple[str, ...]], Path], engine: str) -> Path:
+    """The folder that holds the test's engine: one launch for the quick engines, one for the rest."""
+    return launched(QUICK if engine in QUICK else SLOW)
 
 
 def worst(found: Found, reference: Found, tuning: str, case: str, optimizer: str) -> tuple[float, float]:
@@ -70,7 +82,7 @@ def test_the_reference_is_within_rounding_of_float64(reference: Found, tuning: s
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("tuning", TUNINGS)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH_ENGINE)
 def test_two_ranks_equal_one_process(
     two: Path, reference: Found, engine: str, tuning: str, case: str, optimizer: str
 ) -> None:
@@ -79,7 +91,9 @@ def test_two_ranks_equal_one_process(
     assert curve <= 1e-5
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2"])
+@pytest.mark.parametrize(
+    "engine", ["ddp", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero1", "zero2"))]
+)
 def test_one_gradient_collective_a_step(two: Path, engine: str) -> None:
     counted = torch.load(two / "counts-2.pt")[engine]
     assert counted["chunks"] > 1
@@ -88,7 +102,7 @@ def test_one_gradient_collective_a_step(two: Path, engine: str) -> None:
     assert large == {("all_reduce", weights): 1}
 
 
-@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("engine", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_sharded_engines_reduce_once_a_chunk_and_group(two: Path, engine: str) -> None:
     counted = torch.load(two / "counts-2.pt")[engine]
     groups = {"zero3": 1, "fsdp2": 3}[engine]  # one bucket; two layers and the rest

@@ -20,7 +20,14 @@ with open_ranks(0.001) as ranks:  # the watchdog is in the store nearly all the 
 """
 
 
-@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(3)", 3), ("raise ValueError('as asked')", 1)])
+ENDS = [
+    ("pass", 0),
+    pytest.param("sys.exit(3)", 3, marks=pytest.mark.slow),
+    pytest.param("raise ValueError('as asked')", 1, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("end", "status"), ENDS)
 def test_the_watchdog_never_aborts_a_process_that_ends(tmp_path: Path, end: str, status: int) -> None:
     """A thread that comes back from the store when the interpreter is gone takes the process with it (SIGABRT)."""
     script = tmp_path / "busy.py"
@@ -50,7 +57,7 @@ run_command("reasonir-train", "train", TrainConfig, run, ["output_dir=x", "data.
 """
 
 
-@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(143)", 143)])
+@pytest.mark.parametrize(("end", "status"), [pytest.param("pass", 0, marks=pytest.mark.slow), ("sys.exit(143)", 143)])
 def test_an_abort_after_the_end_does_not_fail_the_run(tmp_path: Path, end: str, status: int) -> None:
     """torchrun would call a finished run failed, and take along the rank that still writes the model."""
     script = tmp_path / "ends.py"

@@ -44,7 +44,10 @@ def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("options", "tasks"), [
-    ([], 12), (["queries=gpt4"], 12), (["long=true"], 8), (["long=true", "queries=gpt4", "tasks=[pony]"], 1),
+    ([], 12),
+    pytest.param(["queries=gpt4"], 12, marks=pytest.mark.slow),
+    pytest.param(["long=true"], 8, marks=pytest.mark.slow),
+    (["long=true", "queries=gpt4", "tasks=[pony]"], 1),
 ])  # fmt: skip
 def test_folder_and_hub_agree(
     bright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], tasks: int
@@ -119,8 +122,8 @@ QUESTIONS = ("theoremqa_questions", [])
     ("task", "options", "retriever", "ndcg"),
     [
         (*QUESTIONS, "bm25", 0.2208),
-        (*QUESTIONS, "dense", 0.1290),
-        (*QUESTIONS, "hybrid", 0.2157),
+        pytest.param(*QUESTIONS, "dense", 0.1290, marks=pytest.mark.slow),
+        pytest.param(*QUESTIONS, "hybrid", 0.2157, marks=pytest.mark.slow),
         (*PONY_LONG, "bm25", 0.2484),
         pytest.param(*PONY_LONG, "dense", 0.0304, marks=pytest.mark.slow),
         pytest.param(*PONY_LONG, "hybrid", 0.2808, marks=pytest.mark.slow),

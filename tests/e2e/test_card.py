@@ -223,7 +223,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-@pytest.mark.seconds(30)
+@pytest.mark.slow
 def test_the_folder_is_pushed_whole_with_the_environments_token(model, options, hub, tmp_path):
     hub_at = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
     program = (

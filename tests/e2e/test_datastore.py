@@ -67,7 +67,7 @@ def sources(tmp_path: Path) -> str:
     return f"source=[{corpus},{pool}]"
 
 
-@pytest.mark.seconds(30)
+@pytest.mark.slow
 def test_from_sources_to_hits(tmp_path: Path, sources: str, capsys: pytest.CaptureFixture[str]) -> None:
     store, encoded = tmp_path / "store", tmp_path / "encoded"
     make = ["datastore", sources, f"output_dir={store}", "dimension=32", "tokens_per_second=1000"]

@@ -83,7 +83,7 @@ def write_texts(folder: Path) -> None:
     (folder / "plot.png").write_bytes(b"\x89PNG")
 
 
-@pytest.mark.seconds(30)
+@pytest.mark.slow
 def test_the_start_guide_runs_from_a_folder_of_texts_to_a_measured_retriever(tiny, tmp_path, monkeypatch, capsys):
     guide = ROOT / "docs" / "start.md"
     monkeypatch.chdir(tmp_path)

@@ -54,7 +54,9 @@ def bright(root: Path, retriever: str, *more: str) -> list[str]:
     return ["bright", f"data.dir={root / 'bright'}", *options, *more]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(name, marks=pytest.mark.slow) for name in METHODS[:-1]), METHODS[-1]]
+)
 def test_hybrid_is_the_fusion_of_its_parts(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:

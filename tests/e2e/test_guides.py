@@ -27,6 +27,7 @@ from tests.kit.servers import ScriptedServer
 from tests.kit.texts import SENTENCES, training_rows, write_rows
 
 GUIDES = ("README", "train", "recipe", "report", "evaluation", "synthesis", "publishing", "cluster")
+QUICK = ("README", "report", "cluster")
 OTHERS = ("start", "reproduce", "log")
 """Run by test_docs.py; by test_reproduce.py at another scale; how figures came about, at their size."""
 COMMAND = r"(\w+=\S+ )*(reasonir-|torchrun |python -m |cp |scripts/|sbatch |make |git )"
@@ -230,7 +231,9 @@ def world(tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.mark.seconds(90)
-@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize(
+    "guide", [guide if guide in QUICK else pytest.param(guide, marks=pytest.mark.slow) for guide in GUIDES]
+)
 def test_every_command_of_a_guide_runs(guide, world, monkeypatch, capsys):
     lines, carried_out = typed(guide), set()
     with ScriptedServer(answer) as server:

@@ -108,7 +108,7 @@ def test_what_is_retrieved_is_what_is_read(world: Path, capsys: pytest.CaptureFi
 
 @requires_shared_data
 @pytest.mark.shared_data
-@pytest.mark.parametrize("top", [3, 10])
+@pytest.mark.parametrize("top", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_biology_reads_what_is_retrieved(tmp_path: Path, top: int, capsys: pytest.CaptureFixture[str]) -> None:
     questions = rows_of(BIOLOGY, "multiple_choice.jsonl")
     clues: dict[str, list[str]] = {question["module"]: [] for question in questions}

@@ -72,7 +72,7 @@ def test_both_hold_what_a_user_needs_and_nothing_else(built):
     assert not any(name.startswith(("tests/", "build/", ".ci/")) for name in packed)
 
 
-@pytest.mark.seconds(60)
+@pytest.mark.slow
 def test_the_installed_wheel_works_from_an_empty_folder(site, tmp_path):
     def run(*command: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}

@@ -191,7 +191,7 @@ def test_each_relation_can_fail(finished: Path, tmp_path: Path, monkeypatch: pyt
         assert table["status"] == "off"
 
 
-@pytest.mark.seconds(90)
+@pytest.mark.slow
 def test_ctrl_c_ends_the_server_and_a_dead_server_ends_the_chain(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.wait_for("synth/hq/completions.jsonl")

@@ -364,7 +364,7 @@ def scaling(data: Path, tiny_model: Path, rewrites: Path, tmp_path: Path) -> lis
 POINTS = ("original", "mine_8", "mine_8_s2", "mine_32", "mine_32_s2", "mine")
 
 
-@pytest.mark.parametrize("long", ["false", "true"])
+@pytest.mark.parametrize("long", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_every_point_is_what_bright_measures(
     long: str, scaling: list[str], data: Path, tiny_model: Path, rewrites: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
@@ -408,6 +408,7 @@ def test_every_point_is_what_bright_measures(
     assert "hollow: the queries as they are" in drawing and f"<!-- {tiny_model.name} -->" in drawing
 
 
+@pytest.mark.slow
 def test_scaling_broken_off_goes_on_to_the_same_bytes(
     scaling: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

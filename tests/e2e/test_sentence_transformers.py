@@ -141,12 +141,10 @@ def ndcg_of_sentence_transformers(folder: Path, model: Path) -> float:
     return sum(row["ndcg_cut_10"] for row in rows.values()) / len(rows)
 
 
-@pytest.mark.seconds(40)
+@pytest.mark.slow
 @pytest.mark.shared_data
 @requires_shared_data
-@pytest.mark.parametrize(
-    ("documents", "queries"), [(150, 60), pytest.param(10_000, 10_000, marks=pytest.mark.slow)], ids=["part", "all"]
-)
+@pytest.mark.parametrize(("documents", "queries"), [(150, 60), (10_000, 10_000)], ids=["part", "all"])
 def test_evaluation_on_scifact_equals_ranking_with_sentence_transformers(minilm, tmp_path, documents, queries):
     from reasonir.eval.cli import main
 

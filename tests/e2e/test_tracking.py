@@ -87,11 +87,10 @@ def resumed(tmp_path_factory) -> Path:
     folder = root / "run"
     options = [*tiny_training(root, STEPS), f"output_dir={folder}", "resume=true", "tracking=wandb"]
     offline = {"WANDB_MODE": "offline", **SECRETS}
-    command = [sys.executable, "-c", PROGRAM, "killed", "5", *options]
-    first = subprocess.run(command, env=environment(**offline), capture_output=True, text=True, check=False)
-    assert first.returncode == -signal.SIGKILL, first.stderr
+    first = launch(1, ["-c", PROGRAM, "killed", "5", *options], **offline)
+    assert first.returncode == -signal.SIGKILL, first.stdout
     assert len(offline_folders(folder)) == 1
-    second = launch(2, ["-m", "reasonir.train", *options, "parallel=ddp"], cold=True, **offline)
+    second = launch(2, ["-m", "reasonir.train", *options, "parallel=ddp"], **offline)
     assert second.returncode == 0, second.stdout
     assert "continuing after step 4" in second.stdout
     assert "tracking=wandb ends" not in second.stdout

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -81,13 +82,24 @@ AT_EVERY_START = ("core/command.py", "core/errors.py", "core/fields.py", "core/h
 MAX_FUNCTION_LINES = 60
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    """Return all nodes of a module: a dozen rules walk the same trees."""
+    return list(ast.walk(tree))
+
+
+@cache
+def imports(tree: ast.Module) -> list[tuple[str, bool]]:
+    return list(find_imports(tree))
+
+
+def find_imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
     """Yield (dotted name, whether at module level) of everything that a module imports.
 
     `from x import y` counts as x.y, so that `from reasonir import runs` is reasonir.core.run_folder.
     """
-    inside = {id(node) for f in ast.walk(tree) if isinstance(f, FUNCTION) for node in ast.walk(f)}
-    for node in ast.walk(tree):
+    inside = {id(node) for f in nodes(tree) if isinstance(f, FUNCTION) for node in ast.walk(f)}
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, id(node) not in inside
@@ -166,7 +178,7 @@ def check_light_command_line(file: str, tree: ast.Module) -> Iterator[str]:
 
 
 def check_signatures(file: str, tree: ast.Module) -> Iterator[str]:
-    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+    for function in (node for node in nodes(tree) if isinstance(node, FUNCTION)):
         spec = function.args
         named = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
         bare = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
@@ -195,7 +207,7 @@ def check_docstrings(file: str, tree: ast.Module) -> Iterator[str]:
 
 
 def check_sizes(file: str, tree: ast.Module) -> Iterator[str]:
-    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+    for function in (node for node in nodes(tree) if isinstance(node, FUNCTION)):
         lines = function.end_lineno - function.lineno + 1
         if ast.get_docstring(function):
             lines -= function.body[0].end_lineno - function.body[0].lineno + 1
@@ -206,7 +218,7 @@ def check_sizes(file: str, tree: ast.Module) -> Iterator[str]:
 def check_names(file: str, tree: ast.Module) -> Iterator[str]:
     if Path(file).stem in ("utils", "util", "helpers", "common", "misc"):
         yield f"{file}: name a room by what it does"
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.ClassDef) and node.name.endswith(("Manager", "Handler", "Base", "Helper")):
             yield f"{file}:{node.lineno}: class {node.name} says too little"
 
@@ -240,13 +252,13 @@ def takes_configuration(function: ast.FunctionDef | ast.AsyncFunctionDef, classe
 def check_options_stop_at_the_door(file: str, tree: ast.Module) -> Iterator[str]:
     if file.endswith(("config.py", "cli.py")) or file in MAIN_PATHS:
         return
-    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+    for function in (node for node in nodes(tree) if isinstance(node, FUNCTION)):
         if takes_configuration(function, OPTIONS) and (file, function.name) not in TAKES_A_CONFIGURATION:
             yield f"{file}:{function.lineno}: {function.name} takes a whole configuration; give it what it reads"
 
 
 def check_options_stay_as_resolved(file: str, tree: ast.Module) -> Iterator[str]:
-    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
+    for function in (node for node in nodes(tree) if isinstance(node, FUNCTION)):
         # In the model room `config` is transformers' own description of a model.
         named = {*takes_configuration(function, OPTIONS), *(() if file.startswith("model/") else ("config",))}
         for node in ast.walk(function):
@@ -306,7 +318,7 @@ def test_modules_import_in_no_circle() -> None:
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for file, tree in TREES.items():
-        yield from ((file, node) for node in ast.walk(tree) if isinstance(node, FUNCTION))
+        yield from ((file, node) for node in nodes(tree) if isinstance(node, FUNCTION))
 
 
 def test_few_functions_take_a_whole_configuration() -> None:

@@ -228,8 +228,15 @@ def gradients(encoder: Encoder, budget_gib: float) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("budget_gib", [0.0, 1.0])
-@pytest.mark.parametrize("lora", [False, True])
+RECOMPUTED = [(kind, lora, budget) for kind in ("llama", "bert") for lora in (False, True) for budget in (0.0, 1.0)]
+QUICK = {("llama", False, 0.0), ("llama", False, 1.0), ("llama", True, 0.0), ("llama", True, 1.0), ("bert", True, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "lora", "budget_gib"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in RECOMPUTED],
+    indirect=["encoder"],
+)
 def test_recomputed_layers_give_the_same_gradients_with_dropout_on(encoder, lora, budget_gib):
     encoder.trunk.to(torch.float64)
     set_dropout(encoder, 0.2)

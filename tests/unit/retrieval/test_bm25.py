@@ -96,6 +96,7 @@ def test_stemmer_departs_from_snowball_where_lucene_does() -> None:
         assert stem(word) == porter.stem(word), word
 
 
+@pytest.mark.slow
 @requires_shared_data
 @pytest.mark.shared_data
 def test_stemmer_on_a_real_vocabulary() -> None:
@@ -238,6 +239,7 @@ def measure_bright(task: str, gold: str, exclude: bool = True, variant: Lexical 
     return measure(documents, queries, qrels, variant, excluded if exclude else None)
 
 
+@pytest.mark.slow
 @requires_shared_data
 @pytest.mark.shared_data
 def test_figures_of_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +262,8 @@ def test_figures_of_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     ("task", "gold", "exclude", "plain", "weighted"),
     [
         ("theoremqa_questions", "gold_ids", True, 0.2208, 0.2675),
-        ("theoremqa_questions", "gold_ids", False, 0.1705, 0.2016),
-        ("pony_long", "gold_ids_long", True, 0.2484, 0.2482),
+        pytest.param("theoremqa_questions", "gold_ids", False, 0.1705, 0.2016, marks=pytest.mark.slow),
+        pytest.param("pony_long", "gold_ids_long", True, 0.2484, 0.2482, marks=pytest.mark.slow),
     ],
 )
 def test_bright_figures(task: str, gold: str, exclude: bool, plain: float, weighted: float) -> None:
@@ -270,6 +272,7 @@ def test_bright_figures(task: str, gold: str, exclude: bool, plain: float, weigh
     assert measure_bright(task, gold, exclude, Lexical.bm25_query_weighted) == pytest.approx(weighted, abs=0.001)
 
 
+@pytest.mark.slow
 @requires_shared_data
 @pytest.mark.shared_data
 def test_medquad_figure() -> None:

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kit import fork
 from tests.kit.texts import SENTENCES, write_rows
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_eval.py"
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     write_rows(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(SENTENCES)])
     write_rows(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": text[:30]} for i, text in enumerate(SENTENCES)])

@@ -8,7 +8,7 @@ import pytest
 from tests.kit import fork
 from tests.kit.texts import SENTENCES, write_rows
 
-pytestmark = pytest.mark.seconds(20)
+pytestmark = pytest.mark.slow
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 
@@ -18,7 +18,6 @@ def lines_of(script: str, *options: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.slow
 def test_training_beside_the_published_setting():
     variants = ["published", "packed", "packed_kept_graphs"]
     sizes = ["--mixes", "public", "--queries", "4", "--repeats", "1", "--chunk-tokens", "512"]

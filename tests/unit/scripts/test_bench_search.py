@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kit import fork
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_search.py"
 
 
+@pytest.mark.slow
 def test_smoke() -> None:
     sizes = ["--vectors", "1200", "--dimension", "16", "--queries", "20", "--pq-bytes", "4", "--shards", "2"]
     done = fork.run([str(SCRIPT), *sizes])

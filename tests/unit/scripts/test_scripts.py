@@ -197,6 +197,7 @@ def start_node(folder: Path, argument: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_torchrun_lets_its_ranks_save_and_the_node_says_143(tmp_path):
     node = start_node(tmp_path, "long")
     deadline = time.monotonic() + 120
@@ -210,6 +211,6 @@ def test_torchrun_lets_its_ranks_save_and_the_node_says_143(tmp_path):
     assert (tmp_path / "saved").read_text() == "yes"
 
 
-@pytest.mark.parametrize(("argument", "expected"), [("0", 0), ("7", 1)])
+@pytest.mark.parametrize(("argument", "expected"), [pytest.param("0", 0, marks=pytest.mark.slow), ("7", 1)])
 def test_the_node_hands_on_torchruns_own_status(tmp_path, argument, expected):
     assert start_node(tmp_path, argument).wait(timeout=120) == expected

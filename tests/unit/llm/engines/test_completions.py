@@ -135,6 +135,7 @@ with closing(open_generator(GeneratorConfig(**content), sys.argv[2])) as generat
 """
 
 
+@pytest.mark.slow
 def test_ten_kills_pay_for_little_more_than_every_document(tmp_path: Path) -> None:
     documents, kills, draw = 400, 10, random.Random(0)
     path = tmp_path / "completions.jsonl"

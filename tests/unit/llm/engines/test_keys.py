@@ -57,8 +57,15 @@ def leaky(body: dict, earlier: int) -> object:
     return refusals[prompt_of(body)]
 
 
-@pytest.mark.parametrize("engine", ["openai", "openai_batch"])
-@pytest.mark.parametrize("server_key", [KEY, "another"])
+@pytest.mark.parametrize(
+    ("server_key", "engine"),
+    [
+        ("another", "openai"),
+        pytest.param(KEY, "openai", marks=pytest.mark.slow),
+        pytest.param(KEY, "openai_batch", marks=pytest.mark.slow),
+        pytest.param("another", "openai_batch", marks=pytest.mark.slow),
+    ],
+)
 def test_the_key_is_nowhere(tmp_path: Path, server_key: str, engine: str) -> None:
     with ScriptedServer(leaky, key=server_key) as server:
         command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", CHILD, server.url]

@@ -23,8 +23,8 @@ SCHEMA = {
 }
 
 
-@pytest.mark.seconds(60)
-@pytest.mark.parametrize("template", [TEMPLATE, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("template", [TEMPLATE, None])
 def test_every_answer_obeys_the_schema(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str | None
 ) -> None:

@@ -275,6 +275,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, corpu
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @requires_shared_data
 @pytest.mark.shared_data
 def test_scifact_in_seconds_without_a_gold(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,14 @@ def shape_of(model: InitialModelConfig, **lora: Any) -> ModelShape:
     return with_adapters(shape, **adapters) if adapters["rank"] else shape
 
 
+@cache
+def model_8b() -> InitialModelConfig:
+    """Return the paper's model group: composing the YAML takes longer than most computations here."""
+    return paper().model
+
+
 def shape_8b(**lora: Any) -> ModelShape:
-    return shape_of(paper().model, **lora)
+    return shape_of(model_8b(), **lora)
 
 
 def plan_page(*values: Any) -> str:
