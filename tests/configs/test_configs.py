@@ -80,6 +80,7 @@ def test_every_set_of_sources_has_a_data_choice(monkeypatch: pytest.MonkeyPatch,
         assert bool(source.instruction) == (sources == "public"), name
 
 
+@pytest.mark.seconds(15)
 def test_the_papers_mixture_is_its_three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(monkeypatch, train_cli.main, ["output_dir=out", "data=vl_hq"])
     parts = [composed(monkeypatch, train_cli.main, ["output_dir=out", f"data={p}"]) for p in ("public", "vl", "hq")]

@@ -14,6 +14,9 @@ from reasonir.model import Encoder
 from reasonir.train import cli as train_cli
 from tests.kit.texts import SENTENCES, training_rows, write_rows
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(20)
+
 SMALL = (
     "query_max_tokens=48", "document_max_tokens=48", "global_batch_queries=4", "max_steps=1",
     "chunk_tokens=256", "warmup_steps=0",

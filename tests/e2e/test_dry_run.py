@@ -11,6 +11,9 @@ import pytest
 
 from tests.kit import fork
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(15)
+
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 GIB = 2**20  # ru_maxrss counts KiB
 

@@ -20,6 +20,9 @@ from tests.kit.servers import Reply, ScriptedServer, prompt_of
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.kit.texts import write_rows
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(20)
+
 BIOLOGY = SHARED_DATA / "openstax_biology"
 MADE_HERE = ("completions.jsonl", "manifest.json", "config.yaml")
 Script = Callable[[dict[str, Any], int], str | Reply]

@@ -15,6 +15,9 @@ from tests.kit.answer_folders import SUBJECTS, TOP, write_answers_folder
 from tests.kit.browser import CHROMIUM, Visit
 from tests.kit.report_folders import write_bright, write_results_folder
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(15)
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 LETTERS = "ABCD"
 Rows = list[dict[str, Any]]
@@ -97,7 +100,7 @@ def test_the_page_holds_the_figures_of_accuracy_json(folders: dict[str, Path]) -
             assert f'<td class="number">{value}</td>' in text
         assert f"<strong>{100 * move['difference']:+.1f}</strong>" in text
     for depth, found in accuracy["retrieval"]["at"].items():
-        assert f'<th scope="row">{depth} <span class="count">{found["hits"]}' in text
+        assert f'<th scope="row">{depth}&ensp;<span class="count">{found["hits"]}' in text
     counts = [
         row["stage"].replace("_", " ") for row in rows(folders["three"], "answers") if row["condition"] == "retrieved"
     ]

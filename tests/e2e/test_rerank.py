@@ -25,6 +25,9 @@ from tests.kit.servers import Reply, ScriptedServer, error_reply, prompt_of
 from tests.kit.texts import SENTENCES, write_rows
 from tests.kit.vllm import save_model, serve
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(20)
+
 TASKS = ("kitchen", "pony")
 DOCUMENTS, QUERIES = 12, 5
 MADE_HERE = ("completions.jsonl", "manifest.json", "config.yaml")

@@ -21,6 +21,9 @@ from tests.kit.fork import Started
 from tests.kit.servers import Reply, ScriptedServer, error_reply
 from tests.kit.texts import SENTENCES, note_encoded, write_rows
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(20)
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = " ".join(SENTENCES[:6]).lower().replace(",", "").replace(".", "").split()
 TASKS = {"physics": 5, "kitchen": 4}

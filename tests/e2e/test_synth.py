@@ -20,6 +20,9 @@ import pytest
 from tests.kit import fork, synth_answers
 from tests.kit.servers import Reply, ScriptedServer, error_reply, misbehaviours
 
+# Each starts several commands.
+pytestmark = pytest.mark.seconds(25)
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     **os.environ,
