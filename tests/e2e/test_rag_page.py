@@ -105,7 +105,7 @@ def test_the_page_holds_the_figures_of_accuracy_json(folders: dict[str, Path]) -
         row["stage"].replace("_", " ") for row in rows(folders["three"], "answers") if row["condition"] == "retrieved"
     ]
     for stage in set(counts):
-        assert re.search(rf"{stage}.*</td><td class=\"number\">{counts.count(stage)} <", text), stage
+        assert re.search(rf"{stage}.*</td><td class=\"number\">{counts.count(stage)}&ensp;<", text), stage
 
 
 def test_files_beside_the_page(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
