@@ -55,6 +55,6 @@ def test_thoughts_are_no_answer(text: str, expected: str) -> None:
 @pytest.mark.parametrize("mark", ["<think>", "</think>", "<think></think>", "analysis ", "<|channel|>analysis"])
 def test_a_loop_of_marks_takes_time_in_proportion_to_its_length(mark: str) -> None:
     without_thoughts(mark)  # compiled
-    begun = time.perf_counter()
+    begun = time.process_time()
     without_thoughts(mark * 50_000)
-    assert time.perf_counter() - begun < 2.0
+    assert time.process_time() - begun < 2.0

@@ -49,7 +49,7 @@ def test_blanks_to_fill_in_are_no_loop_and_long_posts_may_repeat_phrases() -> No
 
 def test_the_measures_are_linear() -> None:
     texts = ["a" * 400_000, "xq " * 100_000, "光a" * 100_000, "{}" * 200_000]
-    started = time.perf_counter()
+    started = time.process_time()
     for text in texts:
         gibberish(text), mixed_scripts(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

@@ -324,5 +324,5 @@ def test_closing_does_not_wait_for_a_stalled_server(configured: Configured, log_
         with pytest.raises(CancelledError):
             next(running)
         generator.close()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
         assert all(thread.name != "generator" for thread in threading.enumerate())

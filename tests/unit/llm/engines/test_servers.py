@@ -367,7 +367,7 @@ def test_answers_in_flight_are_waited_for_and_kept(
                 time.sleep(0.01)
             begun = time.monotonic()
             generator.finish_in_flight()
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 10
             generator.close()
             reader.join()
         assert server.calls == 3, "what had not been sent is dropped"
