@@ -216,7 +216,7 @@ class WritingConfig(SynthConfig):
     """Folder of edited prompt files (<name>.yaml); a file that it lacks is taken from the package."""
     worked_example: bool = MISSING
     """Show the model one answered item of another subject before the question (prompts that have one). Without it
-    models of a few hundred million parameters talk about the task (docs/log/synthesis.md)."""
+    a model of 135 million parameters talks about the task (docs/log/synthesis.md)."""
     window: int | None = positive()
     """Most items that are begun and not yet written, which bounds the memory; null is 32 per
     generator.max_concurrency."""

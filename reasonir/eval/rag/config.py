@@ -184,5 +184,6 @@ def title_of(config: RagConfig) -> str:
 
 def resolve(config: RagConfig) -> RagConfig:
     """Return the options with the default output folder filled in."""
+    # A hub id and a folder both end in the model's name.
     name = f"{name_of(config)}-{PurePath(config.generator.model).name}"
     return replace(config, output_dir=config.output_dir or str(PurePath("outputs", "eval", name)))

@@ -177,6 +177,16 @@ def _fuse_rotation(architecture: Any) -> None:
         return
 
     def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        """Return queries and keys turned by their positions.
+
+        Args:
+            q: Queries (batch, heads, tokens, channels).
+            k: Keys, of the same shape but for the number of heads.
+            cos: Cosines of the angles (batch, tokens, channels).
+            sin: Sines of the same angles.
+            *rest: Further arguments, which only the architecture's own function knows.
+            **more: The same by name.
+        """
         # A call with further arguments means something that the kernel does not compute.
         if _on_kernels(q) and not rest and not more:
             return cuda_kernels().liger_rope(q, k, cos, sin)

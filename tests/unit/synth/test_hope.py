@@ -45,10 +45,12 @@ def test_one_row_two_reasons_or_no_limit_let_it_go_on(most: int | None) -> None:
     hope = Hope(most, counts)  # type: ignore[arg-type]
     for _ in range(9):
         fail(hope, counts, "language", "x")
+    assert counts.items == 9
     two = Counts()
     hope = Hope(3, two)  # type: ignore[arg-type]
     for reason in ("language", "refusal") * 5:
         fail(hope, two, reason, "x")
+    assert two.rejected == {"language": 5, "refusal": 5}
 
 
 def test_a_continued_run_stops_before_it_asks() -> None:
