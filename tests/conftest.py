@@ -10,6 +10,9 @@ os.environ["REASONIR_CACHE"] = tempfile.mkdtemp(prefix="reasonir-test-cache-")
 import pytest
 import torch
 
+from tests.kit.hydra_once import compose_once
+
+compose_once()
 pytest_plugins = ["tests.kit.fixtures", "tests.kit.limits"]
 
 

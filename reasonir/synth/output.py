@@ -54,7 +54,8 @@ class Output:
         self._seen = seen
         self._held: list[tuple[Item, Outcome]] = []
         self._streams: list[Any] = []
-        self._pending = (bytearray(), bytearray())
+        # For each file: its bytes on disk, and the lines that wait.
+        self._pending = [(0, bytearray()), (0, bytearray())]
         self._last_flush = 0.0
         self.items = self.accepted = self.input_tokens = self.output_tokens = 0
         self.rejected: Counter[str] = Counter()
@@ -109,10 +110,12 @@ class Output:
                 f"{self._paths[0].parent} holds item {left.row['id']!r}, which the input no longer has at that place; "
                 "the input changed since: name a new output_dir"
             )
-        for path, end in zip(self._paths, ends, strict=True):
-            stream = path.open("ab")
+        for which, (path, end) in enumerate(zip(self._paths, ends, strict=True)):
+            path.touch()
+            stream = path.open("r+b")
             stream.truncate(end)
             self._streams.append(stream)
+            self._pending[which] = (end, bytearray())
         return rest
 
     def write(self, item: Item, outcome: Outcome) -> None:
@@ -157,16 +160,20 @@ class Output:
     def _append(self, which: int, rows: list[dict[str, Any]]) -> None:
         # A model may write half a surrogate pair, which UTF-8 cannot express: it becomes a question mark.
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._pending[which].extend(text.encode("utf-8", "replace"))
+        self._pending[which][1].extend(text.encode("utf-8", "replace"))
         if time.monotonic() - self._last_flush > SECONDS_BETWEEN_FLUSHES:
             self._flush()
 
     def _flush(self) -> None:
         """Hand whole lines to the operating system, rejected answers first; `recover` mends a kill in between."""
-        for stream, lines in reversed(list(zip(self._streams, self._pending, strict=True))):
+        for which in (1, 0):
+            stream, (start, lines) = self._streams[which], self._pending[which]
+            # Ctrl-C may come at any point here, and `close` flushes again: the lines are then written to the same place
+            # once more. One assignment ends that, because between two of them a signal could come as well.
+            stream.seek(start)
             stream.write(lines)
             stream.flush()
-            lines.clear()
+            self._pending[which] = (start + len(lines), bytearray())
         self._last_flush = time.monotonic()
 
     def _count(self, lines: list[dict[str, Any]], row: dict[str, Any] | None) -> None:

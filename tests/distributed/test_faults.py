@@ -78,6 +78,7 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_run_is_equal(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+@pytest.mark.slow
 def test_any_engine_and_number_of_ranks_goes_on_from_any_checkpoint(tmp_path: Path, options: list[str]) -> None:
     options = [*options, "model.dropout=0"]  # ranks draw their own dropout
     alone, moved = tmp_path / "alone", tmp_path / "moved"
@@ -92,7 +93,8 @@ def test_any_engine_and_number_of_ranks_goes_on_from_any_checkpoint(tmp_path: Pa
     assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 2e-6
 
 
-@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
 def test_nan_on_one_rank_stops_all_before_the_update(tmp_path: Path, options: list[str], engine: str) -> None:
     folder = tmp_path / "run"
     done = run(folder, options, f"parallel={engine}", fault="nan", step=3)

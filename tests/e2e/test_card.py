@@ -123,6 +123,7 @@ def test_every_block_of_code_gives_the_same_embeddings(model, monkeypatch):
     assert np.array_equal(asked, ours["queries"]), "not the instruction of the training rows"
 
 
+@pytest.mark.seconds(15)  # four commands
 def test_scores_and_overlap_are_written_into_it_afterwards(model, options, tmp_path, capsys):
     tasks = bright_folder(tmp_path / "tasks")
     results, overlap = tmp_path / "results", tmp_path / "overlap"

@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = itertools.count()
+_server_runs = False
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kit.fork_imports"])
 
@@ -127,6 +128,11 @@ def finish(programs: Sequence[Started], timeout: float) -> subprocess.CompletedP
     return subprocess.CompletedProcess(programs[0].args, status, out, err)
 
 
+def server_runs() -> bool:
+    """Return whether a program was started, so that the fork server has made its imports."""
+    return _server_runs
+
+
 @cache
 def _folder() -> Path:
     """Make the folder of the programs' output, which goes with this process."""
@@ -137,6 +143,8 @@ def _folder() -> Path:
 
 def _start_server() -> None:
     """Start the fork server, once, where it finds the repository, with one thread of computation."""
+    global _server_runs
+    _server_runs = True
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
     os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT), before["PYTHONPATH"] or ""]), OMP_NUM_THREADS="1")
     try:

@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 
+from tests.kit.hydra_once import compose_once
+
 for name in (
     "bm25s", "datasets", "huggingface_hub", "hydra", "jinja2", "numpy", "omegaconf", "openai", "pyarrow.parquet",
     "pytrec_eval", "regex", "rich", "safetensors.torch", "scipy.stats", "tokenizers", "torch", "torch.distributed.fsdp",
@@ -11,3 +13,5 @@ for name in (
 ):  # fmt: skip
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
+
+compose_once()

@@ -2,8 +2,9 @@
 
 A test's call may take SECONDS; `@pytest.mark.seconds(n)` names another limit for a test whose subject is a chain of
 commands or a launch of ranks. Set-up and fixtures do not count, nor does a call that imports a library for the first
-time in its process: whichever test comes first pays that. A test over its limit fails when the limit is exceeded
-on a machine of reference speed: the limit is multiplied by how much slower a fixed computation is right after the test.
+time in its process or starts its fork server: whichever test comes first pays that. A test over its limit fails when
+the limit is exceeded on a machine of reference speed: the limit is multiplied by how much slower a fixed computation is
+right after the test.
 REASONIR_TEST_PATIENCE multiplies the limits further: CI sets it, where neighbours disturb.
 """
 
@@ -17,12 +18,14 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.kit import fork
+
 SECONDS = 5.0
 REFERENCE_SECONDS = 0.07
 """What `reference_computation` takes on an idle core of the machine on which the limit was chosen."""
 NEW_MODULES = 100
 """A call that brought in more modules than this has paid for somebody's imports."""
-modules_before = pytest.StashKey[int]()
+modules_before, fork_server_before = pytest.StashKey[int](), pytest.StashKey[bool]()
 GROUPS = {
     "tests/distributed/": "ranks",
     "tests/e2e/test_report_page.py": "browser",
@@ -97,7 +100,7 @@ def limit_of(item: pytest.Item) -> float | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    item.stash[modules_before] = len(sys.modules)
+    item.stash[modules_before], item.stash[fork_server_before] = len(sys.modules), fork.server_runs()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,6 +110,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when != "call" or limit is None or not report.passed or call.duration <= limit:
         return report
     if len(sys.modules) - item.stash[modules_before] > NEW_MODULES:
+        return report
+    if fork.server_runs() and not item.stash[fork_server_before]:
         return report
     slower = max(1.0, min(reference_computation() for _ in range(2)) / REFERENCE_SECONDS)
     patience = float(os.environ.get("REASONIR_TEST_PATIENCE", "1"))

@@ -53,6 +53,7 @@ def test_help_is_the_head_of_the_file(tmp_path: Path) -> None:
     assert done.returncode == 0 and "scale=tiny" in done.stdout and not done.stdout.startswith("#")
 
 
+@pytest.mark.seconds(10)  # the world, then two commands
 def test_a_step_that_fails_ends_the_chain_and_the_table_says_so(tmp_path: Path) -> None:
     # The step before it was left out: there is no run to rerank.
     done = reproduce(tmp_path, "scale=tiny", "only=[rerank]", f"output_dir={tmp_path}/out")

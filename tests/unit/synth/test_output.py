@@ -2,8 +2,10 @@
 
 import json
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -66,6 +68,44 @@ def test_output_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
         again = write(folder).counts()
         assert [(folder / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")] == whole
         assert again == counts
+
+
+class InterruptedAt:
+    """Raises KeyboardInterrupt before the n-th line that a function runs, once."""
+
+    def __init__(self, function: Callable[..., object], line: int) -> None:
+        self.code, self.left = function.__code__, line
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> "InterruptedAt | None":
+        if frame.f_code is not self.code:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+def test_ctrl_c_at_any_line_of_a_flush_writes_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole")
+    whole = [(tmp_path / "whole" / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")]
+    for line in range(1, 14):
+        folder = tmp_path / str(line)
+        folder.mkdir()
+        output = Output(folder, DigestTable().seen)
+        for item in output.recover(items(30)):
+            output.write(item, outcome(item.position // 2))
+        before, interrupt = sys.gettrace(), InterruptedAt(Output._flush, line)
+        sys.settrace(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                output._flush()
+        finally:
+            sys.settrace(before)
+        output.close()
+        write(folder)
+        assert [(folder / name).read_bytes() for name in ("data.jsonl", "rejections.jsonl")] == whole
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 15])
