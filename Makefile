@@ -7,7 +7,8 @@ LOWEST := .venv-lowest
 LOWEST_TESTS ?= tests/unit tests/numerics tests/configs tests/e2e/test_quickstart.py
 
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+# Bytecode is written, else every process that a test starts compiles the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: quickstart test test-all test-slow check test-lowest dist
 

