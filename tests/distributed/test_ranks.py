@@ -27,6 +27,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "status"), ENDS)
 def test_the_watchdog_never_aborts_a_process_that_ends(tmp_path: Path, end: str, status: int) -> None:
     """A thread that comes back from the store when the interpreter is gone takes the process with it (SIGABRT)."""

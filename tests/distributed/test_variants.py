@@ -73,9 +73,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name.startswith("ddp") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
 def test_other_number_formats_and_places_give_nearly_the_same_losses(
     tmp_path: Path, options: list[str], name: str
 ) -> None:

@@ -18,11 +18,11 @@ def succeed(command, arguments):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """One task of the world and a model that saw 60 batches of its training rows."""
+    """One task of the world and a model that saw 40 batches of its training rows."""
     root = tmp_path_factory.mktemp("quickstart")
     generate_world(root / "world", scale=0.5)
     options = [
-        "+experiment=quickstart", f"output_dir={root}/run", "max_steps=60", "warmup_steps=5",
+        "+experiment=quickstart", f"output_dir={root}/run", "max_steps=40", "warmup_steps=5",
         f"data.files=[{root}/world/train/office_cases.jsonl]", "query_max_tokens=96",
     ]  # fmt: skip
     succeed(train, options)
@@ -53,10 +53,10 @@ def test_the_manifest_accounts_for_every_row(trained):
     manifest = json.loads((trained / "run" / "manifest.json").read_text())
     (source,) = manifest["counts"]["sources"]
     assert source["rows"] == 1200
-    assert source["rows_drawn"] == 60 * 32
+    assert source["rows_drawn"] == 40 * 32
     assert source["truncated_queries"] > 0
     assert manifest["inputs"][0]["rows"] == 1200
-    assert manifest["counts"]["steps"] == 60
+    assert manifest["counts"]["steps"] == 40
 
 
 def test_the_trained_folder_embeds_equally_in_sentence_transformers(trained):

@@ -64,7 +64,7 @@ def both_files(folder: Path) -> tuple[bytes, bytes]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    return write_corpus(tmp_path / "corpus.jsonl", [DOCUMENT.format(number) for number in range(120)])
+    return write_corpus(tmp_path / "corpus.jsonl", [DOCUMENT.format(number) for number in range(60)])
 
 
 @contextmanager
@@ -81,18 +81,18 @@ def server_process(answer: str) -> Iterator[str]:
 def test_every_item_ends_once_in_the_order_of_the_input(tmp_path: Path, corpus: Path) -> None:
     with ScriptedServer(synth_answers.uneven) as server:
         run("hq", tmp_path / "out", server.url, f"corpus={corpus}", "generator.max_concurrency=16", "window=24")
-        assert server.stats["most_in_flight"] > 8
+        assert server.stats["most_in_flight"] > 4
     accepted, refused = rows(tmp_path / "out"), rows(tmp_path / "out", "rejections.jsonl")
     rejected = [line for line in refused if line["final"]]
     ends = [row["provenance"]["position"] for row in accepted] + [line["position"] for line in rejected]
-    assert sorted(ends) == list(range(120))
+    assert sorted(ends) == list(range(60))
     assert [row["id"] for row in accepted] == sorted((row["id"] for row in accepted), key=lambda i: int(i.split()[1]))
     # A repeated query is asked for again, as a placeholder is.
     assert {line["reason"] for line in refused if not line["final"]} == {"prompt_echo", "duplicate_query"}
-    assert {row["provenance"]["attempt"] for row in accepted} >= {1, 2} and len(accepted) > 110
+    assert {row["provenance"]["attempt"] for row in accepted} >= {1, 2} and len(accepted) > 50
     assert len({row["query"][1] for row in accepted}) == len(accepted)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["counts"]["accepted"] == len(accepted) and manifest["counts"]["in"] == 120
+    assert manifest["counts"]["accepted"] == len(accepted) and manifest["counts"]["in"] == 60
     assert manifest["counts"]["rejected"] == Counter(line["reason"] for line in rejected)
     text = Path(synth_answers.__file__).parents[2] / "reasonir" / "prompts" / "hq.yaml"
     digest = hashlib.sha256(text.read_bytes()).hexdigest()
@@ -132,6 +132,7 @@ def test_kills_change_no_byte_and_pay_nothing_twice(tmp_path: Path, corpus: Path
     assert both_files(tmp_path / "broken") == both_files(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_torn_lines_are_cut_off(tmp_path: Path, corpus: Path) -> None:
     with ScriptedServer(synth_answers.picky) as server:
         run("hq", tmp_path / "out", server.url, f"corpus={corpus}")
@@ -151,7 +152,10 @@ def test_torn_lines_are_cut_off(tmp_path: Path, corpus: Path) -> None:
         assert server.stats["paid"] == paid
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.seconds(15)
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_polite_stop_leaves_a_folder_to_go_on_with(
     tmp_path: Path, corpus: Path, number: signal.Signals, status: int
 ) -> None:
@@ -164,7 +168,7 @@ def test_a_polite_stop_leaves_a_folder_to_go_on_with(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == status and "Traceback" not in errors
-        assert 0 < len(rows(tmp_path / "out")) < 100
+        assert 0 < len(rows(tmp_path / "out")) < 55
         run("hq", tmp_path / "out", server.url, f"corpus={corpus}")
         run("hq", tmp_path / "whole", server.url, f"corpus={corpus}")
     assert both_files(tmp_path / "out") == both_files(tmp_path / "whole")
