@@ -3,8 +3,11 @@
 # synth, train, bright, rewrite, rerank, rag, ablations.
 #   scripts/reproduce.sh plan=true                  # what would be run, what it costs, what is expected; runs nothing
 #   scripts/reproduce.sh scale=tiny                 # the same chain on a CPU: no hub, no GPU, no model to download
+#   CORPUS=passages.jsonl BENCHMARK=bright/pony QUESTIONS=questions.jsonl scripts/reproduce.sh scale=small
 #   MODEL=meta-llama/Llama-3.1-70B-Instruct BASE_URL=http://127.0.0.1:8000/v1 GPQA=gpqa_diamond.csv scripts/reproduce.sh
-# Arguments: scale=paper|tiny, output_dir=DIR (outputs/reproduce_SCALE), only=[STEP,...], plan=true (or --plan).
+# Arguments: scale=paper|small|tiny, output_dir=DIR (outputs/reproduce_SCALE), only=[STEP,...], plan=true (or --plan).
+# Environment of scale=small: CORPUS, BENCHMARK (a task's folder), QUESTIONS; MODEL and BASE_URL (a server; default: SmolLM2 by
+# vLLM on this machine), RETRIEVER (folder of the model to train; default SmolLM2). scale=tiny takes none of them.
 # Environment of scale=paper: MODEL, BASE_URL, GENERATOR (as scripts/synth.sh), GPQA (its csv, gated), ROWS (ours: train on
 # what synth wrote; release: on the released rows), NPROC (processes; default the GPUs), REASONIR_DATA (public data).
 # PYTHON: default .venv/bin/python where there is one, else python. Run it again and it goes on where it stopped.
@@ -17,12 +20,12 @@ refuse() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 scale=paper plan=false output_dir='' only='' server='' URL=''
 for argument in "$@"; do
     case $argument in
-        scale=paper | scale=tiny | plan=true | plan=false) declare "$argument" ;;
+        scale=paper | scale=small | scale=tiny | plan=true | plan=false) declare "$argument" ;;
         output_dir=?* | only=?*) declare "$argument" ;;
         --plan) plan=true ;;
         -h | --help) sed -n '2,/^set /{/^#/s/^# \?//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-        scale=*) refuse "$argument must be paper or tiny" ;;
-        *) refuse "$argument is no option; there are scale=paper|tiny, output_dir=DIR, only=[STEP,...], plan=true" ;;
+        scale=*) refuse "$argument must be paper, small or tiny" ;;
+        *) refuse "$argument is no option; there are scale=paper|small|tiny, output_dir=DIR, only=[STEP,...], plan=true" ;;
     esac
 done
 out=${output_dir:-outputs/reproduce_$scale}
@@ -70,6 +73,7 @@ leave() {
 }
 
 # shellcheck source=reproduce_paper.sh
+# shellcheck source=reproduce_small.sh
 # shellcheck source=reproduce_tiny.sh
 source "$root/scripts/reproduce_$scale.sh"
 $plan || check_needs

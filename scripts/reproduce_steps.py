@@ -9,12 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. cost: at the paper's scale; tiny: what stands in for it on a CPU."""
+    """One step. cost: at the paper's scale; small: with real models on a CPU; tiny: what stands in for them there."""
 
     name: str
     does: str
     cost: str
+    small: str
     tiny: str
+
+    def at(self, scale: str) -> str:
+        """Return what the step takes at a scale."""
+        return {"paper": self.cost, "small": self.small, "tiny": self.tiny}[scale]
 
 
 STEPS = (
@@ -23,30 +28,35 @@ STEPS = (
         "filter, hq, vl, eq, and a hard negative for every row",
         "a generator of 70 B parameters; tokens not measured (by the limits at most 0.41 billion for hq: 100,521 "
         "requests of 4,096); the filter's classifier on 1 GPU, hours not measured",
+        "120 passages: easy queries for all, hard ones for 12, 6 varied-length rows; mined negatives",
         "some 1,100 requests to rules",
     ),
     Step(
         "train",
         "ReasonIR-8B: Llama-3.1-8B on public, VL and HQ rows, 1,000 steps of 2,048 queries",
         "16 x 8 GPUs of 80 GB in the release, or 8 at some 16 times the time; hours not measured",
+        "SmolLM2-135M in both directions, 12 steps of 16 queries",
         "40 steps of 32 queries, a Llama of half a million parameters",
     ),
     Step(
         "bright",
         "the BRIGHT table: original and GPT-4's queries; the released model and BM25 beside ours",
         "1.33 million passages a model, once: 8 GPUs, hours not measured; BM25 on a CPU",
+        "some 40 held-out queries in 120 passages, and 40 queries of BENCHMARK",
         "one task of the built-in world, 40 queries; no GPT-4 rewrites there",
     ),
     Step(
         "rewrite",
         "BRIGHT's 1,384 queries rewritten, and measured",
         "Llama-3.1-8B-Instruct in vLLM, 1 GPU; at most 2.8 million tokens written; hours not measured",
+        "40 queries of BENCHMARK rewritten, searched by BM25",
         "40 queries rewritten by rules",
     ),
     Step(
         "rerank",
         "the first 100 of every GPT-4 query judged by Qwen2.5-32B-Instruct",
         "138,400 prompts of up to 16,384 tokens in vLLM, the GPUs of one machine; hours not measured",
+        "the first 3 passages of every held-out query judged",
         "the first 10 of 40 queries judged by rules",
     ),
     Step(
@@ -54,12 +64,14 @@ STEPS = (
         "MMLU and GPQA-diamond, closed book and with passages from MassiveDS",
         "two pools encoded (their size is printed first), 14,042 and 198 questions twice; Llama-3.1-8B-Instruct and "
         "Qwen2.5-7B-Instruct in vLLM, 1 GPU; hours not measured",
+        "20 questions of QUESTIONS, closed book and with one passage",
         "30 questions, a reader that is rules",
     ),
     Step(
         "ablations",
         "public, VL, HQ and EQ rows alone, each trained and measured on both kinds of queries",
         "four times train, and eight dense rows of bright; hours not measured",
+        "the same training without mined negatives",
         "four trainings of 16 steps",
     ),
 )

@@ -17,6 +17,8 @@ sizes=(
 )
 
 check_needs() {
+    [[ -z ${MODEL:-}${BASE_URL:-} ]] ||
+        refuse "MODEL and BASE_URL are not used by scale=tiny, whose generator is a set of rules; give scale=small, or unset them"
     "$PYTHON" -c 'import sys, reasonir.core.command; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         refuse "$PYTHON lacks what reasonir needs; 'make quickstart' installs it, or name another: PYTHON=..."
 }

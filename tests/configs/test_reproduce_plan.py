@@ -28,7 +28,9 @@ RECORDER = '#!/usr/bin/env bash\n{ printf "%s\\n" "${@@Q}" | tr "\\n" " "; echo;
 def planned(*arguments: str, **environment: str) -> str:
     """Return what the plan prints; no GPU, no server and no generator are there."""
     kept = {
-        name: value for name, value in os.environ.items() if name not in ("MODEL", "BASE_URL", "GPQA", "ROWS", "NPROC")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MODEL", "BASE_URL", "GPQA", "ROWS", "NPROC", "CORPUS", "BENCHMARK", "QUESTIONS", "RETRIEVER")
     }
     command = [str(ROOT / "scripts" / "reproduce.sh"), "plan=true", *arguments]
     done = subprocess.run(
@@ -83,7 +85,7 @@ def form(call: list[str]) -> tuple[str, ...]:
 
 
 @pytest.mark.seconds(20)
-@pytest.mark.parametrize("scale", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scale", ["tiny", "small", pytest.param("paper", marks=pytest.mark.slow)])
 def test_every_planned_command_composes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expand: Any, scale: str
 ) -> None:
@@ -119,12 +121,15 @@ def test_the_page_has_the_commands_and_numbers_of_the_script(monkeypatch: pytest
     plan = planned("output_dir=OUT", NPROC="8")
     assert "\n".join(f"    {command}" for command in commands(plan)) in PAGE
     for step in steps.STEPS:
-        assert f"| {step.name} | {step.does} | {step.cost} | {step.tiny} |" in PAGE
+        assert f"| {step.name} | {step.does} | {step.cost} | {step.small} | {step.tiny} |" in PAGE
     for line in steps.PUBLISHED:
         assert f"| {line.step} | {line.name} | {line.points:.1f} | {line.tolerance:.1f} | {line.why} |" in PAGE
     for order in steps.ORDERS:
         assert f"| {order.step} | {order.name} | above | none |" in PAGE
-    relations = importlib.import_module("reproduce_tiny_checks").RELATIONS
+    relations = (
+        *importlib.import_module("reproduce_tiny_checks").RELATIONS,
+        *importlib.import_module("reproduce_small_checks").RELATIONS,
+    )
     for step_name, name, expected, _ in relations:
         assert f"| {step_name} | {name} | {expected} |" in PAGE
 

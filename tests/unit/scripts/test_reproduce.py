@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
-OWN = ("MODEL", "BASE_URL", "GPQA", "ROWS", "NPROC", "GENERATOR")
+OWN = ("MODEL", "BASE_URL", "GPQA", "ROWS", "NPROC", "GENERATOR", "CORPUS", "BENCHMARK", "QUESTIONS", "RETRIEVER")
 
 
 def reproduce(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,15 +25,18 @@ def reproduce(folder: Path, *arguments: str, **environment: str) -> subprocess.C
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["scale=huge"], {}, "scale=huge must be paper or tiny"),
+        (["scale=huge"], {}, "scale=huge must be paper, small or tiny"),
         (["scale=tiny", "only=[bright,rank]"], {}, "only=[bright,rank]: rank is no step; there are synth train"),
-        (["scale=tiny", "steps=3"], {}, "steps=3 is no option; there are scale=paper|tiny"),
+        (["scale=tiny", "steps=3"], {}, "steps=3 is no option; there are scale=paper|small|tiny"),
         (["scale=tiny", "output_dir="], {}, "output_dir= is no option"),
         ([], {}, "MODEL is missing: name the generator"),
         (["only=[rag]"], {"NPROC": "8"}, "GPQA= is no file"),
         (["only=[rag]"], {"NPROC": "8", "GPQA": "gone.csv"}, "GPQA=gone.csv is no file"),
         (["only=[train]"], {"NPROC": "8", "ROWS": "both"}, "ROWS=both must be ours or release"),
         (["only=[train]"], {"NPROC": "0"}, "scale=paper needs GPUs"),
+        (["scale=tiny"], {"MODEL": "a-model"}, "MODEL and BASE_URL are not used by scale=tiny"),
+        (["scale=small"], {}, "CORPUS= is no file; name passages"),
+        (["scale=small"], {"CORPUS": __file__}, "BENCHMARK= is no task"),
         (["scale=tiny"], {"PYTHON": "/bin/false"}, "/bin/false lacks what reasonir needs"),
         (["scale=tiny"], {"PYTHON": "no-python-of-that-name"}, "PYTHON=no-python-of-that-name is not there"),
     ],
