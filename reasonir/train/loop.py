@@ -5,7 +5,6 @@ run was interrupted before n.
 """
 
 import math
-import os
 import signal
 import sys
 import time
@@ -56,10 +55,9 @@ def train(config: TrainConfig) -> None:
         rows, lines = published_total(sources, published), describe_sources(sources, published)
         print(render_plan(plan_figures(config, config.planned_ranks or world_size(), rows, lines)))
         return
-    # Ranks that torchrun starts again after a failure continue their run.
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    config = replace(config, resume=config.resume or restarted)
     with open_ranks(config.parallel.collective_timeout_seconds) as ranks:
+        # Ranks that torchrun starts again after a failure continue their run.
+        config = replace(config, resume=config.resume or ranks.restarted)
         with ranks.leader_first("preparing data and model"):
             work = prepare(config, ranks)
         # `precision=auto` is a measurement, which ranks may disagree on: rank 0's counts.

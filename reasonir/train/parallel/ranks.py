@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from reasonir.core.errors import RunStopped
 from reasonir.core.processes import local_rank, rank, world_size
+from reasonir.train.parallel.rounds import join_round
 
 EXIT_HUNG = 1
 # Time that a rank which lost another one gives that rank's own message, so that the cause stands first in the log.
@@ -29,7 +30,10 @@ LOST_CONTACT = ("connection closed by peer", "connection reset by peer", "broken
 
 
 class Ranks:
-    """All ranks of the run, as seen by this one. rank: 0 to world - 1. device: where this rank computes."""
+    """All ranks of the run, as seen by this one.
+
+    rank: 0 to world - 1. device: where this rank computes. restarted: whether torchrun started the ranks again.
+    """
 
     def __init__(self, timeout_seconds: float) -> None:
         """Join the ranks that torchrun or accelerate launched."""
@@ -41,17 +45,21 @@ class Ranks:
         self._closed = threading.Event()
         self._store: Any = None
         self._watchdog: threading.Thread | None = None
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         if self.world > 1:
-            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
-            # torchrun's store outlives a restart of the ranks; entries of the earlier attempt must not be read.
-            self._store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
             # Longer than the watchdog waits: the watchdog must speak first, because it knows the phase.
             limit = timedelta(seconds=2 * timeout_seconds + 60)
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world))
+            self._store, number = join_round(store, self.rank, self.world, limit.total_seconds())
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
             store = dist.PrefixStore("group", self._store)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=limit)
+            # The count of this node is 0 where another node's rank has crashed; the number is 1 where rank 0 itself
+            # holds the store and begins it anew.
+            restarted = self.sum([number - 1 + restarted])[0] > 0
             self._watchdog = threading.Thread(target=self._watch, daemon=True, name="watchdog")
             self._watchdog.start()
+        self.restarted = restarted
 
     @property
     def leads(self) -> bool:
@@ -85,14 +93,21 @@ class Ranks:
 
     @contextmanager
     def leader_first(self, label: str) -> Iterator[None]:
-        """Let rank 0 through, then the others, so that they find its files on the disk. Without a limit of time."""
-        key = f"done/{label}"
+        """Let rank 0 through, then the others, so that they find its files on the disk; end when all are through.
+
+        Collective. Without a limit of time: a rank that waits here, rank 0 too, is no hung rank, and torch's own limit
+        does not count because nobody is inside a collective.
+        """
         self.phase(label, limited=False)
-        while not self.leads and not self._store.check([key]):
-            time.sleep(0.1)
+        self._wait_until_through(label, 0 if self.leads else 1)
         yield
-        if self.leads and self._store is not None:
-            self._store.set(key, "1")
+        if self.world > 1:
+            self._store.add(f"through/{label}", 1)
+        self._wait_until_through(label, self.world)
+
+    def _wait_until_through(self, label: str, count: int) -> None:
+        while self.world > 1 and self._store.add(f"through/{label}", 0) < count:
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Leave the process group and end the watchdog."""
