@@ -8,8 +8,11 @@ import gzip
 import hashlib
 import json
 import os
+import platform
+import secrets
+import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -50,7 +53,7 @@ def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = F
         path: The final name; its folder must exist.
         durable: Wait until the disk holds the bytes.
         per_process: Several processes may write the same file at once (a shared cache): each writes
-            `.NAME.<process id>.partial`, and the last to end wins.
+            `.NAME.<host>.<chance>.partial`, and the last to end wins.
     """
     path = Path(path)
     scratch = _beside(path, per_process)
@@ -66,25 +69,30 @@ def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = F
 
 
 @contextmanager
-def whole_folder(path: str | Path, *, per_process: bool = False) -> Iterator[Path]:
+def whole_folder(path: str | Path, *, stays: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Give an empty folder beside `path` to fill, and put it in place of `path` when the block has ended.
 
     A block that fails leaves the older folder as it was.
 
     Args:
         path: The final name; missing parents are made.
-        per_process: As in `whole_path`.
+        stays: Several processes may fill the folder at once (a shared cache): each fills one of its own, and a folder
+            under the final name for which this is true is never replaced, because others may read it.
     """
     import shutil  # here, because it loads bz2 and lzma, and options' classes reach this module before any --help
 
     path = Path(path)
-    scratch = _beside(path, per_process)
+    scratch = _beside(path, stays is not None)
     # What a killed attempt left under the name.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        _replace_folder(scratch, path)
+        try:
+            os.rename(scratch, path)  # refused where an older folder holds files
+        except OSError:
+            if stays is None or not stays(path):
+                _replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -104,8 +112,42 @@ def _replace_folder(scratch: Path, target: Path) -> None:
         os.replace(scratch, target)
 
 
+@contextmanager
+def only_one(path: Path, waiting: str) -> Iterator[bool]:
+    """Let one process at a time through of all that make `path`; yield whether the file system really locked.
+
+    Some network file systems know no locks, and some lock on one machine only: what follows must be right without.
+
+    Args:
+        path: What is made; the lock is a file `.NAME.lock` beside it, which stays.
+        waiting: Printed by a process that has to wait.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("ab") as lock:
+        locked = True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            locked = False
+        yield locked  # closing the file unlocks it
+
+
+def remove_partial(path: Path) -> None:
+    """Remove the folders that killed processes of this host left beside `path`; nobody may be filling one now."""
+    import shutil
+
+    for left in path.parent.glob(f".{path.name}.{platform.node()}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _beside(path: Path, per_process: bool) -> Path:
-    process = f".{os.getpid()}" if per_process else ""
+    # Not the process id: containers that share a folder have equal ones.
+    process = f".{platform.node()}.{secrets.token_hex(4)}" if per_process else ""
     return path.with_name(f".{path.name}{process}.partial")
 
 

@@ -24,3 +24,10 @@ def local_rank() -> int:
 def on_several_machines() -> bool:
     """Return whether the launched processes run on more than one machine."""
     return world_size() > int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def launched_for() -> str | None:
+    """Return the engine that the configuration of `accelerate launch` names: zero1 to zero3 or fsdp2, else None."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
+    return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else None

@@ -42,15 +42,11 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
         device: Where the weights go; None is "cuda" where there is one, else "cpu".
         template: "auto" or the name of a preset.
     """
-    from transformers.utils import logging
-
-    # The library's bars and warnings would break into our own lines.
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _silence_transformers()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None and device == "cpu":
         dtype = torch.float32
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    path = _without_tilde(path)
     config = load_config(path)
     preset = choose_preset(path, config, template)
     tokenizer, form = load_template(path, preset)
@@ -64,6 +60,25 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
         "pooling": preset.pooling,
         "query_instruction": preset.query_instruction,
     }
+
+
+def read_template(path: str, template: str) -> Template:
+    """Return the template of a model folder or hub id without loading a weight; `template` as in `load_parts`."""
+    _silence_transformers()
+    path = _without_tilde(path)
+    return load_template(path, choose_preset(path, load_config(path), template))[1]
+
+
+def _silence_transformers() -> None:
+    """Switch the library's bars and warnings off: they would break into our own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _without_tilde(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def load_template(path: str, preset: Preset) -> tuple[Any, Template]:

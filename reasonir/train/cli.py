@@ -8,11 +8,34 @@ from reasonir.train.config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run training with Hydra overrides from the command line."""
-    run_command("reasonir-train", "train", TrainConfig, _train, sys.argv[1:] if argv is None else argv)
+    """Run training, or a command beside it, with Hydra overrides from the command line."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["prepare"]:
+        run_command("reasonir-train prepare", "train", TrainConfig, _prepare, words[1:])
+    run_command("reasonir-train", "train", TrainConfig, _train, words)
 
 
 def _train(config: TrainConfig) -> None:
     from reasonir.train.loop import train
 
     train(config)
+
+
+def _prepare(config: TrainConfig) -> None:
+    """Fill the token cache of a run, with the run's own options, on a machine without a GPU."""
+    import os
+
+    from reasonir.train.data.fill_cache import fill_cache
+    from reasonir.train.data.sources import list_sources
+
+    fill_cache(
+        list_sources(config.data),
+        config.model.path,
+        config.model.template.value,
+        vocabulary_size=config.model.vocabulary_size,
+        query_max_tokens=config.query_max_tokens,
+        document_max_tokens=config.document_max_tokens,
+        cache_dir=config.data.cache_dir,
+        processes=config.data.processes or len(os.sched_getaffinity(0)),
+        published_rows=config.data.published_rows,
+    )

@@ -127,7 +127,9 @@ class DataConfig:
     weights: list[float] | None = MISSING
     """Share of the global batches per source (files, then named sources), normalised; null is in proportion to rows."""
     cache_dir: str = MISSING
-    """Folder of tokenised sources, named by content and settings."""
+    """Folder of tokenised sources, named by content and settings. On a cluster: on storage that all nodes share."""
+    processes: int | None = positive()
+    """Processes that tokenise; changes no token. null: one in a run, as many as there are cores in `prepare`."""
 
     def validate(self) -> None:
         """Refuse an empty list of sources and weights that do not match it."""
@@ -193,7 +195,10 @@ class LoraConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """Train a bi-encoder with the contrastive loss over global batches (GradCache, packed input)."""
+    """Train a bi-encoder with the contrastive loss over global batches (GradCache, packed input).
+
+    `reasonir-train prepare` with the same options fills the run's token cache beforehand, without a GPU.
+    """
 
     output_dir: str = MISSING
     """Folder of the run: config.yaml, metrics.jsonl, checkpoints/, model/, manifest.json."""
@@ -249,6 +254,8 @@ class TrainConfig:
     """Steps between checkpoints; 0 saves only on an interrupt and at the end."""
     keep_checkpoints: int = positive()
     """Number of newest checkpoints to keep."""
+    profile_steps: list[int] | None = MISSING
+    """[a,b]: rank 0 writes a trace of steps a to b by torch's profiler, trace_A_B.json.gz in output_dir. null: none."""
     tracking: Tracking = MISSING
     """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
     tracking_group: str | None = MISSING
@@ -261,6 +268,9 @@ class TrainConfig:
         if self.push_to_hub is not None:
             named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub) is not None
             require(named, "push_to_hub", self.push_to_hub, "must be owner/name")
+        steps = self.profile_steps
+        ordered = steps is None or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
+        require(ordered, "profile_steps", steps, "must be two steps, the first and the last, counted from 1")
         self.validate_packages()
         self.validate_ranks()
 
@@ -278,10 +288,16 @@ class TrainConfig:
 
     def validate_ranks(self) -> None:
         """Refuse a launch that this engine, or this batch, cannot be split over."""
-        from reasonir.core.processes import world_size
+        from reasonir.core.processes import launched_for, world_size
 
         ranks = (self.planned_ranks or world_size()) if self.dry_run else world_size()
         if self.global_batch_queries % ranks:
             raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
         if ranks > 1 and self.parallel.engine is EngineName.single:
             raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process, or choose parallel=ddp")
+        launched = launched_for()
+        if launched not in (None, self.parallel.engine.value):
+            raise UserError(
+                f"parallel={self.parallel.engine} contradicts accelerate's configuration, which is for {launched}; "
+                f"give parallel={launched}, or --config_file configs/accelerate/{self.parallel.engine}.yaml"
+            )

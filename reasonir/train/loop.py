@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,11 @@ from reasonir.core.errors import RunStopped
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
-from reasonir.core.run_folder import peak_memory_gib
 from reasonir.core.tracking import MetricsLog
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data.batches import GlobalBatch
-from reasonir.train.data.sources import describe_format, describe_sources, list_sources, published_total
+from reasonir.train.data.sources import describe_sources, describe_stores, list_sources, published_total
 from reasonir.train.export import export
 from reasonir.train.memory.estimate import explain_out_of_memory
 from reasonir.train.memory.machine import (
@@ -35,9 +35,11 @@ from reasonir.train.memory.machine import (
     keep_freed_memory,
     refuse_out_of_memory,
 )
+from reasonir.train.memory.measure import Meter, memory_snapshot, peak_flops, peak_gib, profiled
 from reasonir.train.memory.plan import plan_figures, render_plan
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw, set_learning_rate
+from reasonir.train.parallel.cross_device import text_cost
 from reasonir.train.parallel.engine import Engine, open_engine
 from reasonir.train.parallel.ranks import Ranks, open_ranks
 from reasonir.train.parallel.stop_requests import stop_requests
@@ -55,7 +57,10 @@ def train(config: TrainConfig) -> None:
         rows, lines = published_total(sources, published), describe_sources(sources, published)
         print(render_plan(plan_figures(config, config.planned_ranks or world_size(), rows, lines)))
         return
-    with open_ranks(config.parallel.collective_timeout_seconds) as ranks:
+    with (
+        open_ranks(config.parallel.collective_timeout_seconds) as ranks,
+        memory_snapshot(Path(config.output_dir), ranks.rank, ranks.device),
+    ):
         # Ranks that torchrun starts again after a failure continue their run.
         config = replace(config, resume=config.resume or ranks.restarted)
         with ranks.leader_first("preparing data and model"):
@@ -75,7 +80,7 @@ def train(config: TrainConfig) -> None:
                 engine,
                 step,
                 CheckpointWriter(folder / "checkpoints", ranks, config.keep_checkpoints),
-                StepLog(metrics, work),
+                StepLog(metrics, work, _meter(ranks, work, adapters=config.lora.rank > 0), config.profile_steps),
                 seed=config.seed,
                 warmup_steps=config.warmup_steps,
                 save_every_steps=config.save_every_steps,
@@ -95,7 +100,8 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         keep_freed_memory()
     if ranks.leads:
         device_gib = device_memory_gib(ranks.device)
-        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, _describe_data(work), device_gib)))
+        data = describe_stores(work.batches.stores) + work.differences_from_published
+        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, data, device_gib)))
         _print_start(ranks, work, config.parallel.engine.value)
     # 2 engine and step
     rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
@@ -134,16 +140,6 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     return engine, step
 
 
-def _describe_data(work: Work) -> list[str]:
-    """Return a line for each tokenised source, and one for each difference from what was published."""
-    sources = [
-        f"source {store.path}: {store.rows:,} rows, {store.tokens / 1e6:.2f} M tokens, "
-        f"{store.truncated_queries} queries and {store.truncated_documents} documents cut{describe_format(store)}"
-        for store in work.batches.stores
-    ]
-    return sources + work.differences_from_published
-
-
 def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
     """Say what computes, in which arithmetic, and where the run continues."""
     arithmetic = f"precision {work.state.precision} ({work.precision_reason})"
@@ -167,8 +163,7 @@ def _try_largest_texts(ranks: Ranks, engine: Engine, step: TrainingStep, batch: 
         state["step"].zero_()  # AdamW's bias correction counts real steps only
     if ranks.leads:
         tokens = sum(len(ids) for ids in (*batch.query_ids, *batch.document_ids)) // ranks.world
-        peak = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else peak_memory_gib()
-        print(f"largest texts fit: a chunk of {tokens} tokens, peak memory {peak:.2f} GiB")
+        print(f"largest texts fit: a chunk of {tokens} tokens, peak memory {peak_gib(ranks.device):.2f} GiB")
 
 
 def _fill_free_memory(ranks: Ranks, step: TrainingStep) -> None:
@@ -179,21 +174,52 @@ def _fill_free_memory(ranks: Ranks, step: TrainingStep) -> None:
         print(f"kept graphs may fill {step.budget.limit_bytes / 2**30:.2f} GiB, {kib:,.1f} KiB a token measured")
 
 
+def _meter(ranks: Ranks, work: Work, *, adapters: bool) -> Meter:
+    """Return what measures the steps of this run."""
+    peak = peak_flops(ranks.device, work.state.precision)
+    return Meter(
+        ranks.device,
+        forward_flops=lambda tokens: 2 * work.layer_parameters * float(text_cost(tokens, work.attention_share).sum()),
+        passes=2 if adapters else 3,
+        peak=None if peak is None else peak * ranks.world,
+    )
+
+
 class StepLog:
     """Metrics and progress of the steps, on the rank that has a metrics file; nothing on the others."""
 
-    def __init__(self, metrics: MetricsLog | None, work: Work) -> None:
-        """Show progress from where the run stands."""
-        self._metrics, self._work = metrics, work
+    def __init__(
+        self, metrics: MetricsLog | None, work: Work, meter: Meter, profile_steps: list[int] | None = None
+    ) -> None:
+        """Show progress from where the run stands.
+
+        Args:
+            metrics: The file; None on the other ranks.
+            work: The run.
+            meter: Adds the columns that belong to the loop.
+            profile_steps: First and last step of a trace.
+        """
+        self._metrics, self._work, self._meter, self._profile_steps = metrics, work, meter, profile_steps
         if metrics is not None:
             self._progress = Progress("train", work.total_steps, "steps", done=work.state.step)
+
+    def follow(self, batches: Iterator[GlobalBatch]) -> Iterator[GlobalBatch]:
+        """Yield the batches of the steps, measured and, where asked for, profiled."""
+        if self._metrics is None:
+            return batches
+        folder = self._work.run.path if self._work.run is not None else None
+        return profiled(self._meter.waiting(batches), self._profile_steps, folder)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write a step's row."""
         if self._metrics is not None:
+            row |= self._meter.columns(row["train/tokens"], row["train/step_seconds"])
             self._metrics.append(row)
             rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
-            self._progress.update(1, f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real")
+            note = f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real"
+            waited = row["train/data_wait_seconds"]
+            slow = f", {waited:.1f} s waiting for data" if waited > 0.1 * row["train/step_seconds"] else ""
+            self._progress.update(1, note + slow)
 
     def summarise(self) -> None:
         """Track what the finished run used of every source."""
@@ -228,7 +254,7 @@ def _run_steps(
     # A batch depends on its step alone, so that a resumed run begins at any step.
     batches = prefetch(work.batches.batch, range(state.step, total), PREFETCHED_BATCHES)
     with stop_requests() as asked, closing(log), closing(batches):
-        for batch in batches:
+        for batch in log.follow(batches):
             try:
                 row, stopping = optimizer_step(ranks, engine, step, batch, asked, seed=seed, warmup_steps=warmup_steps)
             except RunStopped:

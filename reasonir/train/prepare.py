@@ -37,7 +37,7 @@ from reasonir.train.parallel.ranks import Ranks
 MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
     "tracking_group", "push_to_hub", "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir",
-    "dry_run", "planned_ranks", "lora.merge", "model.licence",
+    "data.processes", "dry_run", "planned_ranks", "profile_steps", "lora.merge", "model.licence",
 )  # fmt: skip
 # Folder of a new model before its first step: ranks beside rank 0, and a resumed run, begin from it.
 INITIAL_MODEL = "initial_model"
@@ -51,7 +51,8 @@ class Work:
 
     run: rank 0's output folder, else None. total_steps: of the whole run. state: where the run stands.
     resumed_from: the checkpoint that holds the optimizer's state; None at step 0. differences_from_published: a line
-    for each difference between the rows found and the rows published.
+    for each difference between the rows found and the rows published. layer_parameters: weights of the layers, without
+    embeddings.
     """
 
     run: RunFolder | None
@@ -63,6 +64,7 @@ class Work:
     state: TrainingState
     precision_reason: str
     resumed_from: CheckpointReader | None
+    layer_parameters: int
     attention_share: float
 
 
@@ -82,7 +84,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None)
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
     _require_positions(encoder, limits)
-    stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir, **limits)
+    stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
+                          processes=config.data.processes or 1, **limits)  # fmt: skip
     mixture = (mixing_weights(sources), config.global_batch_queries, config.negatives_per_query, config.seed)
     batches = MixedBatches(stores, *mixture)
     # 2 position
@@ -96,6 +99,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     if reader is not None:
         # Not earlier: a checkpoint holds the weights that train, which are the adapters where there are any.
         load_weights(reader, encoder)
+    sizes = _trunk_sizes(encoder)
     return Work(
         run=run,
         encoder=encoder.train(),
@@ -106,7 +110,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         state=state,
         precision_reason=reason,
         resumed_from=reader,
-        attention_share=attention_share_of(*_trunk_sizes(encoder)),
+        layer_parameters=sizes[0],
+        attention_share=attention_share_of(*sizes),
     )
 
 

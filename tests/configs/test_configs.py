@@ -41,7 +41,8 @@ def test_every_yaml_is_covered_here() -> None:
     tried = {"train", *(f"{g}/{c}" for g, names in GROUPS.items() for c in names)}
     tried |= {f"experiment/{name}" for name in EXPERIMENTS} | {f"eval/{task}" for task in eval_cli.TASKS}
     files = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
-    files = {file for file in files if not file.startswith(("synth/", "generator/"))}  # test_synth_configs.py
+    # test_synth_configs.py; accelerate's own files: tests/distributed/test_accelerate.py
+    files = {file for file in files if not file.startswith(("synth/", "generator/", "accelerate/"))}
     assert files - tried == {"eval/retrieval", "eval/rag"}, "a file that no test composes"
     assert tried - files == set()
 
@@ -263,6 +264,10 @@ TRAIN_REFUSALS = [
     (["model=folder"], "model.path"),
     (["global_batch_queries=0"], "global_batch_queries=0"),
     (["learning_rate=nan"], "learning_rate=nan"),
+    (["profile_steps=[3]"], "profile_steps=[3] must be two steps"),
+    (["profile_steps=[3,2]"], "profile_steps=[3, 2]"),
+    (["profile_steps=[0,2]"], "profile_steps=[0, 2]"),
+    (["data.processes=0"], "data.processes=0"),
 ]
 
 
@@ -318,6 +323,25 @@ def test_global_batch_must_divide_by_the_ranks(
     # The same batch over ranks that divide it fails, if at all, for another reason.
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "divide" not in refusal(capsys, train_cli.main, [*TRAIN, "global_batch_queries=64"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp2"),
+    ],
+)
+def test_another_engine_than_accelerates_configuration_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str
+) -> None:
+    right = composed(monkeypatch, train_cli.main, [*TRAIN, f"parallel={named}"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    line = refusal(capsys, train_cli.main, [*TRAIN, "parallel=ddp"])
+    assert f"parallel=ddp contradicts accelerate's configuration, which is for {named}; give parallel={named}" in line
+    right.validate_ranks()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def compose(stage: str, arguments: list[str]) -> Any:
     arguments = [argument.replace("=URL", "=http://127.0.0.1:1/v1") for argument in arguments]
     if stage == "train":
         chosen, name, schema = "", "train", TrainConfig
+        arguments = arguments[arguments[:1] == ["prepare"] :]
     elif stage == "eval":
         chosen, *arguments = arguments
         name, schema = f"eval/{chosen}", evaluation.TASKS[chosen][0]

@@ -39,7 +39,8 @@ def ndcg(root: Path, name: str, *options: str) -> float:
 def test_training_from_nothing_beats_untrained_and_lexical_search(trained):
     rows = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
     keys = {"step", "train/loss_nats", "train/grad_norm", "train/learning_rate", "train/tokens", "train/step_seconds",
-            "train/tokens_per_second", "train/real_token_fraction"}  # fmt: skip
+            "train/tokens_per_second", "train/real_token_fraction", "train/data_wait_seconds",
+            "train/wall_tokens_per_second", "train/peak_memory_gib"}  # fmt: skip
     assert keys <= rows[0].keys()
     assert rows[-1]["train/loss_nats"] < rows[0]["train/loss_nats"] - 1.0
     untrained = ndcg(trained, "untrained", f"model.path={trained}/run/initial_model")

@@ -116,6 +116,7 @@ def open_sources(
     query_max_tokens: int,
     document_max_tokens: int,
     cache_dir: str,
+    processes: int = 1,
 ) -> list[TokenStore]:
     """Tokenise the sources, or reuse them from the cache, in their order.
 
@@ -126,6 +127,7 @@ def open_sources(
         query_max_tokens: Tokens of a query's input.
         document_max_tokens: Tokens of a document's input.
         cache_dir: Folder of tokenised sources.
+        processes: That tokenise; 1 is this one.
     """
     stores = []
     for source in sources:
@@ -142,10 +144,20 @@ def open_sources(
                 progress.update,
                 instruction=source.instruction,
                 min_positive_words=source.min_positive_words,
+                processes=processes,
             )
         )
         progress.close()
     return stores
+
+
+def describe_stores(stores: list[TokenStore]) -> list[str]:
+    """Return a line for each tokenised source: what it holds, and what was cut."""
+    return [
+        f"source {store.path}: {store.rows:,} rows, {store.tokens / 1e6:.2f} M tokens, "
+        f"{store.truncated_queries} queries and {store.truncated_documents} documents cut{describe_format(store)}"
+        for store in stores
+    ]
 
 
 def compare_rows(source: Source, found: int, left_out: int) -> str | None:

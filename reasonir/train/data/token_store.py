@@ -1,27 +1,34 @@
 """A training file tokenised once: flat arrays on disk, mapped into memory, found again by content and settings.
 
-Invariants: a store under its final name is complete. Its name depends on the file's bytes, the documents looked up, the
+Invariants: a store under its final name is complete, and is never replaced: other processes have it mapped. One process
+of a machine builds it and the others wait. Its name depends on the file's bytes, the documents looked up, the
 instruction of bare queries, the filter of short positives, the template and the token limits. A store holds each
 distinct text (instruction, text, side) once.
 """
 
 import hashlib
 import json
+import os
+import signal
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, tee
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import file_sha256, whole_folder
+from reasonir.core.files import file_sha256, only_one, remove_partial, whole_folder
+from reasonir.core.prefetch import prefetch
 from reasonir.core.stamp import digest_of, read_stamp, unchanged
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
-from reasonir.model.templates import Template
+from reasonir.model.templates import Template, TokenizedText
 from reasonir.text.digests import text_digest
 
 # Rows tokenised in one call: enough for the tokenizer's threads, little enough memory.
@@ -107,6 +114,7 @@ def open_token_store(
     *,
     instruction: str = "",
     min_positive_words: int = 0,
+    processes: int = 1,
 ) -> TokenStore:
     """Return the tokenised form of a training file, from the cache or made now.
 
@@ -120,6 +128,7 @@ def open_token_store(
         on_progress: Called with the number of rows done.
         instruction: Instruction of queries that have none.
         min_positive_words: Rows whose every positive has fewer words are left out and counted.
+        processes: That tokenise; 1 is this one.
     Raises:
         UserError: Rows cannot be read, an instruction is longer than the token limit, or no row is left.
     """
@@ -128,18 +137,29 @@ def open_token_store(
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = digest_of([json.dumps(identity)])[:40]
     folder = cache_dir / "tokens" / key
-    meta = read_stamp(folder / META_FILE)
-    if meta is None or not unchanged(folder, meta["bytes"]):
-        growing = _Growing()
-        examples = read_training_examples(
-            path, documents, instruction, min_positive_words, growing.leave_out, growing.report
-        )
-        limits = {"query": query_max_tokens, "document": document_max_tokens}
-        meta = _build(path, growing, examples, template, limits, folder, on_progress)
+    meta = _facts(folder)
+    if meta is None:
+        with only_one(folder, f"{path}: another process tokenises it; waiting") as locked:
+            if locked:
+                remove_partial(folder)
+            meta = _facts(folder)
+            if meta is None:
+                growing = _Growing()
+                examples = read_training_examples(
+                    path, documents, instruction, min_positive_words, growing.leave_out, growing.report
+                )
+                limits = {"query": query_max_tokens, "document": document_max_tokens}
+                meta = _build(path, growing, examples, template, limits, folder, on_progress, processes)
     # Mapped, not read: many ranks share the pages, and a corpus may be larger than memory. An empty file has no map.
     flat = folder / "tokens.bin"
     tokens = np.memmap(flat, dtype=np.int32, mode="r") if flat.stat().st_size else np.empty(0, np.int32)
     return TokenStore(path, key, tokens, {name: np.load(folder / f"{name}.npy") for name in ARRAYS}, meta)
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """Return the facts of a complete store; None where there is none."""
+    meta = read_stamp(folder / META_FILE)
+    return meta if meta is not None and unchanged(folder, meta["bytes"]) else None
 
 
 def _content_hash(path: str) -> str:
@@ -191,16 +211,22 @@ def _build(
     limits: dict[str, int],
     folder: Path,
     on_progress: Callable[[int], None] | None,
+    processes: int,
 ) -> dict[str, Any]:
     """Write the files of a store and return its facts."""
-    # Two runs may tokenise the same file at once; either's folder may stay, as both hold the same.
-    with whole_folder(folder, per_process=True) as scratch:
+    # Where the file system knows no locks, two runs may tokenise the same file at once; both folders hold the same.
+    with whole_folder(folder, stays=lambda there: _facts(there) is not None) as scratch:
         with (scratch / "tokens.bin").open("wb") as stream:
-            while batch := list(islice(examples, ROWS_PER_BATCH)):
-                for ids in _append(growing, batch, template, limits, path):
-                    stream.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
-                if on_progress is not None:
-                    on_progress(len(batch))
+            rows = iter(lambda: list(islice(examples, ROWS_PER_BATCH)), [])
+            batches, ahead = tee(_note_rows(growing, some) for some in rows)
+            with closing(_encode_in_order(ahead, _Tokeniser(template, limits), processes)) as encoded:
+                for batch in batches:
+                    with _naming_the_line(batch.rows, template, limits, path):
+                        texts = next(encoded)
+                    for ids in _append(growing, batch, texts):
+                        stream.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
+                    if on_progress is not None:
+                        on_progress(len(batch.rows))
         if not growing.row_query:
             if growing.report.unusable and not growing.left_out:
                 raise UserError(f"{path}: none of the {growing.report.unusable} pairs has a label of 0.5 or more")
@@ -208,12 +234,18 @@ def _build(
         return _write_arrays(growing, scratch)
 
 
-def _append(
-    growing: _Growing, batch: list[TrainingExample], template: Template, limits: dict[str, int], path: str
-) -> Iterator[np.ndarray]:
-    """Add a batch of rows; yield the token ids of texts that no earlier row had."""
-    new: dict[str, list[InstructedText]] = {"query": [], "document": []}
-    waiting: list[tuple[str, int]] = []
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows and their texts that no earlier row had. new: by side. order: (side, place in `new`) by text index."""
+
+    rows: list[TrainingExample]
+    new: dict[str, list[tuple[str, str]]]
+    order: list[tuple[str, int]]
+
+
+def _note_rows(growing: _Growing, rows: list[TrainingExample]) -> _Batch:
+    """Give the texts of some rows their indices; leave their tokens open."""
+    batch = _Batch(rows, {"query": [], "document": []}, [])
 
     def index_of(piece: InstructedText, side: str) -> int:
         # 16 bytes in place of the text; two of 2^32 texts collide with a probability of 2^-65.
@@ -222,12 +254,12 @@ def _append(
         key = hashlib.blake2b(identity, digest_size=16).digest()
         if key not in growing.known:
             growing.known[key] = len(growing.known)
-            waiting.append((side, len(new[side])))
-            new[side].append(piece)
+            batch.order.append((side, len(batch.new[side])))
+            batch.new[side].append((piece.instruction, piece.text))
             growing.text_hashes.append(text_digest(piece.text))
         return growing.known[key]
 
-    for example in batch:
+    for example in rows:
         growing.row_query.append(index_of(example.query, "query"))
         growing.query_instructions.add(example.query.instruction)
         growing.positives.extend(index_of(piece, "document") for piece in example.positives)
@@ -236,17 +268,51 @@ def _append(
         growing.negative_offsets.append(len(growing.negatives))
         growing.weights.append(example.weight)
         growing.lines.append(example.line)
-    # All new texts of a side go through the tokenizer in one call.
-    encoded = {}
-    for side, pieces in new.items():
-        pairs = [(piece.instruction, piece.text) for piece in pieces]
-        try:
-            encoded[side] = template.encode(pairs, limits[side])
-        except UserError:
-            _name_line(batch, side, template, limits[side], path)
-            raise
-    # Tokens are written in the order in which the texts got their indices.
-    for side, position in waiting:
+    return batch
+
+
+Encoded = dict[str, list[TokenizedText]]
+
+
+class _Tokeniser:
+    """Encodes the new texts of batches, all texts of a side in one call."""
+
+    def __init__(self, template: Template, limits: dict[str, int]) -> None:
+        self.template, self.limits = template, limits
+
+    def __call__(self, new: dict[str, list[tuple[str, str]]]) -> Encoded:
+        return {side: self.template.encode(pairs, self.limits[side]) for side, pairs in new.items()}
+
+
+_in_this_worker: list[_Tokeniser] = []
+
+
+def _become_worker(tokeniser: _Tokeniser) -> None:
+    """Receive the tokenizer once, not with every batch: it takes megabytes."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the threads
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    _in_this_worker.append(tokeniser)
+
+
+def _encode_in_worker(new: dict[str, list[tuple[str, str]]]) -> Encoded:
+    return _in_this_worker[0](new)
+
+
+def _encode_in_order(
+    batches: Iterable[_Batch], tokeniser: _Tokeniser, processes: int
+) -> Generator[Encoded, None, None]:
+    """Tokenise batches while later ones are read: in a thread, or in processes of their own."""
+    texts = (batch.new for batch in batches)
+    if processes == 1:
+        return prefetch(tokeniser, texts)
+    # Not forked: the tokenizer's threads would be missing in the child, and locks that they held would stay closed.
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _become_worker, (tokeniser,))
+    return prefetch(_encode_in_worker, texts, 2 * processes, pool)
+
+
+def _append(growing: _Growing, batch: _Batch, encoded: Encoded) -> Iterator[np.ndarray]:
+    """Note the tokens of a batch's texts; yield them in the order in which the texts got their indices."""
+    for side, position in batch.order:
         text = encoded[side][position]
         growing.offsets.append(growing.offsets[-1] + len(text.ids))
         growing.prefix_tokens.append(text.prefix_tokens)
@@ -254,14 +320,22 @@ def _append(
         yield text.ids
 
 
-def _name_line(batch: list[TrainingExample], side: str, template: Template, max_tokens: int, path: str) -> None:
-    """Raise the template's refusal with the line of the first row that causes it."""
-    for example in batch:
-        pieces = [example.query] if side == "query" else [*example.positives, *example.negatives]
-        try:
-            template.encode([(piece.instruction, piece.text) for piece in pieces], max_tokens)
-        except UserError as error:
-            raise UserError(f"{path}:{example.line}: {error}") from error
+@contextmanager
+def _naming_the_line(
+    rows: list[TrainingExample], template: Template, limits: dict[str, int], path: str
+) -> Iterator[None]:
+    """Give the template's refusal the line of the first row that causes it."""
+    try:
+        yield
+    except UserError:
+        for example in rows:
+            texts = {"query": [example.query], "document": [*example.positives, *example.negatives]}
+            try:
+                for side, pieces in texts.items():
+                    template.encode([(piece.instruction, piece.text) for piece in pieces], limits[side])
+            except UserError as error:
+                raise UserError(f"{path}:{example.line}: {error}") from error
+        raise
 
 
 def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:

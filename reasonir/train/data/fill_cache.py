@@ -1,0 +1,62 @@
+"""Fills a run's token cache beforehand: reads and tokenises, loads no weight, needs no GPU."""
+
+from reasonir.model.folders import read_template
+from reasonir.model.templates import Template, TemplateStyle
+from reasonir.model.tiny import build_tokenizer
+from reasonir.train.data.sources import (
+    Documents,
+    Source,
+    describe_stores,
+    open_sources,
+    read_all_documents,
+    report_rows,
+    training_texts,
+)
+
+
+def fill_cache(
+    sources: list[Source],
+    model_path: str | None,
+    template: str,
+    *,
+    vocabulary_size: int,
+    query_max_tokens: int,
+    document_max_tokens: int,
+    cache_dir: str,
+    processes: int,
+    published_rows: int | None,
+) -> None:
+    """Tokenise the sources of a run and print what they hold. The run, given the same options, finds them.
+
+    Args:
+        sources: The sources of the run.
+        model_path: Folder or hub id of the model that will train; None is a new model.
+        template: "auto" or the name of a preset.
+        vocabulary_size: Of a new model's tokenizer.
+        query_max_tokens: Tokens of a query's input.
+        document_max_tokens: Tokens of a document's input.
+        cache_dir: Folder of tokenised sources.
+        processes: That tokenise.
+        published_rows: Published rows of all named sources together; None if unknown.
+    """
+    documents = read_all_documents(sources)
+    stores = open_sources(
+        sources,
+        documents,
+        _template_of(model_path, template, vocabulary_size, sources, documents),
+        query_max_tokens=query_max_tokens,
+        document_max_tokens=document_max_tokens,
+        cache_dir=cache_dir,
+        processes=processes,
+    )
+    print("\n".join([*describe_stores(stores), *report_rows(sources, stores, published_rows)]))
+    print(f"the token cache of this run is complete: {cache_dir}")
+
+
+def _template_of(
+    path: str | None, template: str, vocabulary_size: int, sources: list[Source], documents: Documents
+) -> Template:
+    if path is not None:
+        return read_template(path, template)
+    # As `build_tiny` does: the same texts give the same tokenizer, so the run finds these tokens.
+    return Template(build_tokenizer(training_texts(sources, documents), vocabulary_size), TemplateStyle.reasonir)
