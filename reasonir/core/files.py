@@ -120,7 +120,7 @@ def only_one(path: Path, waiting: str) -> Iterator[bool]:
 
     Args:
         path: What is made; the lock is a file `.NAME.lock` beside it, which stays.
-        waiting: Printed by a process that has to wait.
+        waiting: Printed by a process that has to wait; "" prints nothing.
     """
     import fcntl
 
@@ -130,7 +130,8 @@ def only_one(path: Path, waiting: str) -> Iterator[bool]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(waiting, file=sys.stderr)
+            if waiting:
+                print(waiting, file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             locked = False

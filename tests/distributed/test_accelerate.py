@@ -23,12 +23,12 @@ def test_every_engine_of_several_ranks_has_its_file() -> None:
 def test_accelerate_and_torchrun_train_the_same_bytes(tmp_path: Path, engine: str) -> None:
     options = [*tiny_training(tmp_path, 3), f"parallel={engine}", f"data.cache_dir={tmp_path}/cache"]
     program = ["-m", "reasonir.train", *options]
-    done = launch(2, [*program, f"output_dir={tmp_path}/torchrun"], cold=True)
+    done = launch(2, [*program, f"output_dir={tmp_path}/torchrun"], cold=True, seconds=400)
     assert done.returncode == 0, done.stdout[-4000:]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     command = [*accelerate, "--config_file", str(CONFIGS / f"{engine}.yaml"), *program]
     ran = subprocess.run([*command, f"output_dir={tmp_path}/accelerate"], stdout=subprocess.PIPE, text=True,
-                         stderr=subprocess.STDOUT, env=environment(2), timeout=200, check=False)  # fmt: skip
+                         stderr=subprocess.STDOUT, env=environment(2), timeout=400, check=False)  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-4000:]
     assert f"2 x cpu, engine {engine}" in ran.stdout
     ends = [

@@ -25,6 +25,7 @@ import numpy as np
 from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256, only_one, remove_partial, whole_folder
 from reasonir.core.prefetch import prefetch
+from reasonir.core.processes import local_rank
 from reasonir.core.stamp import digest_of, read_stamp, unchanged
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
@@ -139,7 +140,9 @@ def open_token_store(
     folder = cache_dir / "tokens" / key
     meta = _facts(folder)
     if meta is None:
-        with only_one(folder, f"{path}: another process tokenises it; waiting") as locked:
+        # One of the first two ranks of a node waits for certain; the others need not say it too.
+        said = f"{path}: another process tokenises it; waiting" if local_rank() < 2 else ""
+        with only_one(folder, said) as locked:
             if locked:
                 remove_partial(folder)
             meta = _facts(folder)

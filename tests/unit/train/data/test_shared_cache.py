@@ -78,10 +78,16 @@ def test_without_locks_a_finished_store_is_never_replaced(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(os, "getpid", lambda: 57)  # containers count their processes from 1
-    cache, first = tmp_path / "cache", []
-    second = open_store(rows, cache, on_progress=lambda _: first.append(open_store(rows, cache)))
-    assert len(first) == 1
-    assert os.stat(first[0].tokens_flat.filename).st_ino == inode(cache, second)  # type: ignore[attr-defined]
+    cache = tmp_path / "cache"
+    first: list[TokenStore] = []
+    mapped: list[int] = []
+
+    def build_meanwhile(_: int) -> None:
+        first.append(open_store(rows, cache))
+        mapped.append(inode(cache, first[0]))
+
+    second = open_store(rows, cache, on_progress=build_meanwhile)
+    assert mapped == [inode(cache, second)], "what the first job has mapped lies there as before"
     assert second.tokens_flat.tolist() == first[0].tokens_flat.tolist()
     assert not list((cache / "tokens").glob("*.partial")), "the second builder's folder is gone"
 
