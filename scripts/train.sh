@@ -19,6 +19,9 @@ fi
 # The time that torchrun leaves its ranks to end the step and save after TERM or Ctrl-C; its own is 30 s.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-280}
 
+# Chunks differ in size: without segments that grow, torch's memory on the GPU falls into pieces that fit none.
+[[ -n ${PYTORCH_CUDA_ALLOC_CONF:-} ]] || export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
+
 # torch.distributed.run is torchrun, of the very Python that trains.
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NPROC" --max-restarts "$MAX_RESTARTS" \
     -m reasonir.train "+experiment=$EXPERIMENT" "output_dir=$OUTPUT_DIR" resume=true "$@"

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import secrets
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,6 +60,7 @@ def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = F
     scratch = _beside(path, per_process)
     try:
         yield scratch
+        _apply_umask(scratch, [scratch])
         if durable:
             flush_to_disk(scratch)
         # Atomic within one file system, hence the name beside the final one and not in a temporary folder.
@@ -88,6 +90,7 @@ def whole_folder(path: str | Path, *, stays: Callable[[Path], bool] | None = Non
     scratch.mkdir(parents=True)
     try:
         yield scratch
+        _apply_umask(scratch, (file for file in scratch.rglob("*") if file.is_file()))
         try:
             os.rename(scratch, path)  # refused where an older folder holds files
         except OSError:
@@ -95,6 +98,18 @@ def whole_folder(path: str | Path, *, stays: Callable[[Path], bool] | None = Non
                 _replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _apply_umask(scratch: Path, files: Iterable[Path]) -> None:
+    """Give files the mode of any new file here: some libraries (safetensors) write 0600, whatever the umask."""
+    # A file of our own shows the mode. Reading the umask would change it, for all threads, and knows no default ACLs.
+    sample = scratch.with_name(f"{scratch.name}.mode")
+    sample.touch()
+    mode = stat.S_IMODE(sample.stat().st_mode)
+    sample.unlink()
+    for file in files:
+        if stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
 
 
 def _replace_folder(scratch: Path, target: Path) -> None:

@@ -152,6 +152,8 @@ def _tables_and_plots(sources: list[dict[str, Any]], rows: list[dict[str, Any]])
     table = wandb.Table(columns=list(named[0]), data=[list(source.values()) for source in named])
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows:
+        if row["train/loss_nats"] is None:  # a skipped step
+            continue
         steps, losses = curves.setdefault(Path(row["train/source"]).name, ([], []))
         steps.append(row["step"])
         losses.append(row["train/loss_nats"])

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,32 @@ SECONDS_BETWEEN_LOOKS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Position of a run. step: optimizer steps done. precision: as `auto` chose at the start. tokens: of all ranks."""
+    """Position of a run.
+
+    step: batches done. precision: as `auto` chose at the start. tokens: of all ranks. skipped_steps: batches whose
+    gradient was not applied, because it was not finite.
+    """
 
     step: int
     precision: str
     tokens: int
     data_fingerprint: str
+    skipped_steps: int = 0
+
+    @property
+    def updates(self) -> int:
+        """Steps that the optimizer made."""
+        return self.step - self.skipped_steps
+
+    def after(self, step: int, tokens: int, *, skipped: bool) -> "TrainingState":
+        """Return the position after one more batch.
+
+        Args:
+            step: Its number, counted from 1.
+            tokens: Of the batch.
+            skipped: Whether its gradient was thrown away.
+        """
+        return replace(self, step=step, tokens=self.tokens + tokens, skipped_steps=self.skipped_steps + int(skipped))
 
 
 class CheckpointWriter:
@@ -55,12 +75,15 @@ class CheckpointWriter:
             keep: Number of newest checkpoints that rank 0 leaves there.
         """
         self.folder, self.ranks, self.keep = folder, ranks, keep
+        self.saved_step = 0
+        self.saved_at = time.monotonic()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def save(self, engine: Engine, state: TrainingState) -> None:
         """Copy this rank's numbers and let a thread write them. Waits for the checkpoint before it."""
         self.wait()
+        self.saved_step, self.saved_at = state.step, time.monotonic()
         # Copied before the thread starts, because the next step changes the weights.
         numbers = dict(_snapshot(engine))
         self._thread = threading.Thread(target=self._write, args=(numbers, state), daemon=True, name="checkpoint")
@@ -229,7 +252,7 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
 def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
     """Put a checkpoint's exact weights and AdamW moments where this rank's engine keeps them."""
     for piece in engine.pieces(share=False):
-        moments = _prepare_moments(engine, piece.holder, reader.state.step)
+        moments = _prepare_moments(engine, piece.holder, reader.state.updates)
         for kind, tensor in ({WEIGHT: piece.holder} | moments).items():
             if not reader.holds(kind, piece.name):
                 continue  # a weight that never had a gradient has no moments

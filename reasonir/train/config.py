@@ -30,6 +30,14 @@ class GatherPrecision(StrEnum):
     bf16 = "bf16"
 
 
+class ExportDtype(StrEnum):
+    """Number format of the finished model's weights; auto is that of the checkpoint that training began from."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 class Tracking(StrEnum):
     """Where metrics go beside metrics.jsonl."""
 
@@ -246,16 +254,25 @@ class TrainConfig:
     """AdamW's decoupled decay of matrices. Paper: 0."""
     max_gradient_norm: float = at_least(0)
     """Gradients of a larger global 2-norm are scaled down to it; 0 never clips."""
+    skip_nonfinite_steps: int = at_least(0)
+    """Batches of the run whose loss or gradient may come out infinite or NaN: they change no weight, are named and
+    counted. One more stops the run, as the first does with 0."""
     temperature: float = positive()
     """Divides cosines before the softmax. Paper: 0.02."""
     precision: Precision = MISSING
     """auto: bf16 autocast on CUDA and on CPUs where a probe finds it fast, else fp32."""
     save_every_steps: int = at_least(0)
-    """Steps between checkpoints; 0 saves only on an interrupt and at the end."""
+    """Steps between checkpoints; 0 leaves it to `save_every_minutes`."""
+    save_every_minutes: float = at_least(0)
+    """Minutes after a checkpoint at which the next one is due, whatever the steps; 0 never. A stop and the end of the
+    run always save."""
     keep_checkpoints: int = positive()
     """Number of newest checkpoints to keep."""
     profile_steps: list[int] | None = MISSING
     """[a,b]: rank 0 writes a trace of steps a to b by torch's profiler, trace_A_B.json.gz in output_dir. null: none."""
+    export_dtype: ExportDtype = MISSING
+    """Format of the weights in `model/`. auto: the base model's own (bf16 for Llama 3.1, half the bytes of fp32; fp32
+    for a new model). Checkpoints always hold fp32, so another format costs only a rerun with resume=true."""
     tracking: Tracking = MISSING
     """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
     tracking_group: str | None = MISSING

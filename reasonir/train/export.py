@@ -7,9 +7,10 @@ import torch
 from reasonir.core.processes import world_size
 from reasonir.model.adapters import merge_adapters, save_adapters
 from reasonir.model.folders import save_encoder
+from reasonir.model.sentence_transformers import read_json
 from reasonir.train.card import TrainingFacts, kept_measurements, push, write_card
 from reasonir.train.checkpoint import TrainingState, load_newest_weights
-from reasonir.train.config import TrainConfig
+from reasonir.train.config import ExportDtype, TrainConfig
 from reasonir.train.data.sources import input_paths
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.prepare import INITIAL_MODEL, Work, adapt, load_or_build_encoder
@@ -45,6 +46,7 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         save_adapters(encoder, str(folder / "adapters"), config.model.path or "")
         if config.lora.merge:
             merge_adapters(encoder)
+    encoder.trunk.to(_export_dtype(config.export_dtype, config.model.path))
     longest = max(config.query_max_tokens, config.document_max_tokens)
     instruction = work.batches.common_query_instruction
     facts = TrainingFacts(
@@ -63,7 +65,12 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         write_card(folder / "model", encoder, facts)
     work.run.finish(
         inputs=input_paths(work.sources),
-        counts={"steps": state.step, "tokens": state.tokens, "sources": work.batches.epoch_report(state.step)},
+        counts={
+            "steps": state.step,
+            "tokens": state.tokens,
+            "skipped_steps": state.skipped_steps,
+            "sources": work.batches.epoch_report(state.step),
+        },
         differences_from_published=work.differences_from_published,
         precision=state.precision,
         model_parameters=parameters,
@@ -73,3 +80,14 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
     print(f"trained {state.step} steps, {state.tokens / 1e6:.2f} M tokens; model: {folder / 'model'}")
     if config.push_to_hub is not None:
         push(folder / "model", config.push_to_hub)
+
+
+def _export_dtype(choice: ExportDtype, base_path: str | None) -> torch.dtype:
+    """Return the dtype of the finished model's weights; auto is the base model's own, float32 for a new model."""
+    if choice is not ExportDtype.auto:
+        return torch.bfloat16 if choice is ExportDtype.bf16 else torch.float32
+    config = {} if base_path is None else read_json(base_path, "config.json") or {}
+    # A multimodal model names the dtype with its text tower, older files under another key.
+    stated = [part.get(key) for part in (config, config.get("text_config") or {}) for key in ("dtype", "torch_dtype")]
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return next((known[name] for name in stated if name in known), torch.float32)

@@ -8,17 +8,24 @@ Gao et al., arXiv 2101.06983. The loss couples the texts of a batch only through
    A chunk that kept its graph skips the second forward pass: 3 instead of 4 forward-equivalents of work.
 
 Invariants: dropout draws the same numbers in both passes of a chunk. The backward passes run in the order of the
-chunks, whether a graph was kept or replayed, so keeping graphs changes no bit of the result.
+chunks, whether a graph was kept or replayed, so keeping graphs changes no number. If memory runs out beside kept
+graphs, they are dropped and the step that failed is repeated once, with the same result.
 
 Letters: B texts of a chunk, C texts of all chunks, D embedding dimension.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
+
+from reasonir.train.memory.machine import is_out_of_memory
+
+Result = TypeVar("Result")
 
 
 class Chunk(Protocol):
@@ -47,6 +54,10 @@ class GraphBudget:
         if self.limit_bytes <= 0:
             return False
         return self.bytes_per_token is None or self.used_bytes + self.bytes_per_token * tokens <= self.limit_bytes
+
+    def lower(self) -> None:
+        """Allow half of what was kept when memory ran out, from now on."""
+        self.limit_bytes, self.used_bytes = int(min(self.limit_bytes, self.used_bytes / 2)), 0.0
 
     def charge(self, tokens: int, measured: int | None) -> None:
         """Count a kept graph, by its measured bytes if there are any."""
@@ -82,7 +93,8 @@ class GradCache:
 
     embed: embeds a chunk, float32 (B, D). budget: decides which graphs are kept. parameters: weights of the model;
     a graph refers to them without filling memory, so they are not measured. device: where dropout draws its numbers.
-    backward: runs the backward pass of a scalar; an engine that owns the gradients gives its own.
+    backward: runs the backward pass of a scalar; an engine that owns the gradients gives its own. restart: forgets what
+    `backward` has added since the step began.
     """
 
     embed: Callable[[Any], torch.Tensor]
@@ -90,6 +102,7 @@ class GradCache:
     parameters: Sequence[torch.Tensor]
     device: torch.device
     backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
+    restart: Callable[[], None] | None = None
 
     def embed_chunks(self, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, Graphs]:
         """Embed all chunks, and keep the graphs that fit the budget (step 1).
@@ -104,13 +117,12 @@ class GradCache:
         for i, chunk in enumerate(chunks):
             # Before either kind of pass: `replay` draws the same dropout again.
             graphs.states.save(i)
-            if self.budget.admits(chunk.computed_tokens):
-                embedding_BD = self._embed_and_charge(chunk)
-                graphs.kept.append(embedding_BD)
-            else:
-                with torch.no_grad():
-                    embedding_BD = self.embed(chunk)
-                graphs.kept.append(None)
+            again = any(kept is not None for kept in graphs.kept)
+            embedding_BD = _within_memory(partial(self._embed_once, chunk), again)
+            if embedding_BD is None:
+                self._drop(graphs, i)
+                embedding_BD = self._embed_once(chunk)
+            graphs.kept.append(embedding_BD if embedding_BD.requires_grad else None)
             embeddings.add(embedding_BD.detach())
         graphs.states.save(len(chunks))
         return embeddings.together().requires_grad_(), graphs
@@ -127,6 +139,17 @@ class GradCache:
             gradient_CD: Gradient of the loss with respect to the first result of `embed_chunks`.
         """
         replayed = sum(embedding is None for embedding in graphs.kept)
+        # Without a kept graph a second attempt would be the same as the first.
+        again = replayed < len(chunks)
+        if _within_memory(partial(self._send_back, chunks, graphs, gradient_CD), again) is None:
+            # A backward pass that failed has added a part of its gradient: all of them are done again.
+            self._drop(graphs, len(chunks))
+            (self.restart or partial(_forget_gradients, self.parameters))()
+            self._send_back(chunks, graphs, gradient_CD)
+            replayed = len(chunks)
+        return CacheReport(len(chunks) - replayed, replayed)
+
+    def _send_back(self, chunks: Sequence[Chunk], graphs: Graphs, gradient_CD: torch.Tensor) -> bool:
         for i, part_BD in enumerate(gradient_CD.split(graphs.text_counts)):
             embedding_BD = graphs.kept[i]
             if embedding_BD is None:
@@ -137,7 +160,29 @@ class GradCache:
             self.backward((embedding_BD * part_BD).sum())
         # Later draws must not depend on how many chunks were replayed.
         graphs.states.restore(len(chunks))
-        return CacheReport(len(chunks) - replayed, replayed)
+        return True
+
+    def _drop(self, graphs: Graphs, i: int) -> None:
+        """Free all kept graphs and allow fewer from now on; the random state becomes the one before chunk i."""
+        used = self.budget.used_bytes
+        self.budget.lower()
+        graphs.kept[:] = [None] * len(graphs.kept)
+        graphs.states.restore(i)
+        print(
+            f"memory ran out beside {used / 2**30:.2f} GiB of kept graphs: they are dropped and computed again; from "
+            f"now on they may fill {self.budget.limit_bytes / 2**30:.2f} GiB",
+            file=sys.stderr,
+        )
+        if self.device.type == "cuda":
+            # Cached blocks of the sizes that did not fit are of no use to the next attempt.
+            torch.cuda.empty_cache()
+
+    def _embed_once(self, chunk: Chunk) -> torch.Tensor:
+        """Embed a chunk, with its graph if the budget admits it."""
+        if self.budget.admits(chunk.computed_tokens):
+            return self._embed_and_charge(chunk)
+        with torch.no_grad():
+            return self.embed(chunk)
 
     def _embed_and_charge(self, chunk: Chunk) -> torch.Tensor:
         """Embed a chunk with its graph; measure the graph unless the budget holds a measurement."""
@@ -147,6 +192,24 @@ class GradCache:
             embedding_BD = self.embed(chunk)
         self.budget.charge(chunk.computed_tokens, saved.total if saved is not None else None)
         return embedding_BD
+
+
+def _within_memory(compute: Callable[[], Result], again: bool) -> Result | None:
+    """Return the result; None if memory ran out and there is to be another attempt.
+
+    A function of its own, so that nothing of the failed attempt lives on.
+    """
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not again or not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _forget_gradients(parameters: Sequence[torch.Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 class SavedBytes:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from reasonir.train.memory.machine import (
     graph_allowance,
     keep_freed_memory,
     refuse_out_of_memory,
+    stop_out_of_memory,
 )
 from reasonir.train.memory.measure import Meter, memory_snapshot, peak_flops, peak_gib, profiled
 from reasonir.train.memory.plan import plan_figures, render_plan
@@ -84,6 +85,8 @@ def train(config: TrainConfig) -> None:
                 seed=config.seed,
                 warmup_steps=config.warmup_steps,
                 save_every_steps=config.save_every_steps,
+                save_every_minutes=config.save_every_minutes,
+                skip_nonfinite_steps=config.skip_nonfinite_steps,
             )
         # The other ranks wait: one that ends early could make the launcher end rank 0 before the model is written.
         with ranks.leader_first("writing the model"):
@@ -216,7 +219,8 @@ class StepLog:
             row |= self._meter.columns(row["train/tokens"], row["train/step_seconds"])
             self._metrics.append(row)
             rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
-            note = f"loss {row['train/loss_nats']:.3f}, {rate:.0f} tokens/s, {real:.0%} real"
+            loss = "skipped" if row["train/loss_nats"] is None else f"loss {row['train/loss_nats']:.3f}"
+            note = f"{loss}, {rate:.0f} tokens/s, {real:.0%} real"
             waited = row["train/data_wait_seconds"]
             slow = f", {waited:.1f} s waiting for data" if waited > 0.1 * row["train/step_seconds"] else ""
             self._progress.update(1, note + slow)
@@ -244,40 +248,43 @@ def _run_steps(
     seed: int,
     warmup_steps: int,
     save_every_steps: int,
+    save_every_minutes: float,
+    skip_nonfinite_steps: int,
 ) -> TrainingState:
-    """Run optimizer steps until the last; save on schedule, at the end, and when any rank is asked to stop.
+    """Run optimizer steps until the last; save on schedule, at the end, and before any stop.
 
     Raises:
         SystemExit: The run was asked to stop; 128 + the signal's number, after a checkpoint.
     """
     state, total = work.state, work.total_steps
+    writer.saved_step = state.step
     # A batch depends on its step alone, so that a resumed run begins at any step.
     batches = prefetch(work.batches.batch, range(state.step, total), PREFETCHED_BATCHES)
     with stop_requests() as asked, closing(log), closing(batches):
         for batch in log.follow(batches):
+            wishes = Wishes(bool(asked), _minutes_since(writer.saved_at) >= (save_every_minutes or math.inf))
+            may_skip = state.skipped_steps < skip_nonfinite_steps
             try:
-                row, stopping = optimizer_step(ranks, engine, step, batch, asked, seed=seed, warmup_steps=warmup_steps)
+                done = optimizer_step(
+                    ranks, engine, step, batch, wishes, seed=seed, warmup_steps=warmup_steps, may_skip=may_skip
+                )
             except RunStopped:
-                # All ranks are here. The checkpoint under way is written to its end before any of them leaves.
-                writer.wait()
-                ranks.barrier()
+                # All ranks are here, and the weights are those of the step before.
+                _save_before_leaving(ranks, engine, writer, state)
                 raise
-            state = replace(state, step=batch.step + 1, tokens=state.tokens + row["train/tokens"])
-            log.append(row)
+            state = state.after(batch.step + 1, done.row["train/tokens"], skipped=done.skipped)
+            log.append(done.row)
             # A checkpoint that failed in the thread ends the run at the next step, not at the next checkpoint.
             writer.check()
-            due = save_every_steps and state.step % save_every_steps == 0
-            if due or stopping or state.step == total:
+            due = done.wishes.save or (save_every_steps and state.step % save_every_steps == 0)
+            if due or done.wishes.stop or state.step == total:
                 ranks.phase(f"step {state.step}: saving")
                 writer.save(engine, state)
-            if stopping and state.step < total:
+            if done.wishes.stop and state.step < total:
                 break
         if state.step == total:
             log.summarise()
-        # Without a limit: a slow disk is no hung rank.
-        ranks.phase("finishing the checkpoint", limited=False)
-        writer.wait()
-        ranks.barrier()
+        _save_before_leaving(ranks, engine, writer, state)
         if state.step < total:
             if ranks.leads:
                 print(f"stopped after step {state.step}, saved; resume=true continues", file=sys.stderr)
@@ -285,16 +292,48 @@ def _run_steps(
     return state
 
 
+def _minutes_since(moment: float) -> float:
+    return (time.monotonic() - moment) / 60
+
+
+def _save_before_leaving(ranks: Ranks, engine: Engine, writer: CheckpointWriter, state: TrainingState) -> None:
+    """Save the state unless it is saved, and wait until the disk has it. Collective."""
+    # Without a limit: a slow disk is no hung rank.
+    ranks.phase("finishing the checkpoint", limited=False)
+    if state.step != writer.saved_step:
+        writer.save(engine, state)
+    writer.wait()
+    ranks.barrier()
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a rank, or after a step any rank, asks for once the step is done: to stop, to save."""
+
+    stop: bool
+    save: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A finished step. row: of metrics.jsonl. skipped: whether its gradient was thrown away."""
+
+    row: dict[str, Any]
+    wishes: Wishes
+    skipped: bool
+
+
 def optimizer_step(
     ranks: Ranks,
     engine: Engine,
     step: TrainingStep,
     batch: GlobalBatch,
-    asked: list[int],
+    wishes: Wishes,
     *,
     seed: int,
     warmup_steps: int,
-) -> tuple[dict[str, Any], bool]:
+    may_skip: bool,
+) -> StepOutcome:
     """Compute the gradient of one global batch and apply it.
 
     Collective.
@@ -304,13 +343,13 @@ def optimizer_step(
         engine: Applies the gradient.
         step: Computes the gradient.
         batch: The same on all ranks.
-        asked: Signals that asked this rank to stop.
+        wishes: Of this rank. Any rank may stop the run; rank 0's clock decides when to save.
         seed: Seed of dropout.
         warmup_steps: Steps of linear warm-up.
-    Returns:
-        The row of metrics.jsonl, and whether any rank must stop.
+        may_skip: Whether a loss or gradient that is not finite is passed over.
     Raises:
-        RunStopped: On every rank, before the optimizer touches the weights, if loss or gradient is not finite.
+        RunStopped: On every rank, before the optimizer touches the weights, if loss or gradient is not finite, or if a
+            process of one rank lacks memory.
     """
     begun = time.perf_counter()
     # Randomness depends on (seed, step, rank) alone: a resumed run draws what the unbroken one draws.
@@ -318,18 +357,24 @@ def optimizer_step(
     torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
     engine.begin()
     rate = set_learning_rate(engine.param_groups, batch.step, warmup_steps)
-    result = step(batch)
+    with stop_out_of_memory(batch.step + 1, alone=ranks.world == 1):
+        result = step(batch)
     ranks.phase(f"step {batch.step + 1}: reducing the gradient")
-    loss, tokens, stopping = ranks.sum([result.loss_nats, result.tokens, len(asked)])
-    # All ranks see the same sum, so all of them skip the update or none does.
-    norm = engine.update() if math.isfinite(loss) else math.nan
-    if not math.isfinite(norm):
-        raise RunStopped(_describe_failure(batch, loss, norm, ranks.gather(result)))
+    asked = [float(wishes.stop), float(wishes.save and ranks.leads)]
+    loss, tokens, stop, save = ranks.sum([result.loss_nats, result.tokens, *asked])
+    norm = _apply(engine, loss)
+    if skipped := not math.isfinite(norm):
+        failure = _describe_failure(batch, loss, norm, ranks.gather(result))
+        if not may_skip:
+            raise RunStopped(f"{failure}. {_what_to_do(batch)}")
+        if ranks.leads:
+            print(f"skipped: {failure}", file=sys.stderr)
     seconds = time.perf_counter() - begun
     row = {
         "step": batch.step + 1,
-        "train/loss_nats": loss,
-        "train/grad_norm": norm,
+        # JSON has no NaN.
+        "train/loss_nats": None if skipped else loss,
+        "train/grad_norm": None if skipped else norm,
         "train/learning_rate": rate,
         "train/tokens": int(tokens),
         "train/step_seconds": round(seconds, 4),
@@ -340,7 +385,16 @@ def optimizer_step(
         "train/kept_chunks": result.cache.kept_chunks,
         "train/replayed_chunks": result.cache.replayed_chunks,
     }
-    return row, stopping > 0
+    return StepOutcome(row, Wishes(stop > 0, save > 0), skipped)
+
+
+def _apply(engine: Engine, loss: float) -> float:
+    """Apply the gradient and return its norm; throw it away and return NaN if the loss is not finite. Collective."""
+    # All ranks see the same sum, so all of them skip the update or none does.
+    if math.isfinite(loss):
+        return engine.update()
+    engine.discard()
+    return math.nan
 
 
 def _describe_failure(batch: GlobalBatch, loss: float, norm: float, results: list[StepResult]) -> str:
@@ -350,7 +404,12 @@ def _describe_failure(batch: GlobalBatch, loss: float, norm: float, results: lis
     names = ", ".join(batch.row_names[i] for i in rows[:4])
     more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
     on = f" on rank {', '.join(map(str, ill))}" if ill and len(results) > 1 else ""
+    where = f"step {batch.step + 1}: loss {loss}{on}, gradient norm {norm}"
+    return f"{where}; the weights were not touched. Rows: {names}{more}"
+
+
+def _what_to_do(batch: GlobalBatch) -> str:
+    saved = f"The state after step {batch.step} is saved. " if batch.step else ""
     return (
-        f"step {batch.step + 1}: loss {loss}{on}, gradient norm {norm}; the weights were not touched. "
-        f"Rows: {names}{more}. Lower learning_rate or look at these rows; resume=true goes on from the last checkpoint"
+        f"{saved}Look at these rows, or pass over them with resume=true skip_nonfinite_steps=1; or lower learning_rate"
     )

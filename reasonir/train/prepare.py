@@ -35,9 +35,10 @@ from reasonir.train.parallel.ranks import Ranks
 
 # Options that change no weight, or only how far the run goes.
 MAY_CHANGE_ON_RESUME = (
-    "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "keep_checkpoints", "tracking",
-    "tracking_group", "push_to_hub", "chunk_tokens", "graph_memory_gib", "gradient_checkpointing", "data.cache_dir",
-    "data.processes", "dry_run", "planned_ranks", "profile_steps", "lora.merge", "model.licence",
+    "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "save_every_minutes",
+    "skip_nonfinite_steps", "keep_checkpoints", "tracking", "tracking_group", "push_to_hub", "chunk_tokens",
+    "graph_memory_gib", "gradient_checkpointing", "data.cache_dir", "data.processes", "dry_run", "planned_ranks",
+    "profile_steps", "lora.merge", "model.licence", "export_dtype",
 )  # fmt: skip
 # Folder of a new model before its first step: ranks beside rank 0, and a resumed run, begin from it.
 INITIAL_MODEL = "initial_model"
@@ -91,6 +92,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     state, reason = _position(reader, config.precision.value, encoder.device, batches.fingerprint)
+    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
+    batches.require_weight(range(state.step, total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
         _write_first_files(run, encoder if config.model.path is None else None, max(limits.values()))
@@ -106,7 +109,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         sources=sources,
         batches=batches,
         differences_from_published=report_rows(sources, stores, config.data.published_rows),
-        total_steps=config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch)),
+        total_steps=total_steps,
         state=state,
         precision_reason=reason,
         resumed_from=reader,

@@ -125,6 +125,7 @@ class TrainingStep:
             parameters=list(engine.named.values()),
             device=ranks.device,
             backward=engine.backward,
+            restart=engine.restart,
         )
 
     def __call__(self, batch: GlobalBatch, scale: float = 1.0) -> StepResult:
@@ -249,21 +250,21 @@ def stretch_chunks(chunks: list[np.ndarray], lengths: np.ndarray, count: int) ->
 
 
 def largest_batch(query_max_tokens: int, document_max_tokens: int, chunk_tokens: int, ranks: int) -> GlobalBatch:
-    """Return a batch that gives every rank the largest chunk there can be: a query and documents of full length.
+    """Return a batch that gives every rank the largest chunk there can be: full, with the longest text in it.
 
     Args:
-        query_max_tokens: Tokens of each query; one query a rank.
-        document_max_tokens: Tokens of each document; as many documents as fill the chunk, at least one.
+        query_max_tokens: Most tokens of a query; one query a rank.
+        document_max_tokens: Most tokens of a document.
         chunk_tokens: Tokens of one forward pass.
         ranks: Ranks of the run.
     """
-    documents = max(1, (chunk_tokens - query_max_tokens) // document_max_tokens)
+    lengths = _brim(query_max_tokens, document_max_tokens, chunk_tokens)
     # Any token id does: 7 stands in every vocabulary.
-    document_ids = [np.full(document_max_tokens, 7, dtype=np.int32)] * (ranks * documents)
+    document_ids = [np.full(length, 7, dtype=np.int32) for length in lengths[1:] for _ in range(ranks)]
     return GlobalBatch(
         step=-1,
         source="largest texts",
-        query_ids=[np.full(query_max_tokens, 7, dtype=np.int32)] * ranks,
+        query_ids=[np.full(lengths[0], 7, dtype=np.int32)] * ranks,
         query_prefixes=np.zeros(ranks, dtype=np.int32),
         document_ids=document_ids,
         document_prefixes=np.zeros(len(document_ids), dtype=np.int32),
@@ -272,3 +273,20 @@ def largest_batch(query_max_tokens: int, document_max_tokens: int, chunk_tokens:
         weights=np.ones(ranks, dtype=np.float32),
         row_names=["largest texts"] * ranks,
     )
+
+
+def _brim(query_max_tokens: int, document_max_tokens: int, chunk_tokens: int) -> list[int]:
+    """Return tokens of one query and of documents that fill a chunk, as many texts of full length as fit."""
+    room = max(chunk_tokens, query_max_tokens, document_max_tokens)
+    # The longer kind first, so that the chunk holds the longest text there is.
+    if query_max_tokens >= document_max_tokens:
+        query, documents = query_max_tokens, []
+    else:
+        documents = [document_max_tokens] * (room // document_max_tokens)
+        query = min(query_max_tokens, room - sum(documents))
+    rest = room - query - sum(documents)
+    documents += [document_max_tokens] * (rest // document_max_tokens)
+    if rest % document_max_tokens:
+        documents.append(rest % document_max_tokens)
+    # A step needs one of each: where a single text fills the chunk, the other has a token and a chunk of its own.
+    return [query or 1, *(documents or [1])]

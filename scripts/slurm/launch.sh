@@ -11,6 +11,8 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 PORT=${PORT:-$((29500 + SLURM_JOB_ID % 1000))}
 # The time that torchrun leaves its ranks to end the step and save; its own 30 s would cut a large model short.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-280}
+# Chunks differ in size: without segments that grow, torch's memory on the GPU falls into pieces that fit none.
+[[ -n ${PYTORCH_CUDA_ALLOC_CONF:-} ]] || export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 options=("+experiment=$EXPERIMENT" "output_dir=${OUTPUT_DIR:-outputs/$EXPERIMENT}" resume=true "$@")
 

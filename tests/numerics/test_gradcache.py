@@ -106,6 +106,60 @@ def test_keeping_graphs_changes_no_bit(tiny, batch):
         assert all(torch.equal(kept[name], replayed[name]) for name in kept)
 
 
+def step_that_fails_once(
+    encoder: Encoder, batch: list[torch.Tensor], limit: int, failing_pass: int
+) -> tuple[list[torch.Tensor], CacheReport, GraphBudget]:
+    """Gradients of a step in whose n-th pass, forward or backward, memory runs out; 0 is a step without a fault."""
+    passes = 0
+
+    def limited(kind):
+        def run(*arguments):
+            nonlocal passes
+            passes += 1
+            if passes != failing_pass:
+                return kind(*arguments)
+            if kind is torch.Tensor.backward:  # has changed some gradients by then
+                next(encoder.parameters()).grad = torch.ones_like(next(encoder.parameters()))
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        return run
+
+    chunks = [packed(batch, chunk) for chunk in CHUNKINGS["uneven"]]
+    order = torch.from_numpy(np.argsort(np.concatenate(CHUNKINGS["uneven"])))
+    encoder.zero_grad()
+    torch.manual_seed(7)
+    budget, parameters = GraphBudget(limit), list(encoder.parameters())
+    cache = GradCache(embed=limited(encoder), budget=budget, parameters=parameters, device=torch.device("cpu"),
+                      backward=limited(torch.Tensor.backward))  # fmt: skip
+    embeddings, graphs = cache.embed_chunks(chunks)
+    (gradient,) = torch.autograd.grad(embeddings_loss(embeddings[order]), embeddings)
+    report = cache.replay(chunks, graphs, gradient)
+    return [p.grad.clone() for p in parameters], report, budget
+
+
+@pytest.mark.parametrize("limit", [4 * 2**30, 1], ids=["all kept", "one kept"])
+@pytest.mark.parametrize("failing_pass", [3, 5, 6])
+def test_memory_that_runs_out_once_beside_kept_graphs_changes_no_bit(tiny, batch, limit, failing_pass, capsys):
+    """In a first pass, and in the backward pass of a kept chunk; with one kept chunk also in a replayed pass."""
+    encoder = tiny.train()
+    set_dropout(encoder.trunk, 0.1)
+    unbroken, *_ = step_that_fails_once(encoder, batch, limit, 0)
+    assert capsys.readouterr().err == ""
+    found, report, budget = step_that_fails_once(encoder, batch, limit, failing_pass)
+    assert "memory ran out beside" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(unbroken, found, strict=True))
+    assert report.replayed_chunks > 0 and budget.limit_bytes <= limit / 2 + 1
+
+
+def test_memory_that_runs_out_without_a_kept_graph_is_not_tried_again(tiny, batch):
+    def fail(_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    cache = GradCache(embed=fail, budget=GraphBudget(0), parameters=[], device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        cache.embed_chunks([packed(batch, [0])])
+
+
 def test_a_small_budget_keeps_some_graphs_and_replays_the_rest(tiny, batch):
     chunks = CHUNKINGS["one text each"]
     budget = GraphBudget(1)

@@ -183,6 +183,23 @@ class MixedBatches:
             row_names=[f"{store.path}:{line}" for line in lines[rows]],
         )
 
+    def require_weight(self, steps: range) -> None:
+        """Refuse a run in which a batch has rows of weight 0 only: its loss would be 0 / 0.
+
+        Raises:
+            UserError: Names the first such step and its source.
+        """
+        # Sources of which a batch can be without weight: few have a row of weight 0 at all.
+        doubtful = {i for i, store in enumerate(self.stores) if not store.arrays["weights"].all()}
+        for step in steps if doubtful else ():
+            if self.source_of(step)[0] in doubtful:
+                source, rows, _ = self.rows_of(step)
+                if not self.stores[source].arrays["weights"][rows].any():
+                    raise UserError(
+                        f"{self.stores[source].path}: all {len(rows)} rows of step {step + 1} have weight 0, so it has "
+                        "no loss; remove rows of weight 0, or raise global_batch_queries"
+                    )
+
     def _rotated(self, source: int, listed: np.ndarray, row: int, epoch: int, count: int) -> np.ndarray:
         """Return `count` entries of a list, or all if it has fewer; each epoch takes the next ones, all in turn."""
         if len(listed) <= count:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from reasonir.core.errors import UserError
+from reasonir.core.errors import RunStopped, UserError
 from reasonir.train.memory.estimate import GIB, GRAPH_SHARE
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -41,10 +41,37 @@ def refuse_out_of_memory(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # torch raises a plain RuntimeError on a CPU.
-        if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise UserError(advice) from error
         raise
+
+
+@contextmanager
+def stop_out_of_memory(step: int, *, alone: bool) -> Iterator[None]:
+    """Turn memory that did not suffice within a step into a stop of the run, which saves what is done.
+
+    Args:
+        step: Counted from 1, for the message.
+        alone: Whether the run has one rank. Others would wait in an exchange, and could save nothing.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not alone or not is_out_of_memory(error):
+            raise
+        saved = (
+            f"the state after step {step - 1} is saved, resume=true goes on from it" if step > 1 else "step 1 failed"
+        )
+        raise RunStopped(
+            f"out of memory in step {step} ({str(error).splitlines()[0]}); {saved}; lower chunk_tokens, or give "
+            "graph_memory_gib=0"
+        ) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory did not suffice."""
+    # torch raises a plain RuntimeError on a CPU.
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def keep_freed_memory() -> None:

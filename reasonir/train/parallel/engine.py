@@ -94,6 +94,14 @@ class Engine:
         """Add the gradient of one chunk's share of the loss."""
         share.backward()
 
+    def restart(self) -> None:
+        """Forget what this rank's `backward` has added in this step. Never called on a lockstep engine."""
+        self.begin()
+
+    def discard(self) -> None:
+        """Throw the step's gradient away in place of `update`. Collective."""
+        # The next `begin` sets it to zero.
+
     def update(self) -> float:
         """Reduce, clip and apply the gradient; return its global 2-norm. If the norm is not finite, apply nothing.
 
@@ -220,6 +228,23 @@ class ZeroEngine(Engine):
         """Add the gradient of one chunk's share of the loss."""
         # DeepSpeed averages over ranks: W shares of W / W give the sum.
         self.wrapped.backward(share * self.ranks.world, scale_wrt_gas=False)
+
+    def restart(self) -> None:
+        """Forget what this rank's `backward` has added: until `update` it lies in the weights' own gradients."""
+        for p in self.named.values():
+            p.grad = None
+
+    def discard(self) -> None:
+        """Throw the gradient away as DeepSpeed does after an overflow, which cleans all its buffers."""
+        check = "check_overflow" if self.stage < 3 else "_overflow_check_and_loss_scale_update"
+        asks = self.zero.check_grad_overflow if self.stage < 3 else None
+        setattr(self.zero, check, lambda *_, **__: setattr(self.zero, "overflow", True))
+        self.zero.check_grad_overflow = True
+        self._open.close()
+        self.wrapped.step()
+        # The class's own method is found again.
+        delattr(self.zero, check)
+        self.zero.check_grad_overflow = asks
 
     def update(self) -> float:
         """Reduce, clip and apply the gradient; return its global 2-norm. DeepSpeed skips a norm that is not finite."""

@@ -68,6 +68,16 @@ def test_shell_accepts_every_script(file: Path) -> None:
     assert os.access(file, os.X_OK) or file.suffix == ".sbatch"
 
 
+@pytest.mark.parametrize(("script", "name"), [("train.sh", "python"), ("slurm/launch.sh", "srun")])
+def test_memory_of_a_gpu_grows_in_segments_unless_the_user_says_otherwise(cluster, script, name):
+    folder = Path(cluster["PATH"].split(":")[0])
+    (folder / name).write_text('#!/usr/bin/env bash\necho "$PYTORCH_ALLOC_CONF|$PYTORCH_CUDA_ALLOC_CONF" > "$CALLS"\n')
+    for given, seen in (({}, "expandable_segments:True|"), ({"PYTORCH_ALLOC_CONF": "a:1"}, "a:1|"),
+                        ({"PYTORCH_CUDA_ALLOC_CONF": "b:1"}, "|b:1")):  # fmt: skip
+        run(script, env=cluster | given)
+        assert Path(cluster["CALLS"]).read_text() == f"{seen}\n"
+
+
 def test_there_are_scripts_to_test() -> None:
     names = {file.name for file in SHELL_FILES}
     assert {"train.sh", "launch.sh", "node.sh", "train.sbatch", "paper_128.sbatch", "one_node_8.sbatch"} <= names

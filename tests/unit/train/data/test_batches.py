@@ -459,3 +459,17 @@ def test_the_sequence_has_a_name_by_content(stores: list[TokenStore]) -> None:
     names = {mix(stores, **change).fingerprint for change in ({}, {"seed": 4}, {"queries": 5}, {"weights": [1, 1, 1]})}
     assert len(names) == 4
     assert mix(stores).fingerprint in names
+
+
+def test_a_batch_without_weight_is_refused_before_the_run_by_step_and_source(tmp_path: Path) -> None:
+    weightless = [{**row, "weight": 0.0} for row in plain_rows("a", 7)]
+    some = [*weightless, *plain_rows("b", 5)]
+    batches = MixedBatches([open_store(tmp_path, some)], None, 3, 1, 0)
+    weights = [batches.batch(step).weights for step in range(40)]
+    first = next(step for step, found in enumerate(weights) if not found.any())
+    batches.require_weight(range(first))
+    with pytest.raises(UserError, match=rf"rows\.jsonl: all 3 rows of step {first + 1} have weight 0"):
+        batches.require_weight(range(40))
+    with pytest.raises(UserError, match="step 1 have weight 0"):
+        MixedBatches([open_store(tmp_path, weightless, "none")], None, 3, 1, 0).require_weight(range(9))
+    MixedBatches([open_store(tmp_path, plain_rows("c", 9), "all")], None, 3, 1, 0).require_weight(range(40))

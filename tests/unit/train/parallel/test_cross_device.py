@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reasonir.core.errors import RunStopped, UserError
+from reasonir.model.packing import token_budget_chunks
 from reasonir.train import checkpoint
 from reasonir.train.optim import build_adamw
 from reasonir.train.parallel.cross_device import assign_texts, attention_share_of, text_cost
@@ -58,10 +59,25 @@ def test_stretched_chunks_keep_order_and_fill_up_with_idle_ones(count: int) -> N
     assert (together[7:] == 6).all(), "idle chunks repeat the shortest text"
 
 
-def test_largest_texts_fill_one_chunk_a_rank() -> None:
-    plan = largest_batch(40, 100, 350, 3)
-    assert len(plan.query_ids) == 3 and len(plan.document_ids) == 9
-    assert sum(map(len, plan.query_ids)) + sum(map(len, plan.document_ids)) == 3 * 340
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize(
+    ("query", "document", "chunk"),
+    [(2048, 2048, 4096), (512, 2048, 4096), (64, 2048, 4096), (256, 1024, 4096), (2048, 512, 4096), (2048, 2048, 2500),
+     (40, 100, 350), (2048, 64, 2048), (64, 2048, 2048), (64, 2048, 100)],
+)  # fmt: skip
+def test_largest_texts_fill_a_chunk_of_every_rank_to_the_brim(
+    query: int, document: int, chunk: int, ranks: int
+) -> None:
+    plan = largest_batch(query, document, chunk, ranks)
+    lengths = [np.array([len(ids) for ids in texts]) for texts in (plan.query_ids, plan.document_ids)]
+    assert lengths[0].max() <= query and lengths[1].max() <= document
+    assert max(map(max, lengths)) == max(query, document), "the longest text is tried"
+    assigned = assign_texts(lengths[0], lengths[1], ranks)
+    for rank in range(ranks):
+        own = np.concatenate([lengths[0][assigned.queries[rank]], lengths[1][assigned.documents[rank]]])
+        first, *rest = token_budget_chunks(own, chunk)
+        assert own[first].sum() == max(chunk, query, document)
+        assert [own[chosen].tolist() for chosen in rest] in ([], [[1]]), "a token of a kind that found no room"
 
 
 class _As(Ranks):
