@@ -23,8 +23,6 @@ def _train(config: TrainConfig) -> None:
 
 def _prepare(config: TrainConfig) -> None:
     """Fill the token cache of a run, with the run's own options, on a machine without a GPU."""
-    import os
-
     from reasonir.train.data.fill_cache import fill_cache
     from reasonir.train.data.sources import list_sources
 
@@ -36,6 +34,6 @@ def _prepare(config: TrainConfig) -> None:
         query_max_tokens=config.query_max_tokens,
         document_max_tokens=config.document_max_tokens,
         cache_dir=config.data.cache_dir,
-        processes=config.data.processes or len(os.sched_getaffinity(0)),
+        processes=config.data.processes,
         published_rows=config.data.published_rows,
     )

@@ -137,7 +137,7 @@ class DataConfig:
     cache_dir: str = MISSING
     """Folder of tokenised sources, named by content and settings. On a cluster: on storage that all nodes share."""
     processes: int | None = positive()
-    """Processes that tokenise; changes no token. null: one in a run, as many as there are cores in `prepare`."""
+    """Processes that tokenise; changes no token. null: one in a run, one a core and at most 10 in `prepare`."""
 
     def validate(self) -> None:
         """Refuse an empty list of sources and weights that do not match it."""

@@ -1,5 +1,7 @@
 """Fills a run's token cache beforehand: reads and tokenises, loads no weight, needs no GPU."""
 
+import os
+
 from reasonir.model.folders import read_template
 from reasonir.model.templates import Template, TemplateStyle
 from reasonir.model.tiny import build_tokenizer
@@ -13,6 +15,9 @@ from reasonir.train.data.sources import (
     training_texts,
 )
 
+# The process that reads and writes does a tenth of the work (docs/log.md, 2026-11-28): more would wait for it.
+MOST_PROCESSES = 10
+
 
 def fill_cache(
     sources: list[Source],
@@ -23,7 +28,7 @@ def fill_cache(
     query_max_tokens: int,
     document_max_tokens: int,
     cache_dir: str,
-    processes: int,
+    processes: int | None,
     published_rows: int | None,
 ) -> None:
     """Tokenise the sources of a run and print what they hold. The run, given the same options, finds them.
@@ -36,7 +41,7 @@ def fill_cache(
         query_max_tokens: Tokens of a query's input.
         document_max_tokens: Tokens of a document's input.
         cache_dir: Folder of tokenised sources.
-        processes: That tokenise.
+        processes: That tokenise; None is one a core, at most `MOST_PROCESSES`.
         published_rows: Published rows of all named sources together; None if unknown.
     """
     documents = read_all_documents(sources)
@@ -47,7 +52,7 @@ def fill_cache(
         query_max_tokens=query_max_tokens,
         document_max_tokens=document_max_tokens,
         cache_dir=cache_dir,
-        processes=processes,
+        processes=processes or min(os.cpu_count() or 1, MOST_PROCESSES),
     )
     print("\n".join([*describe_stores(stores), *report_rows(sources, stores, published_rows)]))
     print(f"the token cache of this run is complete: {cache_dir}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -306,11 +306,13 @@ def _encode_in_order(
 ) -> Generator[Encoded, None, None]:
     """Tokenise batches while later ones are read: in a thread, or in processes of their own."""
     texts = (batch.new for batch in batches)
-    if processes == 1:
-        return prefetch(tokeniser, texts)
+    first = list(islice(texts, 2))
+    # A new interpreter takes seconds, more than a single batch does.
+    if processes == 1 or len(first) < 2:
+        return prefetch(tokeniser, chain(first, texts))
     # Not forked: the tokenizer's threads would be missing in the child, and locks that they held would stay closed.
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _become_worker, (tokeniser,))
-    return prefetch(_encode_in_worker, texts, 2 * processes, pool)
+    return prefetch(_encode_in_worker, chain(first, texts), 2 * processes, pool)
 
 
 def _append(growing: _Growing, batch: _Batch, encoded: Encoded) -> Iterator[np.ndarray]:
