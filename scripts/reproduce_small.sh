@@ -46,8 +46,10 @@ prepare() {
 start_server() {
     local port
     port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    VLLM_CPU_KVCACHE_SPACE=2 "$PYTHON" -m vllm.entrypoints.openai.api_server --model "$own" --served-model-name smollm2 \
-        --host 127.0.0.1 --port "$port" --dtype float32 --enforce-eager --max-model-len 4096 >"$out/vllm.log" 2>&1 &
+    # By itself vLLM leaves a core to its front and takes one thread.
+    OMP_NUM_THREADS=$(nproc) VLLM_CPU_NUM_OF_RESERVED_CPU=0 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_CPU_KVCACHE_SPACE=2 \
+        "$PYTHON" -m vllm.entrypoints.openai.api_server --model "$own" --served-model-name smollm2 --dtype float32 \
+        --host 127.0.0.1 --port "$port" --enforce-eager --max-model-len 4096 >"$out/vllm.log" 2>&1 &
     server=$!
     until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
         kill -0 "$server" 2>/dev/null || { stopped="vLLM did not start; $out/vllm.log says why"; exit 1; }
@@ -69,8 +71,8 @@ dense() { measure "$1" "model.path=$2" "${lengths[@]}" "${@:3}"; }
 # Negatives are mined: a model of this size cannot write them (docs/log/synthesis.md).
 step_synth() {
     write eq "corpus=$passages"
-    write hq "corpus=$passages" limit=12
-    write vl pairs=6 brainstorm_calls=3 tasks_per_call=4 "query_words=[30,60]" "positive_words=[30,60]"
+    write hq "corpus=$passages" limit=4
+    write vl pairs=2 brainstorm_calls=2 tasks_per_call=4 "query_words=[30,60]" "positive_words=[30,60]"
     synth eq_mined mine "rows=$out/synth/eq/data.jsonl" "corpus=$passages" first_rank=5 last_rank=50
     run split "$PYTHON" -m reasonir.synth recipe=split "rows=$out/synth/eq_mined/data.jsonl" "corpus=$passages" \
         test_share=0.35 "output_dir=$out/split"

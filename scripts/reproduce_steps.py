@@ -28,7 +28,7 @@ STEPS = (
         "filter, hq, vl, eq, and a hard negative for every row",
         "a generator of 70 B parameters; tokens not measured (by the limits at most 0.41 billion for hq: 100,521 "
         "requests of 4,096); the filter's classifier on 1 GPU, hours not measured",
-        "120 passages: easy queries for all, hard ones for 12, 6 varied-length rows; mined negatives",
+        "120 passages: easy queries for all, hard ones for 4, 2 varied-length rows; mined negatives",
         "some 1,100 requests to rules",
     ),
     Step(
