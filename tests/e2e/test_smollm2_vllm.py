@@ -1,7 +1,6 @@
 """What a real language model of 135 M parameters writes, through vLLM's own server."""
 
 import json
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ import pytest
 from reasonir.core.files import read_jsonl
 from reasonir.llm.echoes import is_placeholder
 from reasonir.synth.gates.text import asks, own_answer, source_mention
+from tests.kit.smollm2 import MODEL, needs_smollm2
 from tests.kit.vllm import run, serve
 
-MODEL = Path(sys.prefix) / "smollm2"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not MODEL.is_dir(), reason="needs scripts/smollm2.py (make test-slow writes its model)"),
-]
+pytestmark = [pytest.mark.slow, needs_smollm2]
 PASSAGES = {
     "tides": (
         "The moon pulls more strongly on the side of the earth that faces it than on the far side. The sea bulges "

@@ -8,6 +8,7 @@ import pytest
 from reasonir.core.errors import UserError
 from reasonir.llm import Completion
 from reasonir.llm.prompts import OWN_FILES, REWRITE_VARIABLES, load_prompt, rewrite_values
+from tests.kit.smollm2 import MODEL, needs_smollm2
 
 OWN = {
     "hq": (("document",), "query"),
@@ -139,3 +140,25 @@ def test_lengths_of_a_schema_follow_the_item() -> None:
     schema = load_prompt("vl", None, variables, answer).schema_of({"query_words": 100, "positive_words": 7, "task": ""})
     assert schema is not None
     assert [schema["properties"][name]["minLength"] for name in ("query", "positive")] == [400, 28]
+
+
+@needs_smollm2
+@pytest.mark.parametrize("name", OWN)
+def test_a_real_chat_template_takes_every_prompt_and_every_way_of_asking_again(name: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    variables, answer = OWN[name]
+    prompt = load_prompt(name, None, variables, answer, ("fields",) if name == "vl_tasks" else (), example=True)
+    values = {variable: f"<{variable} here>" for variable in variables}
+    values |= {"negatives": [], "min_words": 300, "query_words": 300, "positive_words": 300}
+    asked, refused = prompt.messages(values), Completion(id="", text="An answer.", finish="stop")
+    for messages in (
+        asked,
+        *(prompt.after_rejection(asked, refused, "Because.", attempt=2, repeated=again) for again in (False, True)),
+    ):
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert text.endswith("<|im_start|>assistant\n")
+        assert all(turn["content"] in text for turn in turns)
+        assert len(tokenizer(text)["input_ids"]) < 1_500, "leaves a server of 4,096 tokens room for passage and answer"

@@ -14,6 +14,7 @@ from reasonir.model import Encoder
 from reasonir.model.tiny import build_tokenizer
 from reasonir.model.trunk.attention import Segments
 from reasonir.model.trunk.bidirectional import Attention, forward_packed, probe_leakage
+from tests.kit.smollm2 import MODEL, needs_smollm2
 from tests.kit.texts import INSTRUCTION, SENTENCES
 
 SMALL = {
@@ -85,6 +86,22 @@ def test_a_stock_folder_embeds_packed_as_padded_and_survives_saving(tmp_path, ki
         assert json.loads((tmp_path / "saved" / "config.json").read_text())["is_causal"] is False
 
 
+@needs_smollm2
+@pytest.mark.seconds(20)  # loads 135 M parameters
+def test_a_real_language_model_embeds_in_both_directions_packed_as_padded(tmp_path):
+    encoder = Encoder.from_pretrained(str(MODEL))
+    assert encoder.preset.attention is Attention.bidirectional and encoder.template.style == "reasonir"
+    assert_padded_agrees(encoder, 2e-3)  # its activations reach some hundreds
+    tokens = torch.arange(100, 140)
+    with torch.no_grad():
+        whole = forward_packed(encoder.trunk, tokens, Segments.of([40]))
+        half = forward_packed(encoder.trunk, tokens[:20], Segments.of([20]))
+    assert (whole[:20] - half).abs().max() > 0.1, "the first tokens see the last ones"
+    together = encoder.encode(SENTENCES, INSTRUCTION, max_tokens=120)
+    alone = np.concatenate([encoder.encode([text], INSTRUCTION, max_tokens=120) for text in SENTENCES])
+    assert np.abs(together - alone).max() < 1e-5
+
+
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_causal_preset_keeps_a_stock_decoder_causal_packed_as_padded(tmp_path, kind):
     write_decoder(tmp_path, kind)
@@ -98,7 +115,7 @@ def test_a_causal_preset_keeps_a_stock_decoder_causal_packed_as_padded(tmp_path,
     assert (whole[:20] - half).abs().max() < 2e-5
 
 
-def assert_padded_agrees(encoder):
+def assert_padded_agrees(encoder, tolerance=2e-5):
     """Right-padded through transformers' own attention, over texts longer than any sliding window here."""
     draw = torch.Generator().manual_seed(0)
     top = encoder.trunk.get_input_embeddings().num_embeddings
@@ -112,7 +129,7 @@ def assert_padded_agrees(encoder):
         padded = encoder.trunk(input_ids=ids, attention_mask=mask).last_hidden_state
         encoder.trunk.set_attn_implementation("reasonir_packed")
     for i, states in enumerate(packed):
-        assert (states - padded[i, : lengths[i]]).abs().max() < 2e-5
+        assert (states - padded[i, : lengths[i]]).abs().max() < tolerance
 
 
 def test_the_reasonir_layout_loads_without_remote_code(tmp_path):
