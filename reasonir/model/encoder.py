@@ -25,6 +25,8 @@ from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 TEXTS_PER_BLOCK = 16_384
 # Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595).
 LONGEST_INPUT = 32_768
+# What transformers' architectures call a table of learned positions: BERT's, GPT-2's, OPT's.
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 # Tokens of one forward pass, by device type; scripts/bench_encode.py measures others.
 DEFAULT_CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 
@@ -101,11 +103,18 @@ class Encoder(torch.nn.Module):
     @property
     def max_positions(self) -> int | None:
         """Longest input that learned position embeddings allow; None where positions are computed."""
-        learned = getattr(getattr(self.trunk, "embeddings", None), "position_embeddings", None)
+        tables = (
+            module
+            for name, module in self.trunk.named_modules()
+            if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding)
+        )
+        learned = next(tables, None)
         if learned is None:
             return None
-        # RoBERTa's positions start behind the padding index, so the table is longer than its longest input.
-        return int(learned.num_embeddings) - (0 if learned.padding_idx is None else learned.padding_idx + 1)
+        # RoBERTa's positions start behind the padding index and OPT's two later, so the table is longer than the
+        # longest input.
+        first = getattr(learned, "offset", 0) if learned.padding_idx is None else learned.padding_idx + 1
+        return int(learned.num_embeddings) - first
 
     @property
     def default_max_tokens(self) -> int:

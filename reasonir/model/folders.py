@@ -51,6 +51,7 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
     preset = choose_preset(path, config, template)
     tokenizer, form = load_template(path, preset)
     trunk = load_trunk(path, config, dtype, preset.attention).to(device)
+    _require_embeddings(path, tokenizer, trunk)
     return {
         "trunk": trunk,
         "tokenizer": tokenizer,
@@ -100,6 +101,19 @@ def _load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for a broken tokenizer.json
         raise UserError(f"model.path={path}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _require_embeddings(path: str, tokenizer: Any, trunk: Any) -> None:
+    """Refuse a tokenizer with words that the model has no embedding for; the first text with one would crash."""
+    rows = trunk.get_input_embeddings().num_embeddings
+    # Some published tokenizers name a token of images beyond the table of their text model, which no text becomes.
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in special)
+    if beyond:
+        raise UserError(
+            f"model.path={path}: the tokenizer has {len(beyond)} tokens, such as {beyond[0]!r}, beyond the {rows} "
+            "embeddings of the model; it belongs to another model, or the embeddings were not resized to it"
+        )
 
 
 def _append_end_token(path: str, tokenizer: Any) -> None:

@@ -50,7 +50,7 @@ class InitialModelConfig:
     """The encoder to start from."""
 
     path: str | None = MISSING
-    """Hub id or folder of any decoder or encoder that transformers loads. null builds a new Llama of the sizes below;
+    """Hub id or folder of any family in docs/models.md. null builds a new Llama of the sizes below;
     its tokenizer is learned from the training files."""
     licence: str | None = MISSING
     """Licence of the trained model for its card, as the hub calls it (apache-2.0); null declares none."""

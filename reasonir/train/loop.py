@@ -23,6 +23,7 @@ from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
 from reasonir.core.tracking import MetricsLog
+from reasonir.model.trunk.bidirectional import padded_because
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data.batches import GlobalBatch
@@ -127,6 +128,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         precision=work.state.precision,
         communication_dtype=torch.bfloat16 if half else torch.float32,
         attention_share=work.attention_share,
+        padded=padded_because(work.encoder.trunk) is not None,
     )
     # 3 buffers, then the checkpoint's moments: the try has moved the optimizer's state
     if work.state.step < work.total_steps:
@@ -147,6 +149,8 @@ def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
     """Say what computes, in which arithmetic, and where the run continues."""
     arithmetic = f"precision {work.state.precision} ({work.precision_reason})"
     print(f"{ranks.world} x {ranks.device.type}, engine {engine}, {arithmetic}")
+    if reason := padded_because(work.encoder.trunk):
+        print(f"texts are padded: {reason}")
     if work.state.step:
         print(f"continuing after step {work.state.step}")
 
@@ -379,7 +383,7 @@ def optimizer_step(
         "train/tokens": int(tokens),
         "train/step_seconds": round(seconds, 4),
         "train/tokens_per_second": round(tokens / seconds, 1),
-        "train/real_token_fraction": 1.0,  # packed texts have no padding
+        "train/real_token_fraction": round(result.real_fraction, 4),
         "train/source": batch.source,
         "train/load_spread": round(result.load_spread, 5),
         "train/kept_chunks": result.cache.kept_chunks,

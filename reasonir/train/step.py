@@ -66,6 +66,12 @@ class Chunk:
         """Tokens that the pass computes."""
         return self.texts.computed_tokens
 
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens with every text as long as the longest."""
+        lengths = self.texts.segments.lengths
+        return len(lengths) * max(lengths)
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -73,7 +79,7 @@ class StepResult:
 
     loss_nats: this rank's share of the mean loss; the shares of all ranks add up to it. tokens: of this rank.
     load_spread: how much more work the busiest rank had than the average one. bad_rows: indices of the batch's rows
-    whose loss is not finite, among this rank's queries.
+    whose loss is not finite, among this rank's queries. real_fraction: of what was computed; the rest was padding.
     """
 
     loss_nats: float
@@ -81,6 +87,7 @@ class StepResult:
     load_spread: float
     cache: CacheReport
     bad_rows: list[int]
+    real_fraction: float = 1.0
 
 
 class TrainingStep:
@@ -97,6 +104,7 @@ class TrainingStep:
         precision: str,
         communication_dtype: torch.dtype = torch.float32,
         attention_share: float = 0.0,
+        padded: bool = False,
     ) -> None:
         """Set up for one engine.
 
@@ -110,12 +118,14 @@ class TrainingStep:
             precision: "fp32" or "bf16" (autocast).
             communication_dtype: Format of embeddings and their gradients between ranks.
             attention_share: Weight of the quadratic part of a text's cost, for balance (`attention_share_of`).
+            padded: Whether the trunk pads a chunk to its longest text.
         """
         self.engine, self.ranks, self.objective = engine, ranks, objective
         self.chunk_tokens = chunk_tokens
         self.precision = precision
         self.communication_dtype = communication_dtype
         self.attention_share = attention_share
+        self.padded = padded
         # A kept graph saves a forward pass, and the ranks of a sharded engine must all run the same number of them.
         allowed = 1 if graph_memory_gib is None else int(graph_memory_gib * 2**30)
         self.budget = GraphBudget(0 if engine.lockstep else allowed)
@@ -145,7 +155,8 @@ class TrainingStep:
         # Only now: reading numbers waits for the device.
         bad_rows = share.queries[~torch.isfinite(loss_Q).cpu().numpy()].tolist()
         tokens, spread = int(share.lengths.sum()), share.assignment.spread
-        return StepResult(float(share.mean_loss(loss_Q)), tokens, spread, report, bad_rows)
+        real = tokens / sum(chunk.padded_tokens for chunk in chunks) if self.padded else 1.0
+        return StepResult(float(share.mean_loss(loss_Q)), tokens, spread, report, bad_rows, real)
 
     def share_of(self, batch: GlobalBatch) -> Share:
         """Return this rank's texts of a batch, longest first, and the labels of its queries."""

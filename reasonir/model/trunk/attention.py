@@ -1,8 +1,9 @@
 """Attention without padding: texts lie end to end in one stream, and each attends to itself only.
 
 transformers' models call `packed_attention` through their `AttentionInterface`. On CUDA it is one call of torch's
-variable-length kernel; elsewhere one SDPA call for each run of neighbours of equal length.
-Invariant: no score is ever computed between two texts.
+variable-length kernel, or one padded SDPA call where the kernel refuses (cards before Ampere, float32, odd heads); on a
+CPU it is one SDPA call for each run of neighbours of equal length.
+Invariant: no text attends to another.
 
 Letters: T tokens of the stream, L tokens of one text, H heads, G key-value heads, C channels of a head.
 """
@@ -17,6 +18,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 PACKED_ATTENTION = "reasonir_packed"
+# FlashAttention 2: the most channels of a head, and the first compute capability (Ampere's).
+KERNEL_CHANNELS, FIRST_CAPABILITY = 256, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +91,30 @@ def packed_attention(
     if query.is_cuda and torch.is_autocast_enabled("cuda"):
         low = torch.get_autocast_dtype("cuda")
         query_THC, key_TGC, value_TGC = query_THC.to(low), key_TGC.to(low), value_TGC.to(low)
-    on_kernel = query.is_cuda and query_THC.dtype in (torch.bfloat16, torch.float16)
-    if on_kernel and dropout == 0.0 and softcap is None:
+    if softcap is None and dropout == 0.0 and _kernel_takes(query_THC, value_TGC):
         output = _variable_length_kernel(query_THC, key_TGC, value_TGC, segments, scaling, window, causal)
+    elif softcap is None and query.is_cuda:
+        output = _padded(query_THC, key_TGC, value_TGC, segments, scaling, window, causal, dropout)
     else:
         output = _per_run(query_THC, key_TGC, value_TGC, segments, scaling, window, causal, dropout, softcap)
     return output.unsqueeze(0), None
+
+
+def _kernel_takes(query_THC: torch.Tensor, value_TGC: torch.Tensor) -> bool:
+    """Return whether torch's variable-length kernel (FlashAttention 2) computes these heads on this card."""
+    channels = query_THC.shape[-1]
+    fits = channels == value_TGC.shape[-1] and channels <= KERNEL_CHANNELS and channels % 8 == 0
+    return fits and query_THC.dtype in (torch.bfloat16, torch.float16) and has_fast_bfloat16(query_THC.device)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a GPU with bfloat16 units: NVIDIA's since Ampere (compute capability 8), AMD's.
+
+    Older cards emulate bfloat16 slowly, and the variable-length kernel refuses them.
+    """
+    if device.type != "cuda" or torch.version.hip:
+        return device.type == "cuda"
+    return torch.cuda.get_device_capability(device)[0] >= FIRST_CAPABILITY
 
 
 def _window(module: torch.nn.Module, sliding_window: int | None, causal: bool) -> int | None:
@@ -148,6 +169,42 @@ def _kernel_asks_for_groups() -> bool:
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
+def _padded(
+    query_THC: torch.Tensor,
+    key_TGC: torch.Tensor,
+    value_TGC: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+    dropout: float,
+) -> torch.Tensor:
+    """Call SDPA once, on texts padded to the longest: on a GPU many small calls cost more than the padding."""
+    tokens, longest = sum(segments.lengths), max(segments.lengths)
+    lengths = segments.cumulative.diff().long()
+    starts = torch.arange(len(lengths), device=lengths.device) * longest - segments.cumulative[:-1]
+    # Where each token of the stream stands in the padded batch, flattened.
+    places = torch.arange(tokens, device=lengths.device) + starts.repeat_interleave(lengths, output_size=tokens)
+
+    def spread(x: torch.Tensor) -> torch.Tensor:
+        rows = x.new_zeros(len(lengths) * longest, *x.shape[1:]).index_copy(0, places, x[:tokens])
+        return rows.unflatten(0, (len(lengths), longest)).transpose(1, 2)
+
+    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    mask = real[:, None, None, :]
+    if causal or window is not None:
+        # Padded rows see themselves: a row that saw nothing would become NaN, and so would gradients.
+        itself = torch.eye(longest, dtype=torch.bool, device=lengths.device)
+        mask = (mask & _mask(longest, window, causal, lengths.device)) | itself
+    # Repeated: with a mask and grouped heads at once SDPA would leave its kernels that need no L x L memory.
+    groups = query_THC.shape[1] // key_TGC.shape[1]
+    key, value = (spread(x).repeat_interleave(groups, dim=1) for x in (key_TGC, value_TGC))
+    out = scaled_dot_product_attention(spread(query_THC), key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    found = out.transpose(1, 2).flatten(0, 1)[places]
+    # Padding that `forward_packed` appended behind the last text.
+    return torch.nn.functional.pad(found, (0, 0, 0, 0, 0, len(query_THC) - tokens))
+
+
 def _per_run(
     query_THC: torch.Tensor,
     key_TGC: torch.Tensor,
@@ -185,7 +242,9 @@ def _per_run(
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         else:
-            out = _soft_capped(q, k, v, mask, scaling, dropout, softcap)
+            # Dropout would draw other numbers the second time.
+            attend = _SoftCapped.apply if dropout == 0.0 else _soft_capped
+            out = attend(q, k, v, mask, scaling, dropout, softcap)
         parts.append(out.transpose(1, 2).reshape(count * length, q.shape[1], v.shape[-1]))
     # Nothing attends to the padding and it attends to nothing: zeros keep its states finite.
     if filling:
@@ -199,6 +258,33 @@ def _mask(length: int, window: int | None, causal: bool, device: torch.device) -
     back = position[:, None] - position[None, :]
     reach = length if window is None else window
     return (back >= 0) & (back <= reach) if causal else back.abs() <= reach
+
+
+class _SoftCapped(torch.autograd.Function):
+    """`_soft_capped`, computed again in the backward pass: a graph would keep five L x L matrices of every head."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> torch.Tensor:
+        """Attend; keep the inputs alone.
+
+        Args:
+            ctx: Keeps what the backward pass reads.
+            q: Queries (texts, H, L, C).
+            k: Keys (texts, G, L, C).
+            v: Values (texts, G, L, C).
+            *options: mask, scaling, dropout and softcap of `_soft_capped`.
+        """
+        ctx.save_for_backward(q, k, v)
+        kind = q.device.type
+        ctx.options, ctx.autocast = options, (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        return _soft_capped(q, k, v, *options)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
+            found = _soft_capped(*inputs, *ctx.options)
+        return (*torch.autograd.grad(found, inputs, gradients), None, None, None, None)
 
 
 def _soft_capped(

@@ -1,13 +1,16 @@
 """Loads a decoder or encoder of transformers as a trunk, and proves that its attention has the requested direction.
 
+Texts run packed, without padding, where the architecture hands our attention what it needs; else padded, through
+transformers' own attention.
 Invariant: a trunk from here attends in both directions, or, if causal attention was requested, to earlier tokens only.
-This holds for padded and packed input alike, and packed texts never attend to each other. A model for which it fails is
+This holds for padded and packed input alike, and texts never attend to each other. A model for which it fails is
 refused with an error that names the model and its attention.
 
 Letters: B texts of a packed stream, T its tokens, D channels of a hidden state.
 """
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ def load_config(path: str) -> Any:
     """Read a model's configuration unchanged, without remote code.
 
     Raises:
-        UserError: No such folder, not a model, or an encoder-decoder.
+        UserError: No such folder, not a model, or an encoder-decoder whose encoder cannot be loaded alone.
     """
     from transformers import AutoConfig
 
@@ -55,9 +58,16 @@ def load_config(path: str) -> Any:
         config = AutoConfig.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={path}: cannot be read as a model: {_first_line(error)}") from error
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and not _encoder_alone(config):
         raise UserError(f"model.path={path}: {config.model_type} is an encoder-decoder; use a decoder or an encoder")
     return config
+
+
+def _encoder_alone(config: Any) -> bool:
+    """Return whether transformers has a class for the encoder of this encoder-decoder, such as T5EncoderModel."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    return MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
 
 
 def _ask_for_attention(config: Any, attention: Attention) -> None:
@@ -96,26 +106,29 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
     Raises:
         UserError: The folder is unreadable, weights are missing, or the leak probe fails.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForTextEncoding
 
-    _ask_for_attention(config, attention)
+    # Of a multimodal model we keep the text tower, which has a configuration of its own.
+    _ask_for_attention(config.get_text_config(), attention)
     register()
+    kind = AutoModelForTextEncoding if _encoder_alone(config) else AutoModel
+    read = partial(kind.from_pretrained, path.removeprefix("hub:"), config=config, dtype=dtype or "auto",
+                   trust_remote_code=False, output_loading_info=True)  # fmt: skip
     try:
-        model, report = AutoModel.from_pretrained(
-            path.removeprefix("hub:"),
-            config=config,
-            dtype=dtype or "auto",
-            attn_implementation=PACKED_ATTENTION,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        try:
+            model, report = read(attn_implementation=PACKED_ATTENTION)
+        except KeyError:  # an architecture with a list of attentions of its own, such as Falcon
+            model, report = read()
     except Exception as error:  # damaged files raise different exceptions in every library that reads them
         raise UserError(f"model.path={path}: weights cannot be loaded: {_first_line(error)}") from error
     # transformers would only warn of missing weights and leave them random. Pooling never uses the pooler's.
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:
         raise UserError(f"model.path={path}: {len(missing)} weights are missing, such as {missing[0]}")
-    return prepare_trunk(model, path, attention)
+    trunk = getattr(model, "language_model", model)
+    # The commit is the name of a hub model in cache keys.
+    trunk.config._commit_hash = getattr(config, "_commit_hash", None)
+    return prepare_trunk(trunk, path, attention)
 
 
 def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidirectional) -> Any:
@@ -133,8 +146,40 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
     model.config.use_cache = False
     fuse(model)
     speed_up(model)
-    probe_leakage(model, name, attention)
+    try:
+        probe_leakage(model, name, attention)
+    except UserError as error:
+        pad_from_now_on(model, str(error))
+        probe_leakage(model, name, attention)
     return model
+
+
+def pad_from_now_on(model: Any, reason: str) -> None:
+    """Let `forward_packed` pad texts and run them through transformers' own attention.
+
+    Args:
+        model: The trunk, changed in place.
+        reason: Why it cannot run packed, for those who ask.
+    """
+    model.padded_because = reason
+    _set_attention(model, _own_attention(model))
+
+
+def padded_because(model: Any) -> str | None:
+    """Return why a trunk pads its texts; None if it packs them."""
+    return getattr(model, "padded_because", None)
+
+
+def _set_attention(model: Any, name: str) -> None:
+    # `set_attn_implementation` forgets copies of the configuration (UMT5's encoder) and refuses older architectures.
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = name
+
+
+def _own_attention(model: Any) -> str:
+    """Return the attention that transformers would choose for a saved folder."""
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> torch.Tensor:
@@ -148,6 +193,9 @@ def forward_packed(model: Any, token_ids: torch.Tensor, segments: Segments) -> t
     Returns:
         Hidden states (T, D) of the last layer.
     """
+    if padded_because(model) is not None:
+        texts = token_ids.split(list(segments.lengths))
+        return torch.cat(_padded_states(model, list(texts)))
     tokens, lengths = len(token_ids), torch.tensor(segments.lengths, device=token_ids.device)
     starts = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths, output_size=tokens)
     positions = torch.arange(tokens, device=token_ids.device) - starts + _first_position(model)
@@ -170,9 +218,9 @@ def _first_position(model: Any) -> int:
 def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidirectional) -> None:
     """Check on random tokens which states depend on a text's last token.
 
-    Three texts run packed with our attention and right-padded with transformers' own. Then the last token of the middle
-    text is replaced. In both runs the middle text's first state must change; of a causal model no state before the last
-    may change. In the packed run the neighbours' states must stay, and packed and padded states must be equal.
+    Three texts run together, packed with our attention or padded, and each alone with transformers' own. Then the last
+    token of the middle text is replaced. In both runs the middle text's first state must change; of a causal model no
+    state before the last may change. The neighbours' states must stay, and states together and alone must be equal.
 
     Args:
         model: The trunk.
@@ -189,47 +237,61 @@ def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidire
     texts = [torch.randint(vocabulary // 2, vocabulary, (n,), generator=draw).to(device) for n in PROBE_TOKENS]
     changed = [text.clone() for text in texts]
     changed[1][-1] = vocabulary // 3
-    where = f"{name} ({type(model).__name__}, transformers attention and {PACKED_ATTENTION})"
-    packed, packed_after = _packed_states(model, texts, where), _packed_states(model, changed, where)
-    padded, padded_after = _padded_states(model, texts), _padded_states(model, changed)
-    model.train(trained)
+    kinds = ("packed", "padded") if padded_because(model) is None else ("padded", "single")
+    own = f"transformers attention and {PACKED_ATTENTION}" if kinds[0] == "packed" else "transformers attention, padded"
+    where = f"{name} ({type(model).__name__}, {own})"
+    try:
+        packed, packed_after = _together(model, texts), _together(model, changed)
+        padded, padded_after = _reference_states(model, texts), _reference_states(model, changed)
+    except Exception as error:  # each architecture fails in its own way on input that it does not know
+        raise UserError(f"{where}: cannot run {kinds[0]}: {_first_line(error)}") from error
+    finally:
+        model.train(trained)
     # Tolerances are relative to the largest state. bfloat16 has 8 bits, and the two attentions sum in different orders.
     scale = max(float(state.float().abs().max()) for state in packed)
     tolerance = scale * (1e-4 if packed[0].dtype == torch.float32 else 5e-2)
     neighbours = max(_distance(packed[i], packed_after[i]) for i in (0, 2))
     if neighbours > tolerance:
-        raise UserError(f"{where}: packed neighbours mix (moved by {neighbours:.3g}); it cannot be trained packed")
-    for kind, before, after in (("packed", packed, packed_after), ("padded", padded, padded_after)):
+        raise UserError(f"{where}: {kinds[0]} neighbours mix (moved by {neighbours:.3g})")
+    for kind, before, after in zip(kinds, (packed, padded), (packed_after, padded_after), strict=True):
         if attention is Attention.bidirectional and _distance(before[1][0], after[1][0]) <= scale * 1e-7:
             raise UserError(f"{where}: {kind} input is still causal: the last token does not reach the first")
         if attention is Attention.causal and _distance(before[1][:-1], after[1][:-1]) > scale * 1e-6:
             raise UserError(f"{where}: {kind} input is not causal: the last token reaches those before it")
     apart = max(_distance(a, b) for a, b in zip(packed, padded, strict=True))
     if apart > tolerance:
-        raise UserError(f"{where}: packed and padded states differ by {apart:.3g} (allowed {tolerance:.3g})")
+        raise UserError(f"{where}: {' and '.join(kinds)} states differ by {apart:.3g} (allowed {tolerance:.3g})")
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def _packed_states(model: Any, texts: list[torch.Tensor], where: str) -> list[torch.Tensor]:
+def _together(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
     lengths = [len(text) for text in texts]
-    try:
-        states = forward_packed(model, torch.cat(texts), Segments.of(lengths, model.device))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: cannot run packed: {_first_line(error)}") from error
-    return list(states.split(lengths))
+    return list(forward_packed(model, torch.cat(texts), Segments.of(lengths, model.device)).split(lengths))
+
+
+def _reference_states(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Run a padded batch, as readers of a saved folder do; of a model that is padded anyway each text alone."""
+    if padded_because(model) is None:
+        return _padded_states(model, texts)
+    return [states for text in texts for states in _padded_states(model, [text])]
 
 
 def _padded_states(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
     """Run a right-padded batch through the attention that transformers would choose for a saved folder."""
-    packed = model.config._attn_implementation
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    before = model.config._attn_implementation
+    if before == PACKED_ATTENTION:
+        _set_attention(model, _own_attention(model))
     try:
-        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+        # Some models count positions by the padding token. A few name one that their embedding does not hold.
+        padding = getattr(model.config, "pad_token_id", None) or 0
+        padding = padding if 0 <= padding < model.get_input_embeddings().num_embeddings else 0
+        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=padding)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state
     finally:
-        model.set_attn_implementation(packed)
+        if before == PACKED_ATTENTION:
+            _set_attention(model, before)
     return [states[i, : len(text)] for i, text in enumerate(texts)]

@@ -212,7 +212,10 @@ def _is_rms_norm(module: torch.nn.Module, eps: float) -> bool:
     ):
         inputs = (x.clone().requires_grad_(), weight.clone().requires_grad_())
         with torch.enable_grad():
-            output = compute(*inputs)
+            try:
+                output = compute(*inputs)
+            except TypeError:  # a norm that takes more than its input, such as a gate
+                return False
             if not isinstance(output, torch.Tensor) or output.shape != x.shape:
                 return False
             found.append((output.detach(), *torch.autograd.grad(output, inputs, gradient)))

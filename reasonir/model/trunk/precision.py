@@ -8,6 +8,7 @@ import time
 import torch
 
 from reasonir.core.errors import UserError
+from reasonir.model.trunk.attention import has_fast_bfloat16
 from reasonir.model.trunk.linear import speed_up
 
 BF16_SPEEDUP_NEEDED = 3.0
@@ -20,13 +21,15 @@ def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
     Args:
         requested: "auto", "fp32" or "bf16".
     """
+    # An older card emulates bfloat16: torch runs it, slower than float32.
+    lacking = device.type == "cuda" and not has_fast_bfloat16(device)
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     if requested != "auto":
-        if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise UserError("precision=bf16: this GPU has no bfloat16 arithmetic; use precision=fp32")
+        if requested == "bf16" and lacking:
+            raise UserError(f"precision=bf16: {card} has no bfloat16 arithmetic; use precision=fp32")
         return requested, "as asked"
     if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported()
-        return ("bf16" if supported else "fp32"), f"{torch.cuda.get_device_name(device)}"
+        return ("fp32", f"{card} has no bfloat16 arithmetic") if lacking else ("bf16", card)
     if device.type != "cpu":
         return "fp32", f"{device.type} device"
     ratio = bf16_speedup()

@@ -87,12 +87,25 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     layers (matrices, biases, 4 h of norms) + a pooler of h^2 + h that is never trained. Other families are counted
     like the one they resemble (`exact` is False).
     """
-    try:
-        hidden, inner = content["hidden_size"], content["intermediate_size"]
-        layers, heads = content["num_hidden_layers"], content["num_attention_heads"]
-        vocabulary, kind = content["vocab_size"], content.get("model_type", "")
-    except KeyError as error:
-        raise UserError(f"{source} gives no {error.args[0]}; the run cannot be planned from it") from error
+    # Of a multimodal model the text tower is trained.
+    content = content.get("text_config") or content
+
+    def read(name: str, *others: str, default: int | None = None) -> int:
+        found = next((content[key] for key in (name, *others) if content.get(key) is not None), default)
+        if found is None:
+            raise UserError(f"{source} gives no {name}; the run cannot be planned from it")
+        return int(found)
+
+    # The other names are T5's, GPT-2's and DistilBERT's.
+    kind = content.get("model_type", "")
+    hidden = read("hidden_size", "d_model", "n_embd", "dim")
+    wide_by_rule = 4 * hidden if kind in ("gpt2", "falcon", "bloom") else None
+    inner = read(
+        "intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim", default=wide_by_rule
+    )
+    layers = read("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+    heads = read("num_attention_heads", "num_heads", "n_head", "n_heads")
+    vocabulary = read("vocab_size")
     # Keys that older configurations lack: as many key-value heads as heads, hidden / heads channels each.
     key_value_heads = content.get("num_key_value_heads") or heads
     head = content.get("head_dim") or hidden // heads

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.model.packing import PackedTexts
 from reasonir.model.trunk import precision
 from reasonir.train.data.batches import MixedBatches
@@ -135,6 +136,21 @@ def test_precision_is_as_asked_or_as_measured(monkeypatch):
         assert f"{ratio:.1f} x" in reason
     monkeypatch.undo()
     assert precision.bf16_speedup() > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"), [((7, 5), "fp32"), ((7, 0), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")]
+)
+def test_precision_on_a_gpu_is_by_compute_capability_not_by_emulation(monkeypatch, capability, chosen):
+    """A T4 and a V100 run bfloat16, slower than float32; the kernel of packed attention refuses them."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla")
+    device = torch.device("cuda")
+    assert precision.choose_precision("auto", device)[0] == chosen
+    if chosen == "fp32":
+        with pytest.raises(UserError, match="precision=bf16: Tesla has no bfloat16 arithmetic"):
+            precision.choose_precision("bf16", device)
+    assert precision.choose_precision("fp32", device) == ("fp32", "as asked")
 
 
 def test_more_tokens_than_positions_is_refused_with_what_to_give(tmp_path, capsys):
