@@ -81,12 +81,13 @@ def add_adapters(
     draw = torch.Generator().manual_seed(seed)
     for layer in adapted.values():
         _widen(layer)
+        _take_off_meta(layer)
         weight = layer.lora_A[ADAPTER].weight
         start = torch.empty(weight.shape)
         torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=draw)  # as nn.Linear and PEFT start
         weight.data.copy_(start)
-        # DoRA scales the rows of W + B A together, which only PEFT's own forward pass does.
-        if not dora:
+        # Only PEFT's own forward pass scales the rows of W + B A together (DoRA), or multiplies four-bit weights.
+        if not dora and layer.get_base_layer().weight.is_floating_point():
             layer.forward = MethodType(_adapted_forward, layer)
     # New modules begin in training mode, with their dropout on.
     trunk.train(encoder.training)
@@ -133,6 +134,14 @@ def _widen(layer: Any) -> None:
     for name, parameter in layer.named_parameters():
         if "lora_" in name and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
+
+
+def _take_off_meta(layer: Any) -> None:
+    """Give adapters of a layer without weights some of their own: PEFT has put both on the meta device."""
+    down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    if up.weight.is_meta:
+        down.to_empty(device="cpu")
+        torch.nn.init.zeros_(up.to_empty(device="cpu").weight)
 
 
 def _adapted_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from reasonir.model.pooling import Pooling, pool
 from reasonir.model.presets import Preset
 from reasonir.model.templates import Template, TokenizedText
 from reasonir.model.trunk.bidirectional import attention_of, forward_packed
+from reasonir.model.trunk.stored import StoredWeights
 
 # Texts that are tokenised and sorted by length together; bounds the memory that token ids take.
 TEXTS_PER_BLOCK = 16_384
@@ -44,12 +45,15 @@ class Encoder(torch.nn.Module):
         *,
         pooling: Pooling = Pooling.mean,
         query_instruction: str = "",
+        stored: StoredWeights | None = None,
     ) -> None:
         super().__init__()
         self.pooling = pooling
         self.query_instruction = query_instruction
         self.declared_max_tokens = declared_max_tokens
         self.trunk = trunk
+        # Where the weights are to be read from, while the trunk has none.
+        self.stored = stored
         self.tokenizer = tokenizer
         self.template = template
         self.fingerprint = fingerprint
@@ -58,7 +62,14 @@ class Encoder(torch.nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, *, dtype: torch.dtype | None = None, device: str | None = None, template: str = "auto"
+        cls,
+        path: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | None = None,
+        template: str = "auto",
+        in_shards: bool = False,
+        four_bits: bool = False,
     ) -> "Encoder":
         """Load a folder or hub id. Code that comes with the weights is never run.
 
@@ -68,11 +79,16 @@ class Encoder(torch.nn.Module):
             device: None is "cuda" where there is one, else "cpu".
             template: Name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge or e5. "auto" takes the
                 preset that the folder or a known hub id names, else reasonir for decoders and plain for encoders.
+            in_shards: For an engine of `reasonir.train`, which reads the weights itself: the trunk has none.
+            four_bits: Hold the matrices of linear layers in four bits (NF4, through bitsandbytes).
 
         Raises:
             UserError: The folder is unreadable, weights or tokenizer are missing, or the leak probe fails.
         """
-        return cls(**load_parts(path, dtype=dtype, device=device, template=template))
+        parts = load_parts(
+            path, dtype=dtype, device=device, template=template, in_shards=in_shards, four_bits=four_bits
+        )
+        return cls(**parts)
 
     def save_pretrained(self, path: str) -> None:
         """Write, atomically, a folder that this class, transformers and SentenceTransformer load."""

@@ -26,6 +26,7 @@ from reasonir.model.sentence_transformers import (
 )
 from reasonir.model.templates import Template, TemplateStyle, special_tokens, whole_text_backend
 from reasonir.model.trunk.bidirectional import load_config, load_trunk
+from reasonir.model.trunk.stored import open_trunk
 
 # A folder needs one of these files to have a tokenizer that transformers can load.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
@@ -33,7 +34,15 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json
 SENTENCE_TRANSFORMERS_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 
 
-def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, template: str) -> dict[str, Any]:
+def load_parts(
+    path: str,
+    *,
+    dtype: torch.dtype | None,
+    device: str | None,
+    template: str,
+    in_shards: bool = False,
+    four_bits: bool = False,
+) -> dict[str, Any]:
     """Load the arguments of `Encoder` from a model folder or hub id.
 
     Args:
@@ -41,6 +50,9 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
         dtype: Of the weights; None is float32 on a CPU and the checkpoint's own dtype elsewhere.
         device: Where the weights go; None is "cuda" where there is one, else "cpu".
         template: "auto" or the name of a preset.
+        in_shards: Leave the weights to an engine, which reads them from `stored`; where the checkpoint would
+            have to be converted, they are loaded whole and `stored` is None.
+        four_bits: Hold the matrices of linear layers in four bits.
     """
     _silence_transformers()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,10 +62,12 @@ def load_parts(path: str, *, dtype: torch.dtype | None, device: str | None, temp
     config = load_config(path)
     preset = choose_preset(path, config, template)
     tokenizer, form = load_template(path, preset)
-    trunk = load_trunk(path, config, dtype, preset.attention).to(device)
+    found = open_trunk(path, config, preset.attention, device) if in_shards else None
+    trunk, stored = found or (load_trunk(path, config, dtype, preset.attention, four_bits).to(device), None)
     _require_embeddings(path, tokenizer, trunk)
     return {
         "trunk": trunk,
+        "stored": stored,
         "tokenizer": tokenizer,
         "template": form,
         "fingerprint": fingerprint(path, trunk, preset),

@@ -231,7 +231,7 @@ class CheckpointReader:
 
 
 def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
-    """Put a checkpoint's weights into the trainable parameters of a whole module.
+    """Put a checkpoint's weights into the trainable parameters of a module; those of a sharded engine come later.
 
     Raises:
         UserError: The checkpoint belongs to another model.
@@ -243,6 +243,8 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
     for name, p in parameters.items():
         if reader.count(name) != p.numel():
             raise UserError(f"{reader.path} does not fit this model: {name} has {reader.count(name)} numbers there")
+        if p.is_meta:
+            continue  # `load_optimizer` reads each rank's shard
         numbers = torch.empty(p.numel(), dtype=p.dtype)
         reader.read(WEIGHT, name, 0, p.numel(), numbers)
         with torch.no_grad():
@@ -260,6 +262,7 @@ def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
             reader.read(kind, piece.name, piece.start, piece.count, numbers)
             with torch.no_grad():
                 _numbers_of(piece, tensor).copy_(numbers)
+    engine.take_over_pieces()
 
 
 def _prepare_moments(engine: Engine, holder: torch.Tensor, step: int) -> dict[str, torch.Tensor]:

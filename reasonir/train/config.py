@@ -23,6 +23,24 @@ class EngineName(StrEnum):
     fsdp2 = "fsdp2"
 
 
+class WeightFormat(StrEnum):
+    """Number format in which weights that do not train are held."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    nf4 = "nf4"
+
+
+class PlannedGpu(StrEnum):
+    """GPUs whose memory and speed a plan knows."""
+
+    h100 = "h100"
+    a100_80 = "a100_80"
+    a100_40 = "a100_40"
+    rtx4090 = "rtx4090"
+    t4 = "t4"
+
+
 class GatherPrecision(StrEnum):
     """Number format in which embeddings and their gradients travel between ranks."""
 
@@ -57,6 +75,9 @@ class InitialModelConfig:
     template: TemplateChoice = MISSING
     """A preset of text form, attention and pooling. auto takes the preset of the folder or of a known hub id, else
     reasonir for decoders and plain for encoders."""
+    dtype: WeightFormat = MISSING
+    """Format of the weights that do not train (lora). bf16 halves their memory and gives the same numbers as fp32 where
+    the checkpoint is bfloat16; nf4 (four bits, bitsandbytes) gives others. QLoRA: arXiv 2305.14314."""
     dropout: float | None = within(0, 1, "[)")
     """Probability of every dropout in the model; null keeps the checkpoint's own."""
     vocabulary_size: int = at_least(260)
@@ -220,6 +241,12 @@ class TrainConfig:
     """Print what the run would do (data, steps, memory, bytes between ranks) and stop before any weight is loaded."""
     planned_ranks: int | None = positive()
     """Ranks that dry_run plans for; null is the number launched."""
+    planned_gpu: PlannedGpu | None = MISSING
+    """Device that dry_run plans for; null is this machine's: a GPU, or the memory that its ranks share."""
+    planned_memory_gib: float | None = positive()
+    """Memory of a device that planned_gpu does not know, GiB; null is planned_gpu's."""
+    planned_mfu: float = within(0, 1, "(]")
+    """Share of the GPU's peak at which dry_run's hours are computed. An H100 gave 0.3 to 0.5 (docs/log.md)."""
     model: InitialModelConfig = MISSING
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING
@@ -288,8 +315,22 @@ class TrainConfig:
         steps = self.profile_steps
         ordered = steps is None or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
         require(ordered, "profile_steps", steps, "must be two steps, the first and the last, counted from 1")
+        if self.planned_gpu is not None and self.planned_memory_gib is not None:
+            raise UserError("planned_memory_gib and planned_gpu exclude each other; give one of them")
+        self.validate_frozen_weights()
         self.validate_packages()
         self.validate_ranks()
+
+    def validate_frozen_weights(self) -> None:
+        """Refuse a format of frozen weights where nothing is frozen, or where nothing can multiply it."""
+        dtype, engine = self.model.dtype, self.parallel.engine
+        if dtype is WeightFormat.fp32:
+            return
+        require(self.lora.rank > 0, "model.dtype", dtype, "is for weights that do not train; add lora=lora")
+        require(self.precision is not Precision.fp32, "precision", self.precision,
+                f"must be bf16 or auto with model.dtype={dtype}")  # fmt: skip
+        sharded = dtype is WeightFormat.nf4 and engine in (EngineName.zero3, EngineName.fsdp2)
+        require(not sharded, "parallel", engine, "cannot shard model.dtype=nf4; choose single, ddp, zero1 or zero2")
 
     def validate_packages(self) -> None:
         """Refuse a choice whose package is not installed."""
@@ -297,6 +338,7 @@ class TrainConfig:
             ("tracking=wandb", self.tracking is Tracking.wandb, "wandb", "tracking"),
             (f"parallel={self.parallel.engine}", self.parallel.engine.startswith("zero"), "deepspeed", "deepspeed"),
             ("lora", self.lora.rank > 0, "peft", "lora"),
+            ("model.dtype=nf4", self.model.dtype is WeightFormat.nf4, "bitsandbytes", "qlora"),
         ]
         for option, chosen, package, extra in needed:
             # A plan may be made on another machine than the one that trains.

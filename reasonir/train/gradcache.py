@@ -17,7 +17,7 @@ Letters: B texts of a chunk, C texts of all chunks, D embedding dimension.
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -39,31 +39,56 @@ class Chunk(Protocol):
 
 @dataclass(slots=True)
 class GraphBudget:
-    """How much memory kept graphs may fill, and how much one token's graph was measured to fill.
+    """How much memory kept graphs may fill, and what they fill: fixed_bytes + bytes_per_token x tokens each.
 
-    limit_bytes: 0 keeps no graph. bytes_per_token: the largest measurement, None before the first one.
+    Under autocast a graph holds a bfloat16 copy of every float32 matrix, however few tokens it has. One measured graph
+    does not tell the two parts apart: until a graph of at most half, or at least twice, its tokens has been measured,
+    a smaller graph is charged as much as the measured one, and a larger one in proportion. Both are upper bounds.
+
+    limit_bytes: 0 keeps no graph. measured: tokens and bytes of the first graph, and of one of another size.
     used_bytes: filled in the current step.
     """
 
     limit_bytes: int
-    bytes_per_token: float | None = None
+    measured: list[tuple[int, int]] = field(default_factory=list)
     used_bytes: float = 0.0
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Return (bytes_per_token, fixed_bytes) through two measured graphs, or through one and zero."""
+        (tokens, size), (others, other) = (*self.measured, (0, 0))[:2]
+        slope = (size - other) / (tokens - others)
+        return slope, max(size - slope * tokens, 0.0)
+
+    def bytes_of(self, tokens: int) -> float:
+        """Return what a graph of this many tokens fills; 0 before the first measurement."""
+        if not self.measured:
+            return 0.0
+        per_token, fixed = self.line
+        return fixed + per_token * (tokens if len(self.measured) > 1 else max(tokens, self.measured[0][0]))
 
     def admits(self, tokens: int) -> bool:
         """Return whether another chunk's graph fits. The first graph is always kept, to be measured."""
         if self.limit_bytes <= 0:
             return False
-        return self.bytes_per_token is None or self.used_bytes + self.bytes_per_token * tokens <= self.limit_bytes
+        return not self.measured or self.used_bytes + self.bytes_of(tokens) <= self.limit_bytes
 
     def lower(self) -> None:
         """Allow half of what was kept when memory ran out, from now on."""
         self.limit_bytes, self.used_bytes = int(min(self.limit_bytes, self.used_bytes / 2)), 0.0
 
-    def charge(self, tokens: int, measured: int | None) -> None:
+    def wants(self, tokens: int) -> bool:
+        """Return whether measuring a graph of this many tokens says something new."""
+        if len(self.measured) != 1:
+            return not self.measured
+        known = self.measured[0][0]
+        return 2 * tokens <= known or tokens >= 2 * known
+
+    def charge(self, tokens: int, measured: int | None = None) -> None:
         """Count a kept graph, by its measured bytes if there are any."""
         if measured is not None:
-            self.bytes_per_token = max(self.bytes_per_token or 0.0, measured / tokens)
-        self.used_bytes += (self.bytes_per_token or 0.0) * tokens
+            self.measured.append((tokens, measured))
+        self.used_bytes += self.bytes_of(tokens)
 
 
 @dataclass(slots=True)
@@ -91,10 +116,10 @@ class Graphs:
 class GradCache:
     """Steps 1 and 3 for one model.
 
-    embed: embeds a chunk, float32 (B, D). budget: decides which graphs are kept. parameters: weights of the model;
-    a graph refers to them without filling memory, so they are not measured. device: where dropout draws its numbers.
-    backward: runs the backward pass of a scalar; an engine that owns the gradients gives its own. restart: forgets what
-    `backward` has added since the step began.
+    embed: embeds a chunk, float32 (B, D). budget: decides which graphs are kept. parameters: all weights, also frozen
+    ones; a graph refers to them without filling memory, so they are not measured. device: where dropout draws its
+    numbers. backward: runs the backward pass of a scalar; an engine that owns the gradients gives its own. restart:
+    forgets what `backward` has added since the step began.
     """
 
     embed: Callable[[Any], torch.Tensor]
@@ -185,8 +210,8 @@ class GradCache:
             return self.embed(chunk)
 
     def _embed_and_charge(self, chunk: Chunk) -> torch.Tensor:
-        """Embed a chunk with its graph; measure the graph unless the budget holds a measurement."""
-        saved = SavedBytes(self.parameters) if self.budget.bytes_per_token is None else None
+        """Embed a chunk with its graph; measure the graph if that tells the budget something."""
+        saved = SavedBytes(self.parameters) if self.budget.wants(chunk.computed_tokens) else None
         context: AbstractContextManager = saved.hooks if saved is not None else nullcontext()
         with context:
             embedding_BD = self.embed(chunk)

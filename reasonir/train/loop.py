@@ -31,11 +31,12 @@ from reasonir.train.data.sources import describe_sources, describe_stores, list_
 from reasonir.train.export import export
 from reasonir.train.memory.estimate import explain_out_of_memory
 from reasonir.train.memory.machine import (
-    device_memory_gib,
     graph_allowance,
     keep_freed_memory,
+    planned_device,
     refuse_out_of_memory,
     stop_out_of_memory,
+    this_device,
 )
 from reasonir.train.memory.measure import Meter, memory_snapshot, peak_flops, peak_gib, profiled
 from reasonir.train.memory.plan import plan_figures, render_plan
@@ -57,7 +58,9 @@ def train(config: TrainConfig) -> None:
     if config.dry_run:
         sources, published = list_sources(config.data), config.data.published_rows
         rows, lines = published_total(sources, published), describe_sources(sources, published)
-        print(render_plan(plan_figures(config, config.planned_ranks or world_size(), rows, lines)))
+        ranks_planned = config.planned_ranks or world_size()
+        device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
+        print(render_plan(plan_figures(config, ranks_planned, rows, lines, device)))
         return
     with (
         open_ranks(config.parallel.collective_timeout_seconds) as ranks,
@@ -103,9 +106,9 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     if ranks.device.type == "cpu":
         keep_freed_memory()
     if ranks.leads:
-        device_gib = device_memory_gib(ranks.device)
         data = describe_stores(work.batches.stores) + work.differences_from_published
-        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, data, device_gib)))
+        device = this_device(ranks.device)
+        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, data, device)))
         _print_start(ranks, work, config.parallel.engine.value)
     # 2 engine and step
     rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
@@ -174,11 +177,11 @@ def _try_largest_texts(ranks: Ranks, engine: Engine, step: TrainingStep, batch: 
 
 
 def _fill_free_memory(ranks: Ranks, step: TrainingStep) -> None:
-    """Let kept graphs fill what is free now; the largest texts have measured the bytes of a token."""
+    """Let kept graphs fill what is free now; the largest texts have measured a chunk."""
     step.budget.limit_bytes = graph_allowance(ranks.device)
     if ranks.leads:
-        kib = (step.budget.bytes_per_token or 0.0) / 1024
-        print(f"kept graphs may fill {step.budget.limit_bytes / 2**30:.2f} GiB, {kib:,.1f} KiB a token measured")
+        mib = step.budget.bytes_of(step.chunk_tokens) / 2**20
+        print(f"kept graphs may fill {step.budget.limit_bytes / 2**30:.2f} GiB, {mib:,.1f} MiB a full chunk")
 
 
 def _meter(ranks: Ranks, work: Work, *, adapters: bool) -> Meter:

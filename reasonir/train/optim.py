@@ -17,10 +17,12 @@ def build_adamw(encoder: Any, learning_rate: float, embedding_rate: float, weigh
     trainable = [p for p in encoder.parameters() if p.requires_grad]
     # By identity: the table has another name in each model family.
     table = encoder.trunk.get_input_embeddings().weight
+    # DeepSpeed's stage 3 may hold partitions already, and knows the whole shapes.
+    vectors = {p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2}
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2 and p is not table], "peak": learning_rate},
+        {"params": [p for p in trainable if p not in vectors and p is not table], "peak": learning_rate},
         {"params": [p for p in trainable if p is table], "peak": embedding_rate},
-        {"params": [p for p in trainable if p.ndim < 2], "peak": learning_rate, "weight_decay": 0.0},
+        {"params": [p for p in trainable if p in vectors], "peak": learning_rate, "weight_decay": 0.0},
     ]
     # With adapters the table and the vectors are frozen, and their groups empty.
     groups = [group for group in groups if group["params"]]

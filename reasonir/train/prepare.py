@@ -16,9 +16,9 @@ from reasonir.model.adapters import add_adapters, checkpoint_layers
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.tiny import build_tiny
-from reasonir.model.trunk.precision import choose_precision
+from reasonir.model.trunk.precision import choose_precision, hold_in_bf16
 from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
-from reasonir.train.config import TrainConfig
+from reasonir.train.config import TrainConfig, WeightFormat
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.sources import (
     Documents,
@@ -30,6 +30,7 @@ from reasonir.train.data.sources import (
     report_rows,
     training_texts,
 )
+from reasonir.train.memory.estimate import SHARDED
 from reasonir.train.parallel.cross_device import attention_share_of
 from reasonir.train.parallel.ranks import Ranks
 
@@ -38,7 +39,7 @@ MAY_CHANGE_ON_RESUME = (
     "output_dir", "resume", "debug", "max_steps", "epochs", "save_every_steps", "save_every_minutes",
     "skip_nonfinite_steps", "keep_checkpoints", "tracking", "tracking_group", "push_to_hub", "chunk_tokens",
     "graph_memory_gib", "gradient_checkpointing", "data.cache_dir", "data.processes", "dry_run", "planned_ranks",
-    "profile_steps", "lora.merge", "model.licence", "export_dtype",
+    "profile_steps", "planned_gpu", "planned_memory_gib", "planned_mfu", "lora.merge", "model.licence", "export_dtype",
 )  # fmt: skip
 # Folder of a new model before its first step: ranks beside rank 0, and a resumed run, begin from it.
 INITIAL_MODEL = "initial_model"
@@ -82,7 +83,12 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     initial = folder / INITIAL_MODEL
     # The other ranks come here after rank 0 (`leader_first`), which has written the new model by then.
     reuse = initial.is_dir() and (config.resume or not ranks.leads)
-    encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None)
+    frozen = config.model.dtype
+    # DoRA's first magnitudes are lengths of whole rows of the weights.
+    dora = config.lora.rank > 0 and config.lora.dora
+    in_shards = (config.parallel.engine in SHARDED or frozen is WeightFormat.bf16) and not dora
+    encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None,
+                                    in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
     _require_positions(encoder, limits)
     stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
@@ -91,13 +97,16 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     batches = MixedBatches(stores, *mixture)
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    state, reason = _position(reader, config.precision.value, encoder.device, batches.fingerprint)
+    asked = "bf16" if frozen is not WeightFormat.fp32 else config.precision.value
+    state, reason = _position(reader, asked, ranks.device, batches.fingerprint)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
     batches.require_weight(range(state.step, total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
         _write_first_files(run, encoder if config.model.path is None else None, max(limits.values()))
     # 4 what trains
+    if frozen is not WeightFormat.fp32:
+        hold_in_bf16(encoder.trunk)
     adapt(config, encoder)
     if reader is not None:
         # Not earlier: a checkpoint holds the weights that train, which are the adapters where there are any.
@@ -127,7 +136,14 @@ def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: in
 
 
 def load_or_build_encoder(
-    config: TrainConfig, sources: list[Source], documents: Documents, *, built: Path | None, device: str | None = None
+    config: TrainConfig,
+    sources: list[Source],
+    documents: Documents,
+    *,
+    built: Path | None,
+    device: str | None = None,
+    in_shards: bool = False,
+    four_bits: bool = False,
 ) -> Encoder:
     """Load `model.path`, or build a new model whose tokenizer is learned from the training files.
 
@@ -137,13 +153,23 @@ def load_or_build_encoder(
         documents: The sources' documents by id.
         built: Folder of a new model that rank 0 has built; None builds it.
         device: Default "cuda" if there is a GPU.
+        in_shards: Leave the weights of `model.path` to the engine.
+        four_bits: Hold the matrices of `model.path` in four bits.
     """
     # Ranks beside rank 0, and a resumed run, must not learn the tokenizer again.
     model = config.model
     path = model.path if model.path is not None or built is None else str(built)
     if path is not None:
         # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
-        return Encoder.from_pretrained(path, dtype=torch.float32, device=device, template=model.template.value)
+        in_shards = in_shards and model.path is not None
+        return Encoder.from_pretrained(
+            path,
+            dtype=torch.float32,
+            device=device,
+            template=model.template.value,
+            in_shards=in_shards,
+            four_bits=four_bits,
+        )
     encoder = build_tiny(training_texts(sources, documents), **model.sizes, seed=config.seed)
     return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

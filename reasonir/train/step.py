@@ -132,7 +132,7 @@ class TrainingStep:
         self.cache = GradCache(
             embed=self.embed,
             budget=self.budget,
-            parameters=list(engine.named.values()),
+            parameters=engine.parameters,
             device=ranks.device,
             backward=engine.backward,
             restart=engine.restart,

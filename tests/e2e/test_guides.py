@@ -196,7 +196,7 @@ def check(stage: str, arguments: list[str], fresh: list[Path], said: str) -> Non
     """Hold what a command wrote and said to what the guides promise of it."""
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "--cfg" in arguments or "dry_run" in options:
-        planned = ["queries a step", "between ranks", "80 GiB", f"/ {options.get('planned_ranks', 128)} ranks"]
+        planned = ["queries a step", "between ranks", "79.1 GiB (h100)", f"/ {options.get('planned_ranks', 128)} ranks"]
         shown = ["output_dir: outputs/hq"] if "--cfg" in arguments else planned
         assert [words for words in shown if words not in said] == [] and fresh == []
         return

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from reasonir.model.adapters import add_adapters
 from reasonir.model.encoder import Encoder
 from reasonir.model.packing import PackedTexts
 from reasonir.model.pooling import pool
+from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk.attention import Segments
-from reasonir.train.gradcache import CacheReport, GradCache, GraphBudget
+from reasonir.train.gradcache import CacheReport, GradCache, GraphBudget, SavedBytes
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.prepare import set_dropout
+from tests.kit.texts import SENTENCES
 
 QUERIES = 6
 LENGTHS = (9, 4, 17, 9, 2, 30, 9, 12, 5, 5, 21, 7, 3, 9)
@@ -165,8 +168,46 @@ def test_a_small_budget_keeps_some_graphs_and_replays_the_rest(tiny, batch):
     budget = GraphBudget(1)
     _, report = cached_step(tiny, [packed(batch, chunk) for chunk in chunks], budget, embeddings_loss)
     assert (report.kept_chunks, report.replayed_chunks) == (1, len(LENGTHS) - 1)
-    assert budget.bytes_per_token is not None
-    assert budget.bytes_per_token > 4 * 64
+    tokens, size = budget.measured[0]
+    assert size / tokens > 4 * 64
+
+
+def held_bytes(encoder: Encoder, tokens: int) -> int:
+    counter = SavedBytes(list(encoder.parameters()))
+    with counter.hooks, torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        encoder(PackedTexts.of([np.full(tokens, 7, dtype=np.int32)], [0]))
+    return counter.total
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_graph_is_charged_what_it_holds_whatever_its_size(adapters: bool) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 896, "layers": 2, "heads": 4, "key_value_heads": 2}
+    encoder = build_tiny(SENTENCES, vocabulary_size=300, **sizes).train()
+    if adapters:
+        add_adapters(encoder, rank=8, alpha=8.0, dropout=0.0, targets=["all-linear"], dora=False, seed=0)
+    held = {tokens: held_bytes(encoder, tokens) for tokens in (1024, 32, 64, 128, 256, 512)}
+    assert held[32] > 4 * held[1024] / 32, "the copies of the matrices do not matter here"
+    budget = GraphBudget(2**40)
+    # Before a second size is known, the charge is an upper bound.
+    budget.charge(1024, held[1024])
+    assert all(budget.bytes_of(tokens) >= size for tokens, size in held.items())
+    assert budget.bytes_of(4096) >= 4 * held[1024]
+    assert not budget.wants(1024) and not budget.wants(600) and budget.wants(512) and budget.wants(2048)
+    budget.charge(32, held[32])
+    assert not budget.wants(64)
+    assert all(budget.bytes_of(tokens) == pytest.approx(size, rel=0.1) for tokens, size in held.items())
+    assert budget.used_bytes == pytest.approx(held[1024] + held[32])
+
+
+def test_a_short_chunk_is_measured_and_admitted_by_what_it_holds(tiny, batch) -> None:
+    chunks = [packed(batch, chunk) for chunk in CHUNKINGS["one text each"]]
+    budget = GraphBudget(2**40)
+    cached_step(tiny, chunks, budget, embeddings_loss)
+    sizes = [chunk.computed_tokens for chunk in chunks]
+    assert len(budget.measured) == 2 and {tokens for tokens, _ in budget.measured} <= set(sizes)
+    budget.limit_bytes = int(budget.bytes_of(sizes[0])) - 1
+    budget.used_bytes = 0.0
+    assert not budget.admits(sizes[0]) and budget.admits(min(sizes))
 
 
 def test_packed_equals_padded_in_float32(tiny, batch):

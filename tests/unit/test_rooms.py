@@ -60,7 +60,7 @@ HEAVY = {
     "wandb": {"core/tracking.py"},
     "huggingface_hub": {"train/card.py", "train/memory/sizes.py"},
     "deepspeed": {"train/parallel/engine.py"},
-    "accelerate": {"train/parallel/engine.py"},
+    "accelerate": {"model/trunk/stored.py"},
     "peft": {"model/adapters.py"},
     "vllm": {"llm/engines/vllm.py", "model/serving.py"},
     "openai": {"llm/engines/client.py", "llm/engines/endpoint.py", "llm/engines/batch.py"},

@@ -58,19 +58,19 @@ def load_config(path: str) -> Any:
         config = AutoConfig.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={path}: cannot be read as a model: {_first_line(error)}") from error
-    if getattr(config, "is_encoder_decoder", False) and not _encoder_alone(config):
+    if getattr(config, "is_encoder_decoder", False) and not encoder_alone(config):
         raise UserError(f"model.path={path}: {config.model_type} is an encoder-decoder; use a decoder or an encoder")
     return config
 
 
-def _encoder_alone(config: Any) -> bool:
+def encoder_alone(config: Any) -> bool:
     """Return whether transformers has a class for the encoder of this encoder-decoder, such as T5EncoderModel."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
     return MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
 
 
-def _ask_for_attention(config: Any, attention: Attention) -> None:
+def ask_for_attention(config: Any, attention: Attention) -> None:
     """Write the attention of a decoder into its configuration, and remove the reference to remote code."""
     # `is_causal` must be set on the configuration before the model is built. Set on modules only, SDPA silently stays
     # causal for padded batches (transformers 5.23). Encoders have no such option; the leak probe checks them.
@@ -94,7 +94,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Attention) -> Any:
+def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Attention, four_bits: bool = False) -> Any:
     """Load a model's weights into a trunk with packed attention.
 
     Args:
@@ -102,6 +102,7 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
         config: The model's configuration, from `load_config`; changed in place.
         dtype: Of the weights; None is the checkpoint's own.
         attention: Direction of the attention.
+        four_bits: Hold the matrices of linear layers in four bits (NF4; bitsandbytes).
 
     Raises:
         UserError: The folder is unreadable, weights are missing, or the leak probe fails.
@@ -109,16 +110,17 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
     from transformers import AutoModel, AutoModelForTextEncoding
 
     # Of a multimodal model we keep the text tower, which has a configuration of its own.
-    _ask_for_attention(config.get_text_config(), attention)
+    ask_for_attention(config.get_text_config(), attention)
     register()
-    kind = AutoModelForTextEncoding if _encoder_alone(config) else AutoModel
+    kind = AutoModelForTextEncoding if encoder_alone(config) else AutoModel
     read = partial(kind.from_pretrained, path.removeprefix("hub:"), config=config, dtype=dtype or "auto",
                    trust_remote_code=False, output_loading_info=True)  # fmt: skip
+    four = _four_bit_options() if four_bits else {}
     try:
         try:
-            model, report = read(attn_implementation=PACKED_ATTENTION)
+            model, report = read(attn_implementation=PACKED_ATTENTION, **four)
         except KeyError:  # an architecture with a list of attentions of its own, such as Falcon
-            model, report = read()
+            model, report = read(**four)
     except Exception as error:  # damaged files raise different exceptions in every library that reads them
         raise UserError(f"model.path={path}: weights cannot be loaded: {_first_line(error)}") from error
     # transformers would only warn of missing weights and leave them random. Pooling never uses the pooler's.
@@ -131,6 +133,19 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
     return prepare_trunk(trunk, path, attention)
 
 
+def _four_bit_options() -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    options = {
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+    }
+    # Matrices are quantised one by one as they come onto the device.
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **options), "device_map": {"": device}}
+
+
 def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidirectional) -> Any:
     """Freeze unused weights, install the faster modules of this folder, and run the leak probe.
 
@@ -139,6 +154,17 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
         name: The model's name in error messages.
         attention: Direction that the probe has to find.
     """
+    install_modules(model)
+    try:
+        probe_leakage(model, name, attention)
+    except UserError as error:
+        pad_from_now_on(model, str(error))
+        probe_leakage(model, name, attention)
+    return model
+
+
+def install_modules(model: Any) -> None:
+    """Freeze unused weights and install the faster modules of this folder; reads no weight."""
     # BERT's pooler gets no gradient from our pooling; an optimizer must not decay its weights.
     if getattr(model, "pooler", None) is not None:
         model.pooler.requires_grad_(False)
@@ -146,12 +172,6 @@ def prepare_trunk(model: Any, name: str, attention: Attention = Attention.bidire
     model.config.use_cache = False
     fuse(model)
     speed_up(model)
-    try:
-        probe_leakage(model, name, attention)
-    except UserError as error:
-        pad_from_now_on(model, str(error))
-        probe_leakage(model, name, attention)
-    return model
 
 
 def pad_from_now_on(model: Any, reason: str) -> None:
@@ -215,7 +235,9 @@ def _first_position(model: Any) -> int:
 
 
 @torch.no_grad()
-def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidirectional) -> None:
+def probe_leakage(
+    model: Any, name: str, attention: Attention = Attention.bidirectional, device: torch.device | None = None
+) -> None:
     """Check on random tokens which states depend on a text's last token.
 
     Three texts run together, packed with our attention or padded, and each alone with transformers' own. Then the last
@@ -226,11 +248,12 @@ def probe_leakage(model: Any, name: str, attention: Attention = Attention.bidire
         model: The trunk.
         name: The model's name in error messages.
         attention: Direction that has to be found.
+        device: Where the model computes; None is where its weights are.
 
     Raises:
         UserError: Names the model, its attention and the difference.
     """
-    trained, device = model.training, model.device
+    trained, device = model.training, device or model.device
     model.eval()
     vocabulary = model.get_input_embeddings().num_embeddings
     draw = torch.Generator().manual_seed(0)
@@ -269,7 +292,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def _together(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
     lengths = [len(text) for text in texts]
-    return list(forward_packed(model, torch.cat(texts), Segments.of(lengths, model.device)).split(lengths))
+    return list(forward_packed(model, torch.cat(texts), Segments.of(lengths, texts[0].device)).split(lengths))
 
 
 def _reference_states(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:

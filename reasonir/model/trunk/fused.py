@@ -10,7 +10,8 @@ Letters: T tokens, D channels.
 
 import importlib
 import sys
-from functools import cache
+from copy import copy
+from functools import cache, partial
 from types import MethodType
 from typing import Any
 
@@ -144,13 +145,18 @@ def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _is_gated_unit(module: Any) -> bool:
-    """Return whether a module is a gated unit with SiLU: compare it with the formula on random rows."""
+    """Return whether a module is a gated unit with SiLU: compare it with the formula on random rows.
+
+    Small linear functions stand in for its layers, whose weights may be quantised or not loaded yet.
+    """
     if {name for name, _ in module.named_children()} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return False
-    weight = module.gate_proj.weight
-    x = torch.randn(PROBE_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
-    formula = module.down_proj(torch.nn.functional.silu(module.gate_proj(x)) * module.up_proj(x))
-    return torch.allclose(module(x), formula, rtol=TOLERANCE, atol=TOLERANCE)
+    draw = torch.Generator().manual_seed(0)
+    x, *weights = (torch.randn(PROBE_ROWS, PROBE_ROWS, generator=draw) for _ in range(4))
+    gate, up, down = (partial(torch.nn.functional.linear, weight=weight) for weight in weights)
+    probe = copy(module)
+    probe._modules = {**module._modules, "gate_proj": gate, "up_proj": up, "down_proj": down}
+    return torch.allclose(probe(x), down(torch.nn.functional.silu(gate(x)) * up(x)), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _fuse_rotation(architecture: Any) -> None:

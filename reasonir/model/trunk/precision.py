@@ -4,6 +4,7 @@ On a CPU `auto` measures both and gives the reason. A resumed run keeps the prec
 """
 
 import time
+from typing import Any
 
 import torch
 
@@ -53,3 +54,17 @@ def bf16_speedup() -> float:
                 layer(inputs[dtype])
                 seconds[dtype] = min(seconds[dtype], time.perf_counter() - begun)
     return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+def hold_in_bf16(trunk: Any) -> None:
+    """Round matrices and embeddings of a trunk to bfloat16, in place; vectors, such as norms, stay float32.
+
+    Under autocast the numbers are then those of the rounded weights in float32: autocast rounds matrices before each
+    product anyway, and embeddings are widened again. A trunk without weights gets the number formats alone.
+    """
+    for parameter in trunk.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.register_forward_hook(lambda _, __, output: output.float())

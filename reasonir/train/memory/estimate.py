@@ -17,6 +17,8 @@ GRAPH_SHARE = {"cuda": 0.8, "cpu": 0.5}
 SHARDED = (EngineName.zero3, EngineName.fsdp2)
 # Two float32 moments a trained parameter.
 ADAM_BYTES = 8
+# What a plan leaves free before it says "fits": CUDA's context and fragmentation take 1 to 3 GiB.
+TIGHT_GIB = 3.0
 # Bytes that autograd keeps of a layer for one token with the modules of transformers 5.23; a test measures them
 # again. On a CPU in float32, `model/trunk/fused.py` keeps 8 bytes a hidden channel and 4 a feed-forward channel less.
 ACTIVATION_BYTES = {
@@ -35,7 +37,8 @@ ACTIVATION_BYTES = {
 class MemorySetting:
     """The quantities that memory depends on.
 
-    arithmetic: "fp32", "autocast" (float32 weights, bfloat16 products) or "bf16" (bfloat16 weights too).
+    arithmetic: "fp32", "autocast" (float32 weights, bfloat16 products) or "bf16" (bfloat16 weights too). frozen_bytes:
+    of a weight that does not train. bucket_numbers: that DeepSpeed's reduction buffers hold.
     """
 
     shape: ModelShape
@@ -47,6 +50,18 @@ class MemorySetting:
     gradient_checkpointing: bool
     offload_optimizer: bool = False
     offload_weights: bool = False
+    frozen_bytes: float = 4.0
+    bucket_numbers: int = 0
+
+    @property
+    def backward_passes(self) -> int:
+        """Work of a backward pass, in forward passes: without gradients of the matrices it is half."""
+        return 2 if self.shape.trained_parameters > self.shape.parameters / 2 else 1
+
+    @property
+    def loaded_in_parts(self) -> bool:
+        """Whether a rank reads its weights one by one from the checkpoint, not the whole model in float32 first."""
+        return (self.engine in SHARDED or self.frozen_bytes == 2) and not self.shape.dora
 
     @property
     def weight_bytes(self) -> int:
@@ -65,7 +80,8 @@ class MemorySetting:
         channels = (shape.heads + shape.key_value_heads) * shape.head_size
         layer = per_hidden * shape.hidden_size + per_head * channels + per_inner * shape.intermediate_size
         layer += 4 * shape.heads + (8 if shape.gated else 16)  # normaliser of the softmax, statistics of the norms
-        copy = 2 * shape.layer_matrix_parameters if self.arithmetic == "autocast" else 0
+        casts = self.arithmetic == "autocast" and self.frozen_bytes == 4
+        copy = 2 * shape.layer_matrix_parameters if casts else 0
         copies = shape.layers * copy
         if not self.gradient_checkpointing:
             return tokens * (shape.layers * layer + per_end * shape.hidden_size) + copies, tokens * layer + copy
@@ -118,12 +134,14 @@ def plan_memory(setting: MemorySetting) -> MemoryFigures:
     kept = setting.kept_chunks
     beside = setting.gradient_checkpointing or 0 < kept < batch.rank_chunks
     rows, documents = batch.rank_queries + batch.rank_documents, batch.documents if ranks > 1 else 0
-    weights = shape.parameters * setting.weight_bytes / (ranks if sharded else 1)
+    frozen = (shape.parameters - trained) * min(setting.frozen_bytes, setting.weight_bytes)
+    weights = (trained * setting.weight_bytes + frozen) / (ranks if sharded else 1)
     optimizer = trained * (ADAM_BYTES + 4 * own_copy) / (1 if engine in (EngineName.single, EngineName.ddp) else ranks)
     figures = {
         "weights": weights,
         "gradients": gradients,
         "optimizer state": optimizer,
+        "DeepSpeed's bucket": setting.bucket_numbers * setting.weight_bytes,
         "largest layer, gathered": 2 * shape.largest_unit * setting.weight_bytes if sharded else 0.0,
         "graphs of chunks": max(kept, 1) * graph,
         "pass without a graph": bare if beside else 0.0,
@@ -166,6 +184,23 @@ def suggest_savings(setting: MemorySetting, device_memory_gib: float) -> list[st
         options = [option for option in options if option[0] != text]
         lines.append(f"{text}: {plan_memory(setting).device_gib:,.1f} GiB instead of {before:,.1f}")
     return lines
+
+
+def recommend_engine(setting: MemorySetting, device_memory_gib: float) -> list[str]:
+    """Say where zero2 with bfloat16 weights fits too, and so spares an engine's traffic; [] where it does not."""
+    trained, everything = setting.shape.trained_parameters, setting.shape.parameters
+    large = plan_memory(setting).device_gib > device_memory_gib
+    if setting.batch.ranks == 1 or trained < everything / 2 or not (setting.engine in SHARDED or large):
+        return []
+    halved = replace(setting, engine=EngineName.zero2, arithmetic="bf16", graph_memory_gib=0.0)
+    for more, changed in (("", halved), (" gradient_checkpointing=true", replace(halved, gradient_checkpointing=True))):
+        needed = plan_memory(changed).device_gib
+        if needed + TIGHT_GIB <= device_memory_gib and changed != setting:
+            return [
+                f"parallel=zero2 parallel.deepspeed.bf16.enabled=true{more}: {needed:,.1f} GiB",
+                f"one reduction a step, not one a chunk ({setting.batch.rank_chunks:,}); gradients add up in bfloat16",
+            ]
+    return []
 
 
 def explain_out_of_memory(

@@ -10,7 +10,9 @@ import psutil
 import torch
 
 from reasonir.core.errors import RunStopped, UserError
+from reasonir.train.config import PlannedGpu
 from reasonir.train.memory.estimate import GIB, GRAPH_SHARE
+from reasonir.train.memory.plan import GPUS, Device
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4
@@ -21,6 +23,28 @@ def device_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / GIB
     return min(psutil.virtual_memory().total, _cgroup_bytes()[0]) / GIB / _ranks_here()
+
+
+def planned_device(gpu: PlannedGpu | None, memory_gib: float | None, ranks: int) -> Device:
+    """Return the device that a plan is made for: a known GPU, one of so much memory, or this machine's."""
+    if gpu is not None:
+        return GPUS[gpu]
+    if memory_gib is not None:
+        return Device("planned_memory_gib", memory_gib)
+    return this_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"), ranks)
+
+
+def this_device(device: torch.device, ranks: int | None = None) -> Device:
+    """Return what one rank computes on here.
+
+    Args:
+        device: Of the rank.
+        ranks: That will share this machine's memory; None is those that do.
+    """
+    if device.type == "cuda":
+        return Device(torch.cuda.get_device_name(device), device_memory_gib(device))
+    shared = device_memory_gib(device) * _ranks_here() / (ranks or _ranks_here())
+    return Device("this machine's memory" + (" for a rank" if (ranks or _ranks_here()) > 1 else ""), shared)
 
 
 def graph_allowance(device: torch.device) -> int:

@@ -7,19 +7,42 @@ Letters: B queries and N documents of a global batch, W ranks, D embedding dimen
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from reasonir.core.fields import Precision
-from reasonir.train.config import EngineName, GatherPrecision, TrainConfig
+from reasonir.train.config import EngineName, GatherPrecision, PlannedGpu, TrainConfig, WeightFormat
 from reasonir.train.memory.estimate import (
+    ADAM_BYTES,
     GIB,
     GRAPH_SHARE,
     SHARDED,
+    TIGHT_GIB,
     MemoryFigures,
     MemorySetting,
     plan_memory,
+    recommend_engine,
     suggest_savings,
 )
 from reasonir.train.memory.sizes import BatchFigures, ModelShape, plan_batch, read_shape, with_adapters
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What one rank computes on. peak_flops: of dense half-precision products a second; None if not known."""
+
+    name: str
+    memory_gib: float
+    peak_flops: float | None = None
+
+
+# Memory as torch reports it, a little below the number in the name; speeds as NVIDIA states them (T4: float16).
+GPUS = {
+    PlannedGpu.h100: Device("h100", 79.1, 989e12),
+    PlannedGpu.a100_80: Device("a100_80", 79.1, 312e12),
+    PlannedGpu.a100_40: Device("a100_40", 39.4, 312e12),
+    PlannedGpu.rtx4090: Device("rtx4090", 23.5, 165e12),
+    PlannedGpu.t4: Device("t4", 14.6, 65e12),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +105,22 @@ def plan_traffic(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """All figures of the page. sources: a line on each data source."""
+    """All figures of the page. sources: a line on each data source. mfu: share of the device's peak for the hours."""
 
     setting: MemorySetting
     traffic: TrafficFigures
     memory: MemoryFigures
     sources: list[str]
     gather_precision: str
-    device_memory_gib: float
+    device: Device
+    mfu: float
+    kept_checkpoints: int
     suggestions: list[str]
+    recommendation: list[str]
 
 
 def plan_figures(
-    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device_memory_gib: float = 80.0
+    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device: Device = GPUS[PlannedGpu.h100]
 ) -> RunFigures:
     """Derive every figure of a run from its options.
 
@@ -103,7 +129,7 @@ def plan_figures(
         ranks: Processes, one a device.
         rows: Rows of all sources, as published; None if the rows of one are unknown.
         sources: A line on each, for the page.
-        device_memory_gib: Memory of one device, for the advice; 80 is an H100's.
+        device: What each of them computes on.
     """
     shape, lora = read_shape(config.model.path, config.model.sizes), config.lora
     if lora.rank:
@@ -123,10 +149,11 @@ def plan_figures(
         graph_memory_gib=config.graph_memory_gib or 0.0, gradient_checkpointing=config.gradient_checkpointing,
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
+        frozen_bytes=_frozen_bytes(config.model.dtype, shape), bucket_numbers=_bucket_numbers(zero),
     )  # fmt: skip
     # The run measures what is free; the plan takes the smaller of the two shares.
     if config.graph_memory_gib is None:
-        free = device_memory_gib - plan_memory(setting).device_gib
+        free = device.memory_gib - plan_memory(setting).device_gib
         setting = replace(setting, graph_memory_gib=max(0.0, GRAPH_SHARE["cpu"] * free))
     # The mixed-precision policy of fsdp2 gathers weights in bfloat16 (parallel/engine.py).
     lowered = engine is EngineName.fsdp2 and config.precision is not Precision.fp32
@@ -138,9 +165,25 @@ def plan_figures(
     )  # fmt: skip
     return RunFigures(
         setting=setting, traffic=traffic, memory=plan_memory(setting), sources=sources,
-        gather_precision=config.parallel.gather_precision.value, device_memory_gib=device_memory_gib,
-        suggestions=suggest_savings(setting, device_memory_gib),
+        gather_precision=config.parallel.gather_precision.value, device=device, mfu=config.planned_mfu,
+        kept_checkpoints=config.keep_checkpoints, suggestions=suggest_savings(setting, device.memory_gib),
+        recommendation=recommend_engine(setting, device.memory_gib),
     )  # fmt: skip
+
+
+def _frozen_bytes(dtype: WeightFormat, shape: ModelShape) -> float:
+    """Return the bytes of a weight that does not train, on average."""
+    if dtype is not WeightFormat.nf4:
+        return 2.0 if dtype is WeightFormat.bf16 else 4.0
+    # Four bits, and 8 + 32 / 256 bits of scale for 64 weights; embeddings are bfloat16.
+    matrices = shape.layers * shape.layer_matrix_parameters
+    return 2.0 + (0.5 + 8.125 / 8 / 64 - 2.0) * matrices / max(shape.parameters - shape.trained_parameters, 1)
+
+
+def _bucket_numbers(zero: dict[str, Any]) -> int:
+    """Return how many numbers DeepSpeed's buffers for reductions hold: it allocates them whole."""
+    size = int(zero.get("reduce_bucket_size", 500_000_000)) if zero.get("contiguous_gradients", True) else 0
+    return (1 + bool(zero.get("overlap_comm"))) * size if zero.get("stage") else 0
 
 
 def render_plan(plan: RunFigures) -> str:
@@ -183,17 +226,25 @@ def _batch_lines(plan: RunFigures) -> list[str]:
 def _compute_lines(plan: RunFigures) -> list[str]:
     setting, batch = plan.setting, plan.setting.batch
     kept, more = setting.kept_chunks, int(setting.gradient_checkpointing)
-    # Forward passes: a kept chunk 1 + 2 (backward), a replayed chunk 2 + 2; recomputed layers add one.
-    passes = (kept * (3 + more) + (batch.rank_chunks - kept) * (4 + more)) / batch.rank_chunks
+    # Forward passes: a kept chunk 1, a replayed chunk 2; recomputed layers add one; then the backward pass.
+    backward = setting.backward_passes
+    once, twice = 1 + more + backward, 2 + more + backward
+    passes = (kept * once + (batch.rank_chunks - kept) * twice) / batch.rank_chunks
     work = 2 * setting.shape.layers * setting.shape.layer_matrix_parameters * batch.rank_tokens * passes
-    return [
-        "computing (in forward passes; a backward pass counts as two)",
-        _line("chunks with kept graph", f"{kept:,} of {batch.rank_chunks:,}", f"{3 + more} passes each"),
-        _line("chunks computed twice", f"{batch.rank_chunks - kept:,}", f"{4 + more} passes each (GradCache)"),
+    counts = "two" if backward == 2 else "one: most weights are frozen"
+    lines = [
+        f"computing (in forward passes; a backward pass counts as {counts})",
+        _line("chunks with kept graph", f"{kept:,} of {batch.rank_chunks:,}", f"{once} passes each"),
+        _line("chunks computed twice", f"{batch.rank_chunks - kept:,}", f"{twice} passes each (GradCache)"),
         _line("operations a rank and step", f"<= {work:.2e}", f"{passes:.2f} passes; matrices of the layers only"),
-        f"  gradient_checkpointing={str(bool(more)).lower()}; true costs one more pass: 5 instead of 4, "
-        "4 instead of 3 with a kept graph",
+        f"  gradient_checkpointing={str(bool(more)).lower()}; true costs one more pass: {3 + backward} instead of "
+        f"{2 + backward}, {2 + backward} instead of {1 + backward} with a kept graph",
     ]
+    if plan.device.peak_flops is not None and batch.steps is not None:
+        hours = work * batch.steps / (plan.device.peak_flops * plan.mfu) / 3600
+        note = f"at {plan.mfu:.0%} of {plan.device.name}'s {plan.device.peak_flops / 1e12:,.0f} TFLOP/s (planned_mfu)"
+        lines.append(_line("hours of computing", f"<= {hours:,.1f}", note))
+    return lines
 
 
 def _traffic_lines(plan: RunFigures) -> list[str]:
@@ -215,16 +266,36 @@ def _traffic_lines(plan: RunFigures) -> list[str]:
 
 
 def _memory_lines(plan: RunFigures) -> list[str]:
-    setting, memory = plan.setting, plan.memory
-    fits = memory.device_gib <= plan.device_memory_gib
+    setting, memory, device = plan.setting, plan.memory, plan.device
+    left = device.memory_gib - memory.device_gib
     lines = [f"memory of a rank ({setting.arithmetic}, {setting.weight_bytes} bytes a weight)"]
     lines += [_line(name, f"{value / GIB:,.2f} GiB") for name, value in memory.device.items() if value]
-    verdict = "fits" if fits else "does NOT fit"
-    lines.append(_line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {plan.device_memory_gib:.0f} GiB"))
+    verdict = "fits" if left >= TIGHT_GIB else "tight in" if left >= 0 else "does NOT fit"
+    lines.append(
+        _line("total", f"{memory.device_gib:,.2f} GiB", f"{verdict} {device.memory_gib:.1f} GiB ({device.name})")
+    )
     lines += [_line(f"{name}, on the host", f"{value / GIB:,.2f} GiB") for name, value in memory.host.items()]
+    lines += _storage_lines(plan)
     if setting.shape.dora:  # measured on Llamas of 128 and 512 channels
         lines.append("  DoRA's graphs keep more, not counted: another copy of the matrices, up to 2/3 more activations")
-    if not fits:
+    if left < 0:
         lines.append("to make it fit, in this order:" if plan.suggestions else "no option here makes it smaller")
         lines += [f"  {text}" for text in plan.suggestions]
+    if plan.recommendation:
+        lines.append("or, with other rounding:" if left < 0 else "less between ranks, with other rounding:")
+        lines += [f"  {text}" for text in plan.recommendation]
     return lines
+
+
+def _storage_lines(plan: RunFigures) -> list[str]:
+    """Say what the host holds while the model is loaded and written, and what a checkpoint takes on the disk."""
+    setting, shape = plan.setting, plan.setting.shape
+    whole, saved = 4 * shape.parameters / GIB, (4 + ADAM_BYTES) * shape.trained_parameters / GIB
+    loading, what = 4 * shape.largest_weight / GIB, "largest weight"
+    if not setting.loaded_in_parts:
+        loading, what = whole, "whole model in float32"
+    return [
+        _line("host, loading", f"{loading:,.2f} GiB", f"each rank: the {what}"),
+        _line("host, writing the model", f"{whole:,.2f} GiB", "rank 0, unless it holds all weights already"),
+        _line("a checkpoint on disk", f"{saved:,.2f} GiB", f"{plan.kept_checkpoints} kept, and one being written"),
+    ]

@@ -47,6 +47,11 @@ class ModelShape:
         """Parameters of the largest part that a sharded engine gathers at once: a layer, or the embeddings."""
         return max(self.layer_matrix_parameters, self.vocabulary_size * self.hidden_size)
 
+    @property
+    def largest_weight(self) -> int:
+        """Entries of the largest matrix, or of the embeddings."""
+        return max(self.vocabulary_size * self.hidden_size, *(a * b for a, b in self.matrices.values()))
+
 
 def read_shape(model_path: str | None, new: dict[str, int]) -> ModelShape:
     """Return the sizes in the config.json of a folder, or of a hub id in the local cache; else those of a new Llama.

@@ -65,6 +65,7 @@ class Engine:
         self.embed: Callable[..., torch.Tensor] = encoder
         self.optimizer, self.ranks, self.limit = optimizer, ranks, limit
         self.named: dict[str, Any] = _trained_weights(encoder)
+        self.parameters = list(encoder.parameters())
         self._buffers = self._lay_out_gradients() if ranks.world > 1 else []
 
     def _lay_out_gradients(self) -> list[torch.Tensor]:
@@ -124,6 +125,9 @@ class Engine:
         """The optimizer's state by the tensor it updates: a weight, or a flat partition under ZeRO."""
         return self.optimizer.state
 
+    def take_over_pieces(self) -> None:
+        """Let the next forward pass see what was written into the numbers that `pieces` yields."""
+
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield the numbers of the trained weights that this rank holds.
 
@@ -154,9 +158,10 @@ class FullyShardedEngine(Engine):
         for block in _blocks(encoder.trunk):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         sharded: Any = fully_shard(encoder, mesh=mesh, mp_policy=policy)
+        _read_own_rows(encoder, ranks)
         self.embed = sharded
         self.optimizer, self.ranks, self.limit = build(encoder), ranks, limit
-        self.named = _trained_weights(encoder)
+        self.named, self.parameters = _trained_weights(encoder), list(encoder.parameters())
         self._buffers = []
 
     def backward(self, share: torch.Tensor) -> None:
@@ -171,12 +176,10 @@ class FullyShardedEngine(Engine):
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's rows of every weight."""
         for name, p in self.named.items():
-            # FSDP2 gives each rank ceil(rows / W) rows; the last ranks may have fewer, or none.
-            rows = -(-p.shape[0] // self.ranks.world)
             width = p[0].numel() if p.ndim > 1 else 1
             count = local(p).numel()
             if count:
-                yield Piece(name, self.ranks.rank * rows * width, count, p, 0)
+                yield Piece(name, _first_row(p, self.ranks) * width, count, p, 0)
 
 
 class ZeroEngine(Engine):
@@ -194,7 +197,6 @@ class ZeroEngine(Engine):
         self.ranks = ranks
         self.stage = int(json["zero_optimization"]["stage"])
         self.lockstep, self.whole = self.stage == 3, self.stage < 3
-        self.named = _trained_weights(encoder)
         # Later keys win: what follows from the run's options cannot be overridden.
         complete = {
             "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
@@ -210,6 +212,11 @@ class ZeroEngine(Engine):
         if json.get("bf16", {}).get("enabled"):
             complete["torch_autocast"]["enabled"] = False
         deepspeed = _import_deepspeed(ranks.device)
+        if self.stage == 3:
+            _partition_as_read(encoder, ranks.device, complete, deepspeed)
+        else:
+            _read_own_rows(encoder, ranks)
+        self.named, self.parameters = _trained_weights(encoder), list(encoder.parameters())
         self.wrapped, *_ = deepspeed.initialize(
             model=encoder, optimizer=build(encoder), config=complete, dist_init_required=False
         )
@@ -254,6 +261,11 @@ class ZeroEngine(Engine):
         norm = float(self.wrapped.get_global_grad_norm())
         return norm if norm >= 0 else math.nan
 
+    def take_over_pieces(self) -> None:
+        """Copy the float32 partitions of stage 3 into those that the layers are gathered from."""
+        for group in range(len(self.zero.fp32_partitioned_groups_flat) if self.stage == 3 else 0):
+            self.zero._reassign_or_swap_out_partitioned_parameters(group)
+
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's part of the flat float32 partitions."""
         # DeepSpeed knows parameters by identity only. Its flat partitions hold the exact float32 weights.
@@ -297,6 +309,7 @@ def open_engine(
         UserError: The DeepSpeed JSON contradicts the run.
     """
     if name in ("single", "ddp"):
+        _read_own_rows(encoder, ranks)
         return Engine(encoder, build(encoder), ranks, max_gradient_norm)
     _join_alone(ranks)
     if name == "fsdp2":
@@ -332,6 +345,61 @@ def _import_deepspeed(device: torch.device) -> Any:
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+def _first_row(parameter: Any, ranks: Ranks) -> int:
+    """Return where this rank's rows begin: FSDP2 gives each ceil(rows / W); the last may have fewer, or none."""
+    return min(ranks.rank * -(-parameter.shape[0] // ranks.world), parameter.shape[0])
+
+
+def _read_own_rows(encoder: Encoder, ranks: Ranks) -> None:
+    """Read what this rank holds of a model that has no weights yet, if it is one: its rows, or everything."""
+    if encoder.stored is None:
+        return
+    empty = [name for name, p in encoder.named_parameters() if p.is_meta]
+    encoder._apply(lambda tensor: torch.empty_like(tensor, device=ranks.device) if tensor.is_meta else tensor)
+    parameters = dict(encoder.named_parameters())
+    for name in empty:
+        p = parameters[name]
+        first = _first_row(p, ranks) if hasattr(p, "to_local") else 0
+        encoder.stored.fill(_name_in_checkpoint(name), first, local(p))
+
+
+def _partition_as_read(encoder: Encoder, device: torch.device, json: dict[str, Any], deepspeed: Any) -> None:
+    """Read a model that has no weights yet, layer by layer; DeepSpeed keeps this rank's part of each before the next.
+
+    Collective: DeepSpeed sends each weight from rank 0 to the others.
+    """
+    if encoder.stored is None:
+        return
+    half = json.get("bf16", {}).get("enabled")
+    # One place for all weights in turn: DeepSpeed copies its part out, and holes of many sizes would fragment the heap.
+    largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in encoder.modules())
+    place = torch.empty(largest, dtype=torch.bfloat16 if half else torch.float32, device=device)
+    # Backwards, a module comes after all that it contains, which `Init` then leaves alone.
+    for path, module in reversed(list(encoder.named_modules())):
+        own, used = list(module.named_parameters(prefix=path, recurse=False)), 0
+        for name, p in own:
+            if p.is_meta:
+                whole = place[used : used + p.numel()].view(p.shape)
+                # Frozen weights may be bfloat16 beside float32 ones.
+                whole = whole if half or p.dtype == place.dtype else whole.to(p.dtype)
+                encoder.stored.fill(_name_in_checkpoint(name), 0, whole)
+                weight = torch.nn.Parameter(whole, requires_grad=p.requires_grad)
+                setattr(module, name.rpartition(".")[2], weight)
+                used += p.numel()
+            elif half:
+                p.data = p.data.to(torch.bfloat16)
+        if own:
+            deepspeed.zero.Init(module=module, config_dict_or_path=json, dtype=torch.float32)
+        module._buffers = {
+            name: buffer if buffer is None else buffer.to(device) for name, buffer in module._buffers.items()
+        }
+
+
+def _name_in_checkpoint(name: str) -> str:
+    """Return the trunk's own name of a parameter of the encoder: without adapters around it."""
+    return name.removeprefix("trunk.").replace(".base_layer.", ".")
 
 
 def _blocks(trunk: Any) -> list[torch.nn.Module]:

