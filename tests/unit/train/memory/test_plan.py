@@ -500,9 +500,9 @@ def test_hours_are_operations_over_the_devices_speed():
 
 
 def test_zero2_with_bfloat16_weights_is_recommended_where_it_fits():
-    config = paper("parallel=zero3", "gradient_checkpointing=true", "chunk_tokens=2048")
+    config = paper("parallel=zero3", "gradient_checkpointing=true")
     said = plan_figures(config, 8, None, []).recommendation
-    assert said[0] == "parallel=zero2 parallel.deepspeed.bf16.enabled=true: 45.0 GiB" and "(768)" in said[1]
+    assert said[0] == "parallel=zero2 parallel.deepspeed.bf16.enabled=true: 45.0 GiB" and "(192)" in said[1]
     open_graphs = plan_figures(paper("parallel=zero3"), 8, None, []).recommendation
     assert "gradient_checkpointing=true" in open_graphs[0]
     assert plan_figures(config, 8, None, [], GPUS[PlannedGpu.a100_40]).recommendation == []
@@ -510,7 +510,7 @@ def test_zero2_with_bfloat16_weights_is_recommended_where_it_fits():
     lora = paper("parallel=zero3", "lora=lora")
     assert plan_figures(lora, 8, None, []).recommendation == []
     taken = paper("parallel=zero2", "parallel.deepspeed.bf16.enabled=true", "gradient_checkpointing=true",
-                  "graph_memory_gib=0", "chunk_tokens=2048")  # fmt: skip
+                  "graph_memory_gib=0")  # fmt: skip
     assert plan_figures(taken, 8, None, []).recommendation == []
 
 
