@@ -110,13 +110,17 @@ class Output:
                 f"{self._paths[0].parent} holds item {left.row['id']!r}, which the input no longer has at that place; "
                 "the input changed since: name a new output_dir"
             )
+        self._open(ends)
+        return rest
+
+    def _open(self, ends: list[int]) -> None:
+        """Open both files to be written from these bytes on, which cuts off what stands behind them."""
         for which, (path, end) in enumerate(zip(self._paths, ends, strict=True)):
             path.touch()
             stream = path.open("r+b")
             stream.truncate(end)
             self._streams.append(stream)
             self._pending[which] = (end, bytearray())
-        return rest
 
     def write(self, item: Item, outcome: Outcome) -> None:
         """Write the next item, or hold it back if the server did not answer.

@@ -50,16 +50,10 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
     longest = max(config.query_max_tokens, config.document_max_tokens)
     instruction = work.batches.common_query_instruction
     facts = TrainingFacts(
-        name=config.push_to_hub,
-        folder_name=folder.resolve().name,
-        base_path=config.model.path,
-        licence=config.model.licence,
-        work=work,
-        state=state,
-        adapter_rank=config.lora.rank,
-        engine=config.parallel.engine.value,
-        settings={name: getattr(config, name) for name in SETTINGS},
-    )
+        name=config.push_to_hub, folder_name=folder.resolve().name, base_path=config.model.path,
+        licence=config.model.licence, work=work, state=state, adapter_rank=config.lora.rank,
+        engine=config.parallel.engine.value, settings={name: getattr(config, name) for name in SETTINGS},
+    )  # fmt: skip
     with kept_measurements(folder / "model"):
         save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest)
         write_card(folder / "model", encoder, facts)

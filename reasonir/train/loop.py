@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -293,10 +293,14 @@ def _run_steps(
             log.summarise()
         _save_before_leaving(ranks, engine, writer, state)
         if state.step < total:
-            if ranks.leads:
-                print(f"stopped after step {state.step}, saved; resume=true continues", file=sys.stderr)
-            sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
+            _leave_early(ranks, state, asked)
     return state
+
+
+def _leave_early(ranks: Ranks, state: TrainingState, asked: list[int]) -> NoReturn:
+    if ranks.leads:
+        print(f"stopped after step {state.step}, saved; resume=true continues", file=sys.stderr)
+    sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
 
 
 def _minutes_since(moment: float) -> float:

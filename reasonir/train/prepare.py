@@ -18,7 +18,7 @@ from reasonir.model.folders import save_encoder
 from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk.precision import choose_precision, hold_in_bf16
 from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
-from reasonir.train.config import TrainConfig, WeightFormat
+from reasonir.train.config import EngineName, TrainConfig, WeightFormat
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.sources import (
     Documents,
@@ -72,11 +72,7 @@ class Work:
 
 def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     """Claim the run folder, load data and model, find the checkpoint to go on from. Refusals come before any file."""
-    folder = Path(config.output_dir)
-    run = None
-    if ranks.leads:
-        run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
-                        ignored_groups=GROUPS_THAT_MAY_CHANGE)  # fmt: skip
+    folder, run = Path(config.output_dir), _claim(config) if ranks.leads else None
     # 1 data and model: a new tokenizer is learned from the texts, then all texts are tokenised
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
@@ -84,17 +80,15 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # The other ranks come here after rank 0 (`leader_first`), which has written the new model by then.
     reuse = initial.is_dir() and (config.resume or not ranks.leads)
     frozen = config.model.dtype
-    # DoRA's first magnitudes are lengths of whole rows of the weights.
-    dora = config.lora.rank > 0 and config.lora.dora
-    in_shards = (config.parallel.engine in SHARDED or frozen is WeightFormat.bf16) and not dora
+    in_shards = _reads_shards(config.parallel.engine, frozen, dora=config.lora.rank > 0 and config.lora.dora)
     encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None,
                                     in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
     _require_positions(encoder, limits)
     stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
                           processes=config.data.processes or 1, **limits)  # fmt: skip
-    mixture = (mixing_weights(sources), config.global_batch_queries, config.negatives_per_query, config.seed)
-    batches = MixedBatches(stores, *mixture)
+    batches = MixedBatches(stores, mixing_weights(sources), config.global_batch_queries, config.negatives_per_query,
+                           config.seed)  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = "bf16" if frozen is not WeightFormat.fp32 else config.precision.value
@@ -113,18 +107,22 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         load_weights(reader, encoder)
     sizes = _trunk_sizes(encoder)
     return Work(
-        run=run,
-        encoder=encoder.train(),
-        sources=sources,
-        batches=batches,
+        run=run, encoder=encoder.train(), sources=sources, batches=batches, layer_parameters=sizes[0],
+        attention_share=attention_share_of(*sizes), total_steps=total_steps, state=state,
         differences_from_published=report_rows(sources, stores, config.data.published_rows),
-        total_steps=total_steps,
-        state=state,
-        precision_reason=reason,
-        resumed_from=reader,
-        layer_parameters=sizes[0],
-        attention_share=attention_share_of(*sizes),
-    )
+        precision_reason=reason, resumed_from=reader,
+    )  # fmt: skip
+
+
+def _claim(config: TrainConfig) -> RunFolder:
+    return RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
+                     ignored_groups=GROUPS_THAT_MAY_CHANGE)  # fmt: skip
+
+
+def _reads_shards(engine: EngineName, frozen: WeightFormat, *, dora: bool) -> bool:
+    """Return whether each rank reads its own part of the weights, or all ranks read them in bfloat16."""
+    # DoRA's first magnitudes are lengths of whole rows of the weights.
+    return (engine in SHARDED or frozen is WeightFormat.bf16) and not dora
 
 
 def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: int) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reasonir.model.tiny import build_tiny
 from tests.kit.launch import launch
-from tests.kit.texts import SENTENCES
+from tests.kit.texts import SENTENCES, tiny_training
 
 RANKS = 4
 BESIDE_MIB = 16
@@ -38,3 +39,19 @@ def test_a_rank_holds_its_shard_and_the_largest_weight(tmp_path: Path, model: st
     assert found["model_mib"] > 240 and min(whole) > found["model_mib"]
     assert max(shards) <= found["model_mib"] / RANKS + found["largest_mib"] + BESIDE_MIB
     assert [rank["digest"] for rank in found["shards"]] == [rank["digest"] for rank in found["whole"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_a_run_that_was_loaded_in_shards_goes_on_byte_equal(tmp_path: Path, engine: str) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 4, "key_value_heads": 2}
+    build_tiny(SENTENCES, vocabulary_size=400, **sizes).save_pretrained(str(tmp_path / "base"))
+    options = [option for option in tiny_training(tmp_path, 4) if not option.startswith("model.")]
+    options += ["model=folder", f"model.path={tmp_path}/base", f"parallel={engine}", "gradient_checkpointing=false"]
+    for folder, ends in (("whole", (4,)), ("two", (2, 4))):
+        for steps in ends:
+            more = [f"max_steps={steps}", f"output_dir={tmp_path}/{folder}", "resume=true"]
+            done = launch(2, ["-m", "reasonir.train", *options, *more], seconds=300)
+            assert done.returncode == 0, done.stdout[-6000:]
+    whole, two = (load_file(tmp_path / folder / "model" / "model.safetensors") for folder in ("whole", "two"))
+    assert whole.keys() == two.keys() and all(torch.equal(whole[name], two[name]) for name in whole)

@@ -26,7 +26,13 @@ def device_memory_gib(device: torch.device) -> float:
 
 
 def planned_device(gpu: PlannedGpu | None, memory_gib: float | None, ranks: int) -> Device:
-    """Return the device that a plan is made for: a known GPU, one of so much memory, or this machine's."""
+    """Return the device that a plan is made for.
+
+    Args:
+        gpu: A known one; None asks the next.
+        memory_gib: Of a device without a name; None takes this machine's.
+        ranks: That share this machine's memory.
+    """
     if gpu is not None:
         return GPUS[gpu]
     if memory_gib is not None:

@@ -6,6 +6,7 @@ Invariant: no weight, no torch, no network. Tokens and chunks are upper limits: 
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def _find_config_file(path: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
+def _read_size(content: dict[str, Any], source: str, name: str, *others: str, default: int | None = None) -> int:
+    """Return a size that has one of several names, or refuse to plan without it."""
+    found = next((content[key] for key in (name, *others) if content.get(key) is not None), default)
+    if found is None:
+        raise UserError(f"{source} gives no {name}; the run cannot be planned from it")
+    return int(found)
+
+
 def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     """Read sizes from a transformers config.json and count parameters.
 
@@ -95,12 +104,7 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     # Of a multimodal model the text tower is trained.
     content = content.get("text_config") or content
 
-    def read(name: str, *others: str, default: int | None = None) -> int:
-        found = next((content[key] for key in (name, *others) if content.get(key) is not None), default)
-        if found is None:
-            raise UserError(f"{source} gives no {name}; the run cannot be planned from it")
-        return int(found)
-
+    read = partial(_read_size, content, source)
     # The other names are T5's, GPT-2's and DistilBERT's.
     kind = content.get("model_type", "")
     hidden = read("hidden_size", "d_model", "n_embd", "dim")

@@ -262,9 +262,15 @@ class ZeroEngine(Engine):
         return norm if norm >= 0 else math.nan
 
     def take_over_pieces(self) -> None:
-        """Copy the float32 partitions of stage 3 into those that the layers are gathered from."""
-        for group in range(len(self.zero.fp32_partitioned_groups_flat) if self.stage == 3 else 0):
+        """Copy the float32 partitions of stage 3 into those that the layers are gathered from. Collective."""
+        if self.stage < 3:
+            return
+        for group in range(len(self.zero.fp32_partitioned_groups_flat)):
             self.zero._reassign_or_swap_out_partitioned_parameters(group)
+        # Small weights stay gathered: their old numbers are let go, and gathered again.
+        if small := self.zero.persistent_parameters:
+            small[0].partition(small)
+            small[0].all_gather(small)
 
     def pieces(self, *, share: bool) -> Iterator[Piece]:
         """Yield this rank's part of the flat float32 partitions."""
