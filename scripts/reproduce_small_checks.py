@@ -1,20 +1,13 @@
 """What must hold after `reproduce.sh scale=small`: relations that some dozens of items allow, each with its interval.
 
-No stored figures: another model or another corpus gives other numbers, and the same relations.
+No stored figures: another model or another corpus gives other numbers, and the same relations. Functions import what
+they need: a plan prints the relations alone, and the imports take 2 s.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from reasonir.eval.scores.results import read_results
-from reasonir.eval.scores.significance import bootstrap_interval, wilson_interval
-from reasonir.llm.echoes import is_placeholder
-from reasonir.synth.gates.text import heading_form, source_mention
-from reasonir.text.noise import repetition
 
 ACCEPTED = 0.3
 """Share of the passages that must end in an easy query."""
@@ -42,6 +35,8 @@ def items_end_once(folder: Path) -> tuple[str, bool]:
 
 def enough_accepted(folder: Path) -> tuple[str, bool]:
     """The share of passages with an easy query, with Wilson's 95 % interval."""
+    from reasonir.eval.scores.significance import wilson_interval
+
     counts = json.loads((folder / "synth/eq/manifest.json").read_text(encoding="utf-8"))["counts"]
     share = counts["accepted"] / counts["in"]
     low, high = wilson_interval(share, counts["in"], 0.95)
@@ -50,6 +45,9 @@ def enough_accepted(folder: Path) -> tuple[str, bool]:
 
 def nothing_copied(folder: Path) -> tuple[str, bool]:
     """No accepted query is a placeholder or a heading, or speaks of a passage that its reader has not seen."""
+    from reasonir.llm.echoes import is_placeholder
+    from reasonir.synth.gates.text import heading_form, source_mention
+
     queries = [row["query"][1] for recipe in ("eq", "hq") for row in rows(folder / f"synth/{recipe}/data.jsonl")]
     bad = [query for query in queries if is_placeholder(query) or heading_form(query) or source_mention(query)]
     return f"{len(bad)} of {len(queries)}", not bad and bool(queries)
@@ -59,6 +57,8 @@ def loss_falls(run: str) -> Measure:
     """Return the check that the mean loss of the last third lies below that of the first, with Welch's interval."""
 
     def measure(folder: Path) -> tuple[str, bool]:
+        import numpy as np
+
         losses = np.array([row["train/loss_nats"] for row in rows(folder / f"train/{run}/metrics.jsonl")])
         first, last = np.array_split(losses, 3)[0], np.array_split(losses, 3)[-1]
         change = last.mean() - first.mean()
@@ -72,6 +72,11 @@ def difference(first: str, second: str, must: Callable[[float, float], bool]) ->
     """Return the check of a difference of nDCG@10 between two results, by the ends of its 95 % bootstrap interval."""
 
     def measure(folder: Path) -> tuple[str, bool]:
+        import numpy as np
+
+        from reasonir.eval.scores.results import read_results
+        from reasonir.eval.scores.significance import bootstrap_interval
+
         ours, theirs = (next(iter(read_results(folder / name).values())).per_query() for name in (first, second))
         change = np.array([ours[query]["ndcg_at_10"] - theirs[query]["ndcg_at_10"] for query in theirs])
         interval = bootstrap_interval([change], 0.95, 10_000, True, np.random.default_rng(0)) or (0.0, 0.0)
@@ -92,6 +97,8 @@ def not_below(low: float, high: float) -> bool:
 
 def rewritings_are_text(folder: Path) -> tuple[str, bool]:
     """Every query is there once, rewritten or as it was; nothing that is searched with runs in a loop."""
+    from reasonir.text.noise import repetition
+
     counts = json.loads((folder / "rewrites/manifest.json").read_text(encoding="utf-8"))["counts"]
     (task,) = (folder / "texts/benchmark").iterdir()
     asked = {row["id"]: row["query"] for row in rows(task / "examples.jsonl")}
@@ -106,6 +113,8 @@ def rewritings_are_text(folder: Path) -> tuple[str, bool]:
 
 def same_documents(folder: Path) -> tuple[str, bool]:
     """Reranking keeps each query's documents."""
+    from reasonir.eval.scores.results import read_results
+
     before, after = (next(iter(read_results(folder / name).values())).run() for name in ("bright/trained", "reranked"))
     same = sum(before[query].keys() == after[query].keys() for query in before)
     moved = sum(max(before[q], key=before[q].__getitem__) != max(after[q], key=after[q].__getitem__) for q in before)
@@ -114,6 +123,8 @@ def same_documents(folder: Path) -> tuple[str, bool]:
 
 def questions_answered(folder: Path) -> tuple[str, bool]:
     """Every question has an answer on record in each condition; accuracies with Wilson's 95 % intervals."""
+    from reasonir.eval.scores.significance import wilson_interval
+
     answers = rows(folder / "questions/answers.jsonl")
     asked = {row["id"] for row in rows(folder / "texts/questions.jsonl")}
     said, good = [], True
