@@ -22,7 +22,7 @@ generator=() # the server's address, once it runs
 check_needs() {
     "$PYTHON" -c 'import sys, reasonir.core.command; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         refuse "$PYTHON lacks what reasonir needs; 'make quickstart' installs it, or name another: PYTHON=..."
-    [[ -f $CORPUS ]] || refuse "CORPUS=$CORPUS is no file; name passages: JSONL of id and content"
+    [[ -e $CORPUS ]] || refuse "CORPUS=$CORPUS is not there; name passages: JSONL of id and content, or another corpus"
     ! { asked bright || asked rewrite; } || [[ -f $BENCHMARK/examples.jsonl ]] ||
         refuse "BENCHMARK=$BENCHMARK is no task; name a folder of BRIGHT's layout"
     ! asked rag || [[ -f $QUESTIONS ]] ||

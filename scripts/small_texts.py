@@ -5,11 +5,13 @@ documents and 200 more) and FOLDER/questions.jsonl (20 questions). All draws hav
 part out.
 """
 
-import json
 import random
 import sys
 from pathlib import Path
 from typing import Any
+
+from reasonir.core.files import read_jsonl, write_jsonl
+from reasonir.data.collections import stream_documents
 
 PASSAGES, QUERIES, OTHERS, QUESTIONS = 120, 40, 200, 20
 WORDS = (60, 300)
@@ -18,23 +20,16 @@ WORDS = (60, 300)
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSONL file."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return [row for _, row in read_jsonl(path)]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a JSONL file and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def draw_passages(corpus: Path) -> list[dict[str, Any]]:
-    """Return passages of the right length, in the order of the file."""
-    fit = [row for row in read(corpus) if WORDS[0] <= len(row["content"].split()) <= WORDS[1]]
+def draw_passages(corpus: str) -> list[dict[str, Any]]:
+    """Return passages of the right length, in the order of the corpus."""
+    fit = [document for document in stream_documents(corpus) if WORDS[0] <= len(document.text.split()) <= WORDS[1]]
     if len(fit) < PASSAGES:
         sys.exit(f"{corpus}: {len(fit)} passages of {WORDS[0]} to {WORDS[1]} words; {PASSAGES} are needed")
     chosen = sorted(random.Random(0).sample(range(len(fit)), PASSAGES))
-    return [{"id": fit[n]["id"], "content": fit[n]["content"]} for n in chosen]
+    return [{"id": fit[n].id, "content": fit[n].text} for n in chosen]
 
 
 def draw_task(task: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -56,13 +51,13 @@ def main() -> None:
     corpus, benchmark, questions, folder = sys.argv[1:]
     out = Path(folder)
     if corpus:
-        write(out / "passages.jsonl", draw_passages(Path(corpus)))
+        write_jsonl(out / "passages.jsonl", draw_passages(corpus))
     if benchmark:
         documents, examples = draw_task(Path(benchmark))
-        write(out / "benchmark" / Path(benchmark).name / "documents.jsonl", documents)
-        write(out / "benchmark" / Path(benchmark).name / "examples.jsonl", examples)
+        write_jsonl(out / "benchmark" / Path(benchmark).name / "documents.jsonl", documents)
+        write_jsonl(out / "benchmark" / Path(benchmark).name / "examples.jsonl", examples)
     if questions:
-        write(out / "questions.jsonl", random.Random(0).sample(read(Path(questions)), QUESTIONS))
+        write_jsonl(out / "questions.jsonl", random.Random(0).sample(read(Path(questions)), QUESTIONS))
 
 
 if __name__ == "__main__":

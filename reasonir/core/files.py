@@ -153,7 +153,7 @@ def only_one(path: Path, waiting: str) -> Iterator[bool]:
         yield locked  # closing the file unlocks it
 
 
-def remove_partial(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove the folders that killed processes of this host left beside `path`; nobody may be filling one now."""
     import shutil
 

@@ -73,13 +73,13 @@ def write_rows(config: WritingConfig) -> None:
             rest = output.recover(items)
             if output.items:
                 print(f"{config.recipe}: {output.items} items were done before; going on", file=sys.stderr)
-            hope = Hope(config.give_up_after, output)
-            hope.check()
+            early_stop = EarlyStop(config.give_up_after, output)
+            early_stop.check()
 
             def write(item: Item, outcome: Outcome) -> None:
                 output.write(item, outcome)
                 progress.update(1, f"{output.accepted} rows")
-                hope.check(outcome)
+                early_stop.check(outcome)
 
             hold_conversations(generator, rest, recipe.converse, write, window=window)
     # 3 manifest and report
@@ -89,11 +89,11 @@ def write_rows(config: WritingConfig) -> None:
         describe(folder.path, config.report_model)
 
 
-class Hope:
+class EarlyStop:
     """Stops a run whose first items all fail for one reason, before it pays for the rest."""
 
     def __init__(self, most: int | None, output: Output) -> None:
-        """Take the number of items after which there is none (None: never) and the counts to look at."""
+        """Take the number of items after which the run may stop (None: never) and the counts to look at."""
         self._most, self._output = most, output
         self._samples: list[str] = []
 

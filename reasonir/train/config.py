@@ -321,6 +321,13 @@ class TrainConfig:
         self.validate_packages()
         self.validate_ranks()
 
+    @property
+    def adapters(self) -> dict[str, Any] | None:
+        """Arguments of `model.adapters.add_adapters`; None where all weights train."""
+        lora = self.lora
+        names = ("rank", "alpha", "dropout", "targets", "dora")
+        return {name: getattr(lora, name) for name in names} | {"seed": self.seed} if lora.rank else None
+
     def validate_frozen_weights(self) -> None:
         """Refuse a format of frozen weights where nothing is frozen, or where nothing can multiply it."""
         dtype, engine = self.model.dtype, self.parallel.engine

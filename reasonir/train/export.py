@@ -6,6 +6,7 @@ import torch
 
 from reasonir.core.processes import world_size
 from reasonir.model.adapters import merge_adapters, save_adapters
+from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.sentence_transformers import read_json
 from reasonir.train.card import TrainingFacts, kept_measurements, push, write_card
@@ -13,7 +14,7 @@ from reasonir.train.checkpoint import TrainingState, load_newest_weights
 from reasonir.train.config import ExportDtype, TrainConfig
 from reasonir.train.data.sources import input_paths
 from reasonir.train.parallel.engine import Engine
-from reasonir.train.prepare import INITIAL_MODEL, Work, adapt, load_or_build_encoder
+from reasonir.train.prepare import INITIAL_MODEL, Work, adapt
 
 # Options that the card lists: those that decide what was learned.
 SETTINGS = (
@@ -37,8 +38,9 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
     if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
         # A sharded engine holds a part of the weights, and bfloat16 weights are rounded: both are read back from the
         # last checkpoint. On the CPU, because the whole model may fit no single GPU.
-        encoder = load_or_build_encoder(config, work.sources, {}, built=folder / INITIAL_MODEL, device="cpu")
-        adapt(config, encoder)
+        path, template = config.model.path or str(folder / INITIAL_MODEL), config.model.template.value
+        encoder = Encoder.from_pretrained(path, dtype=torch.float32, device="cpu", template=template)
+        adapt(encoder, config.model.dropout, config.adapters, checkpoint=config.gradient_checkpointing)
         load_newest_weights(folder / "checkpoints", state.data_fingerprint, encoder)
     # Counted with the adapters, which a merge removes.
     parameters = sum(p.numel() for p in encoder.parameters())

@@ -4,6 +4,7 @@ Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weig
 from reasonir.train.config import EngineName, TrainConfig, WeightFormat
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.sources import (
-    Documents,
     Source,
     list_sources,
     mixing_weights,
@@ -72,17 +72,20 @@ class Work:
 
 def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     """Claim the run folder, load data and model, find the checkpoint to go on from. Refusals come before any file."""
-    folder, run = Path(config.output_dir), _claim(config) if ranks.leads else None
+    folder = Path(config.output_dir)
+    run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
+                    ignored_groups=GROUPS_THAT_MAY_CHANGE) if ranks.leads else None  # fmt: skip
     # 1 data and model: a new tokenizer is learned from the texts, then all texts are tokenised
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
-    initial = folder / INITIAL_MODEL
-    # The other ranks come here after rank 0 (`leader_first`), which has written the new model by then.
-    reuse = initial.is_dir() and (config.resume or not ranks.leads)
-    frozen = config.model.dtype
-    in_shards = _reads_shards(config.parallel.engine, frozen, dora=config.lora.rank > 0 and config.lora.dora)
-    encoder = load_or_build_encoder(config, sources, documents, built=initial if reuse else None,
-                                    in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
+    path, frozen = config.model.path or _built_before(folder, config.resume, ranks), config.model.dtype
+    if path is None:
+        encoder = _build_encoder(training_texts(sources, documents), config.model.sizes, config.seed)
+    else:
+        in_shards = path == config.model.path and _reads_shards(config.parallel.engine, frozen, dora=config.lora.dora)
+        # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
+        encoder = Encoder.from_pretrained(path, dtype=torch.float32, template=config.model.template.value,
+                                          in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
     _require_positions(encoder, limits)
     stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
@@ -91,7 +94,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
                            config.seed)  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    asked = "bf16" if frozen is not WeightFormat.fp32 else config.precision.value
+    asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, ranks.device, batches.fingerprint)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
     batches.require_weight(range(state.step, total_steps))
@@ -101,7 +104,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # 4 what trains
     if frozen is not WeightFormat.fp32:
         hold_in_bf16(encoder.trunk)
-    adapt(config, encoder)
+    adapt(encoder, config.model.dropout, config.adapters, checkpoint=config.gradient_checkpointing)
     if reader is not None:
         # Not earlier: a checkpoint holds the weights that train, which are the adapters where there are any.
         load_weights(reader, encoder)
@@ -112,11 +115,6 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         differences_from_published=report_rows(sources, stores, config.data.published_rows),
         precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
-
-
-def _claim(config: TrainConfig) -> RunFolder:
-    return RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
-                     ignored_groups=GROUPS_THAT_MAY_CHANGE)  # fmt: skip
 
 
 def _reads_shards(engine: EngineName, frozen: WeightFormat, *, dora: bool) -> bool:
@@ -133,43 +131,16 @@ def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: in
         save_encoder(new_model, str(run.path / INITIAL_MODEL), max_tokens=max_tokens)
 
 
-def load_or_build_encoder(
-    config: TrainConfig,
-    sources: list[Source],
-    documents: Documents,
-    *,
-    built: Path | None,
-    device: str | None = None,
-    in_shards: bool = False,
-    four_bits: bool = False,
-) -> Encoder:
-    """Load `model.path`, or build a new model whose tokenizer is learned from the training files.
+def _built_before(folder: Path, resume: bool, ranks: Ranks) -> str | None:
+    """Return the new model of this run, if it stands in the folder already."""
+    # The other ranks come here after rank 0 (`leader_first`), which has written it by then.
+    found = (folder / INITIAL_MODEL).is_dir() and (resume or not ranks.leads)
+    return str(folder / INITIAL_MODEL) if found else None
 
-    Args:
-        config: Its `model` and `seed` are used.
-        sources: Texts for the tokenizer of a new model.
-        documents: The sources' documents by id.
-        built: Folder of a new model that rank 0 has built; None builds it.
-        device: Default "cuda" if there is a GPU.
-        in_shards: Leave the weights of `model.path` to the engine.
-        four_bits: Hold the matrices of `model.path` in four bits.
-    """
-    # Ranks beside rank 0, and a resumed run, must not learn the tokenizer again.
-    model = config.model
-    path = model.path if model.path is not None or built is None else str(built)
-    if path is not None:
-        # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
-        in_shards = in_shards and model.path is not None
-        return Encoder.from_pretrained(
-            path,
-            dtype=torch.float32,
-            device=device,
-            template=model.template.value,
-            in_shards=in_shards,
-            four_bits=four_bits,
-        )
-    encoder = build_tiny(training_texts(sources, documents), **model.sizes, seed=config.seed)
-    return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+def _build_encoder(texts: Iterable[str], sizes: dict[str, int], seed: int) -> Encoder:
+    """Build a new model, whose tokenizer is learned from these texts."""
+    return build_tiny(texts, **sizes, seed=seed).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _position(
@@ -192,16 +163,21 @@ def _require_positions(encoder: Encoder, limits: dict[str, int]) -> None:
         raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
 
 
-def adapt(config: TrainConfig, encoder: Encoder) -> None:
-    """Set dropout, add adapters and switch gradient checkpointing on, as configured."""
-    if config.model.dropout is not None:
+def adapt(encoder: Encoder, dropout: float | None, adapters: dict[str, Any] | None, *, checkpoint: bool) -> None:
+    """Set dropout, add adapters and switch gradient checkpointing on.
+
+    Args:
+        encoder: Changed in place.
+        dropout: Of the model; None leaves its own.
+        adapters: Arguments of `add_adapters`; None adds none.
+        checkpoint: Whether the backward pass computes each layer again.
+    """
+    if dropout is not None:
         # Before the adapters are there: they have a dropout of their own.
-        set_dropout(encoder.trunk, config.model.dropout)
-    if config.lora.rank:
-        lora = config.lora
-        add_adapters(encoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets,
-                     dora=lora.dora, seed=config.seed)  # fmt: skip
-    if config.gradient_checkpointing:
+        set_dropout(encoder.trunk, dropout)
+    if adapters is not None:
+        add_adapters(encoder, **adapters)
+    if checkpoint:
         checkpoint_layers(encoder)
 
 

@@ -59,11 +59,14 @@ def flush_slowly(path: Path) -> None:
     flush(path)
 
 
-def faulty(ranks: Any, engine: Any, compute: TrainingStep, batch: Any, asked: list[int], **options: Any) -> Any:
+def faulty(ranks: Any, engine: Any, compute: TrainingStep, batch: Any, *wishes: Any, **options: Any) -> Any:
+    embed = engine.embed
     if batch.step + 1 == step and ranks.rank == rank and not marker.exists():
         marker.touch()
         strike(engine, compute, batch)
-    return plain(ranks, engine, compute, batch, asked, **options)
+    done = plain(ranks, engine, compute, batch, *wishes, **options)
+    engine.embed = embed
+    return done
 
 
 if kind == "nan":

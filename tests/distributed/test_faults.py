@@ -106,6 +106,23 @@ def test_nan_on_one_rank_stops_all_before_the_update(tmp_path: Path, options: li
 
 
 @pytest.mark.slow
+def test_every_engine_passes_over_a_batch_that_is_not_finite_on_one_rank(tmp_path: Path, options: list[str]) -> None:
+    options, ends = [*options, "model.dropout=0", "skip_nonfinite_steps=1"], {}
+    for engine in ("ddp", "zero1", "zero2", "zero3", "fsdp2"):
+        folder = tmp_path / engine
+        done = run(folder, options, f"parallel={engine}", fault="nan", step=3)
+        assert done.returncode == 0 and done.stdout.count("skipped: step 3: loss nan on rank 1") == 1, done.stdout[
+            -4000:
+        ]
+        assert json.loads((folder / "manifest.json").read_text())["counts"]["skipped_steps"] == 1
+        assert logged_steps(folder) == list(range(1, STEPS + 1))
+        ends[engine] = weights(folder)
+    first = ends["ddp"]
+    for engine, found in ends.items():
+        assert max(float((found[name] - first[name]).abs().max()) for name in first) < 2e-6, engine
+
+
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path: Path, options: list[str]) -> None:
     begun = time.monotonic()
     done = run(tmp_path / "run", options, "parallel=ddp", fault="raise", step=3)

@@ -43,6 +43,7 @@ def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.seconds(10)  # twelve tasks, twice
 @pytest.mark.parametrize(("options", "tasks"), [
     ([], 12),
     pytest.param(["queries=gpt4"], 12, marks=pytest.mark.slow),

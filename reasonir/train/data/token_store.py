@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import file_sha256, only_one, remove_partial, whole_folder
+from reasonir.core.files import file_sha256, only_one, remove_leftovers, whole_folder
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import local_rank
 from reasonir.core.stamp import digest_of, read_stamp, unchanged
@@ -144,7 +144,7 @@ def open_token_store(
         said = f"{path}: another process tokenises it; waiting" if local_rank() < 2 else ""
         with only_one(folder, said) as locked:
             if locked:
-                remove_partial(folder)
+                remove_leftovers(folder)
             meta = _facts(folder)
             if meta is None:
                 growing = _Growing()

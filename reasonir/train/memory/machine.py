@@ -12,7 +12,7 @@ import torch
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.train.config import PlannedGpu
 from reasonir.train.memory.estimate import GIB, GRAPH_SHARE
-from reasonir.train.memory.plan import GPUS, Device
+from reasonir.train.memory.gpus import GPUS, Device
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX = -1, -4

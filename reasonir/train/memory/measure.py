@@ -12,14 +12,8 @@ import numpy as np
 import torch
 
 from reasonir.core.run_folder import peak_memory_gib
+from reasonir.train.memory.gpus import peak_flops_of
 
-# Dense bfloat16 operations a second by the beginning of a GPU's name, from NVIDIA's data sheets. Longer names first.
-PEAK_TFLOPS = {
-    "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835, "NVIDIA H100": 989, "NVIDIA H200": 989, "NVIDIA GH200": 989,
-    "NVIDIA B200": 2_250, "NVIDIA A100": 312, "NVIDIA A800": 312, "NVIDIA A40": 150, "NVIDIA A30": 165,
-    "NVIDIA A10": 125, "NVIDIA L40S": 362, "NVIDIA L40": 181, "NVIDIA L4": 121, "NVIDIA GeForce RTX 4090": 165,
-    "NVIDIA GeForce RTX 3090": 71,
-}  # fmt: skip
 # Allocations that the snapshot of an out-of-memory stop remembers; torch takes some 2 us for each.
 REMEMBERED_ALLOCATIONS = 100_000
 
@@ -28,8 +22,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return the operations a second of a known GPU in bf16; None for any other device or precision."""
     if device.type != "cuda" or precision != "bf16":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((1e12 * peak for start, peak in PEAK_TFLOPS.items() if name.startswith(start)), None)
+    return peak_flops_of(torch.cuda.get_device_name(device))
 
 
 def peak_gib(device: torch.device) -> float:
@@ -83,9 +76,9 @@ class Meter:
             "train/wall_tokens_per_second": round(tokens / wall, 1),
             "train/peak_memory_gib": round(peak_gib(self._device), 3),
         }
-        return (
-            found if self._peak is None else {**found, "train/mfu": round(self._flops / step_seconds / self._peak, 4)}
-        )
+        if self._peak is not None:
+            found["train/mfu"] = round(self._flops / step_seconds / self._peak, 4)
+        return found
 
 
 def profiled(batches: Iterator[Any], steps: list[int] | None, folder: Path | None) -> Iterator[Any]:

@@ -23,26 +23,8 @@ from reasonir.train.memory.estimate import (
     recommend_engine,
     suggest_savings,
 )
+from reasonir.train.memory.gpus import GPUS, Device
 from reasonir.train.memory.sizes import BatchFigures, ModelShape, plan_batch, read_shape, with_adapters
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What one rank computes on. peak_flops: of dense half-precision products a second; None if not known."""
-
-    name: str
-    memory_gib: float
-    peak_flops: float | None = None
-
-
-# Memory as torch reports it, a little below the number in the name; speeds as NVIDIA states them (T4: float16).
-GPUS = {
-    PlannedGpu.h100: Device("h100", 79.1, 989e12),
-    PlannedGpu.a100_80: Device("a100_80", 79.1, 312e12),
-    PlannedGpu.a100_40: Device("a100_40", 39.4, 312e12),
-    PlannedGpu.rtx4090: Device("rtx4090", 23.5, 165e12),
-    PlannedGpu.t4: Device("t4", 14.6, 65e12),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

