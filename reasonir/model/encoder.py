@@ -6,6 +6,7 @@ Elsewhere: `folders.py` loads and saves, `templates.py` writes instruction and t
 Letters: B texts of a packed stream, T its tokens, D embedding dimension, N texts of a call.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -205,29 +206,34 @@ class Encoder(torch.nn.Module):
         try:
             with closing(prefetch(lambda block: self.template.encode(block, limit), blocks)) as tokenised:
                 for texts in tokenised:
-                    rows = np.empty((len(texts), self.dimension), dtype=np.float32)
-                    for indices, embeddings in self._embed_block(texts, budget, precision):
-                        rows[indices] = embeddings
-                        if progress is not None:
-                            progress(len(indices))
+                    # One autocast for all chunks: the weights are cast once.
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                        rows = self._embed_block(texts, budget, progress)
                     yield rows, sum(text.truncated for text in texts)
         finally:
             self.train(trained)
 
     def _embed_block(
-        self, block: list[TokenizedText], budget: int, precision: str
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices, embeddings) of chunks."""
+        self, block: list[TokenizedText], budget: int, progress: Callable[[int], None] | None
+    ) -> np.ndarray:
+        """Return the embeddings of a block's texts, chunk by chunk: float32 (texts, D)."""
+        rows = np.empty((len(block), self.dimension), dtype=np.float32)
         # `.cpu()` waits for the GPU. It is called on a chunk only after the next chunk has been queued, so that the
         # GPU always has work.
-        queued: tuple[np.ndarray, torch.Tensor] | None = None
+        queued: deque[tuple[np.ndarray, torch.Tensor]] = deque()
+
+        def fetch() -> None:
+            indices, embeddings = queued.popleft()
+            rows[indices] = embeddings.cpu().numpy()
+            if progress is not None:
+                progress(len(indices))
+
         for indices in token_budget_chunks([len(text.ids) for text in block], budget):
             chosen = [block[i] for i in indices]
             packed = PackedTexts.of([t.ids for t in chosen], [t.prefix_tokens for t in chosen], self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                embeddings = self(packed).float()
-            if queued is not None:
-                yield queued[0], queued[1].cpu().numpy()
-            queued = indices, embeddings
-        if queued is not None:
-            yield queued[0], queued[1].cpu().numpy()
+            queued.append((indices, self(packed).float()))
+            if len(queued) > 1:
+                fetch()
+        while queued:
+            fetch()
+        return rows

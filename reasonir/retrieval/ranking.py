@@ -129,7 +129,7 @@ class DenseSearch:
             chunk_tokens: Tokens of one forward pass; None lets the encoder choose.
         """
         encoder = Encoder.from_pretrained(path, template=template, device=device)
-        chosen, notice = encoding_precision(precision, encoder.device, cache_dir)
+        chosen, notice = encoding_precision(precision, encoder, cache_dir)
         return cls(
             encoder=encoder,
             document_max_tokens=document_max_tokens or encoder.default_max_tokens,

@@ -288,6 +288,8 @@ class TrainConfig:
     """Divides cosines before the softmax. Paper: 0.02."""
     precision: Precision = MISSING
     """auto: bf16 autocast on CUDA and on CPUs where a probe finds it fast, else fp32."""
+    deterministic: bool = MISSING
+    """Kernels that give the same bytes in every run. On CUDA they are slower than torch's others; on a CPU all do."""
     save_every_steps: int = at_least(0)
     """Steps between checkpoints; 0 leaves it to `save_every_minutes`."""
     save_every_minutes: float = at_least(0)

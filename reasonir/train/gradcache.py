@@ -41,17 +41,19 @@ class Chunk(Protocol):
 class GraphBudget:
     """How much memory kept graphs may fill, and what they fill: fixed_bytes + bytes_per_token x tokens each.
 
-    Under autocast a graph holds a bfloat16 copy of every float32 matrix, however few tokens it has. One measured graph
-    does not tell the two parts apart: until a graph of at most half, or at least twice, its tokens has been measured,
-    a smaller graph is charged as much as the measured one, and a larger one in proportion. Both are upper bounds.
+    Under autocast a graph holds a bfloat16 copy of every float32 matrix, however few tokens it has. Where graphs share
+    the copies, only the first graph of a step is charged for them. One measured graph does not tell the two parts
+    apart: until a graph of at most half, or at least twice, its tokens has been measured, a smaller graph is charged as
+    much as the measured one, and a larger one in proportion. Both are upper bounds.
 
     limit_bytes: 0 keeps no graph. measured: tokens and bytes of the first graph, and of one of another size.
-    used_bytes: filled in the current step.
+    used_bytes: filled in the current step. shared_copies: whether graphs share the copies of matrices.
     """
 
     limit_bytes: int
     measured: list[tuple[int, int]] = field(default_factory=list)
     used_bytes: float = 0.0
+    shared_copies: bool = False
 
     @property
     def line(self) -> tuple[float, float]:
@@ -65,6 +67,8 @@ class GraphBudget:
         if not self.measured:
             return 0.0
         per_token, fixed = self.line
+        if self.shared_copies and self.used_bytes > 0:
+            fixed = 0.0
         return fixed + per_token * (tokens if len(self.measured) > 1 else max(tokens, self.measured[0][0]))
 
     def admits(self, tokens: int) -> bool:

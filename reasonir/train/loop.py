@@ -23,7 +23,9 @@ from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
 from reasonir.core.tracking import MetricsLog
-from reasonir.model.trunk.bidirectional import padded_because
+from reasonir.model.encoder import Encoder
+from reasonir.model.trunk.bidirectional import attention_of, padded_because, probe_leakage
+from reasonir.model.trunk.precision import repeatable_kernels
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import GatherPrecision, TrainConfig
 from reasonir.train.data.batches import GlobalBatch
@@ -63,6 +65,7 @@ def train(config: TrainConfig) -> None:
         print(render_plan(plan_figures(config, ranks_planned, rows, lines, device)))
         return
     with (
+        repeatable_kernels(config.deterministic),
         open_ranks(config.parallel.collective_timeout_seconds) as ranks,
         memory_snapshot(Path(config.output_dir), ranks.rank, ranks.device),
     ):
@@ -138,6 +141,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         limits = (config.query_max_tokens, config.document_max_tokens)
         tried = (config.chunk_tokens, max(limits), config.graph_memory_gib, config.gradient_checkpointing)
         with refuse_out_of_memory(explain_out_of_memory(*tried)):
+            _probe_on_device(work.encoder, engine, work.state.precision)
             _try_largest_texts(ranks, engine, step, largest_batch(*limits, config.chunk_tokens, ranks.world))
         if config.graph_memory_gib is None and not engine.lockstep:
             _fill_free_memory(ranks, step)
@@ -156,6 +160,19 @@ def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
         print(f"texts are padded: {reason}")
     if work.state.step:
         print(f"continuing after step {work.state.step}")
+
+
+def _probe_on_device(encoder: Encoder, engine: Engine, precision: str) -> None:
+    """Run the leak probe again where it computes otherwise than at load: on a GPU with its kernel, or in bfloat16.
+
+    A sharded engine's weights are whole only within its own passes; its kernel is that of the other engines.
+    """
+    if engine.lockstep or (encoder.device.type == "cpu" and precision == "fp32"):
+        return
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        probe_leakage(
+            encoder.trunk, f"the model in {precision} on {encoder.device}", attention_of(encoder.trunk.config)
+        )
 
 
 def _try_largest_texts(ranks: Ranks, engine: Engine, step: TrainingStep, batch: GlobalBatch) -> None:

@@ -95,7 +95,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
-    state, reason = _position(reader, asked, ranks.device, batches.fingerprint)
+    state, reason = _position(reader, asked, encoder, batches.fingerprint)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
     batches.require_weight(range(state.step, total_steps))
     # 3 files, after everything that may be refused
@@ -144,13 +144,13 @@ def _build_encoder(texts: Iterable[str], sizes: dict[str, int], seed: int) -> En
 
 
 def _position(
-    reader: CheckpointReader | None, precision: str, device: torch.device, data_fingerprint: str
+    reader: CheckpointReader | None, precision: str, encoder: Encoder, data_fingerprint: str
 ) -> tuple[TrainingState, str]:
     """Return where the run stands, and why it has its precision."""
     if reader is not None:
         # `auto` is not measured again: the run goes on in the precision that it began with.
         return reader.state, "as it began"
-    chosen, reason = choose_precision(precision, device)
+    chosen, reason = choose_precision(precision, encoder.device, encoder.trunk, backward=True)
     return TrainingState(0, chosen, 0, data_fingerprint), reason
 
 

@@ -128,7 +128,10 @@ class TrainingStep:
         self.padded = padded
         # A kept graph saves a forward pass, and the ranks of a sharded engine must all run the same number of them.
         allowed = 1 if graph_memory_gib is None else int(graph_memory_gib * 2**30)
-        self.budget = GraphBudget(0 if engine.lockstep else allowed)
+        # On a GPU, and of a sharded model, a bfloat16 copy of all weights would take memory that others need.
+        self.casts_once = precision == "bf16" and ranks.device.type == "cpu" and not engine.lockstep
+        self._casts_have_graph = False
+        self.budget = GraphBudget(0 if engine.lockstep else allowed, shared_copies=self.casts_once)
         self.cache = GradCache(
             embed=self.embed,
             budget=self.budget,
@@ -149,9 +152,10 @@ class TrainingStep:
         """
         share = self.share_of(batch)  # this rank's texts
         chunks = self.pack(share)  # by token budget, longest first
-        embeddings_CD, graphs = self.cache.embed_chunks(chunks)  # 1 without graphs, kept where memory allows
-        loss_Q, gradient_CD = self.loss_and_gradient(embeddings_CD, share, scale)  # 2 gather, objective
-        report = self.cache.replay(chunks, graphs, gradient_CD)  # 3 with graphs, backward
+        with torch.autocast(self.ranks.device.type, enabled=False):  # casts of weights live as long as this
+            embeddings_CD, graphs = self.cache.embed_chunks(chunks)  # 1 without graphs, kept where memory allows
+            loss_Q, gradient_CD = self.loss_and_gradient(embeddings_CD, share, scale)  # 2 gather, objective
+            report = self.cache.replay(chunks, graphs, gradient_CD)  # 3 with graphs, backward
         # Only now: reading numbers waits for the device.
         bad_rows = share.queries[~torch.isfinite(loss_Q).cpu().numpy()].tolist()
         tokens, spread = int(share.lengths.sum()), share.assignment.spread
@@ -207,9 +211,12 @@ class TrainingStep:
     def embed(self, chunk: Chunk) -> torch.Tensor:
         """Embed one chunk: float32 (texts, D)."""
         self.ranks.phase(chunk.label)
-        low = self.precision == "bf16"
-        # Autocast's cache is off: a pass without a graph would hold a bfloat16 copy of all weights to its end.
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+        device, low = self.ranks.device.type, self.precision == "bf16"
+        if self.casts_once and self._casts_have_graph != torch.is_grad_enabled():
+            # Casts that were made without a graph would send no gradient to the weights.
+            torch.clear_autocast_cache()
+            self._casts_have_graph = torch.is_grad_enabled()
+        with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=self.casts_once):
             return self.engine.embed(chunk.texts)
 
     def loss_and_gradient(

@@ -84,7 +84,7 @@ class MtebEncoder(AbsEncoder):
         self._document_max_tokens = document_max_tokens or encoder.default_max_tokens
         self._chunk_tokens = chunk_tokens
         self._cache_dir = Path(cache_dir or os.environ.get("REASONIR_CACHE") or "~/.cache/reasonir").expanduser()
-        self._precision, notice = encoding_precision(precision, encoder.device, self._cache_dir)
+        self._precision, notice = encoding_precision(precision, encoder, self._cache_dir)
         notice.say()
         # mteb calls `index` before `search` and hands the corpus to `index` alone.
         self._ids: list[str] = []

@@ -1,7 +1,7 @@
 """Norms, gated units and rotary positions with fewer passes over memory than transformers' modules make.
 
-On a CPU in float32 the norm and the gated unit are ours; on CUDA all three are Liger's kernels, if `reasonir[cuda]` is
-installed. Other devices and dtypes keep transformers' own. Only `forward` methods are replaced: parameters, state
+On a CPU the norm (in float32) and the gated unit are ours; on CUDA all three are Liger's kernels, if `reasonir[cuda]`
+is installed. Other devices and dtypes keep transformers' own. Only `forward` methods are replaced: parameters, state
 dicts, adapters and shards stay as they are.
 Invariant: a module is replaced only if both versions give the same output on random input, up to rounding.
 
@@ -135,7 +135,7 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     """down(silu(gate(x)) * up(x))."""
     gate, up = self.gate_proj(x), self.up_proj(x)
-    if gate.device.type == "cpu" and gate.dtype == torch.float32:
+    if gate.device.type == "cpu" and gate.dtype in (torch.float32, torch.bfloat16):
         product = _GatedUnit.apply(gate, up)
     else:
         product = cuda_kernels().liger_swiglu(gate, up) if _on_kernels(gate) else self.act_fn(gate) * up

@@ -121,7 +121,9 @@ def embed(model: str, queries: Sequence[str], documents: Sequence[str]) -> tuple
     encoder = Encoder.from_pretrained(model)
     tokens = min(encoder.default_max_tokens, READ_TOKENS)
     # On a CPU the choice is a measurement of speed, on which no figure of a report may depend.
-    precision = choose_precision("fp32" if encoder.device.type == "cpu" else "auto", encoder.device)[0]
+    precision = choose_precision(
+        "fp32" if encoder.device.type == "cpu" else "auto", encoder.device, encoder.trunk, backward=False
+    )[0]
     progress = Progress("report: encode", len(queries) + len(documents), "texts")
     query_QD, document_ND = (
         encoder.encode(texts, max_tokens=tokens, precision=precision, progress=progress.update)

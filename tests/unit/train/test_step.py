@@ -1,17 +1,20 @@
 """The training step against the plain computation, the optimizer's groups, the choice of precision."""
 
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reasonir.core.errors import UserError
 from reasonir.model.packing import PackedTexts
 from reasonir.model.trunk import precision
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.token_store import open_token_store
+from reasonir.train.gradcache import GraphBudget
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw, learning_rate_at, set_learning_rate
 from reasonir.train.parallel.engine import Engine, clip_gradients, gradient_norm
@@ -126,16 +129,75 @@ def test_clipping_scales_to_the_limit_and_not_below_it():
     assert float(gradient_norm(parameters)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_precision_is_as_asked_or_as_measured(monkeypatch):
+class CountsCasts(TorchDispatchMode):
+    """Counts how often a weight is copied to bfloat16."""
+
+    def __init__(self, encoder) -> None:
+        super().__init__()
+        self.places = {parameter.data_ptr() for parameter in encoder.parameters()}
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16:
+            self.count += args[0].data_ptr() in self.places
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("graph_memory_gib", [0.0, 1.0, None, "some"])
+def test_weights_are_cast_once_for_each_kind_of_pass_and_gradients_stay(tiny, plan, monkeypatch, graph_memory_gib):
+    options = {"precision": "bf16", "chunk_tokens": 60, "graph_memory_gib": graph_memory_gib}
+    found, casts = {}, {}
+    for once in (False, True):
+        if graph_memory_gib == "some":  # passes with and without a graph alternate
+            turns = cycle([True, False])
+            monkeypatch.setattr(GraphBudget, "admits", lambda self, tokens, turns=turns: next(turns))
+            options["graph_memory_gib"] = 1.0
+        fixed = property(lambda self, once=once: once, lambda self, new: None)
+        monkeypatch.setattr(TrainingStep, "casts_once", fixed, raising=False)
+        with CountsCasts(tiny) as counter:
+            result, found[once] = run_step(tiny, plan, **options)
+        casts[once] = counter.count
+    chunks = result.cache.kept_chunks + result.cache.replayed_chunks
+    assert chunks > 4 and torch.equal(found[True], found[False]) and found[True].abs().max() > 1e-3
+    matrices = sum(isinstance(module, torch.nn.Linear) for module in tiny.modules())
+    assert casts[False] == matrices * (chunks + result.cache.replayed_chunks)
+    if graph_memory_gib != "some":
+        kinds = 1 if result.cache.replayed_chunks == 0 else 2
+        assert casts[True] <= matrices * (kinds + 1)
+
+
+def test_auto_times_a_chunk_where_products_gain_and_the_chunk_decides(tiny, monkeypatch):
     cpu = torch.device("cpu")
-    assert precision.choose_precision("bf16", cpu) == ("bf16", "as asked")
-    for ratio, chosen in ((6.0, "bf16"), (1.2, "fp32")):
-        monkeypatch.setattr(precision, "bf16_speedup", lambda ratio=ratio: ratio)
-        name, reason = precision.choose_precision("auto", cpu)
-        assert name == chosen
-        assert f"{ratio:.1f} x" in reason
-    monkeypatch.undo()
-    assert precision.bf16_speedup() > 0
+
+    def choose(requested: str, products: float, chunk: float) -> tuple[str, str]:
+        monkeypatch.setattr(precision, "bf16_speedup_of_products", lambda: products)
+        monkeypatch.setattr(precision, "bf16_speedup_of_chunk", lambda trunk, backward: chunk)
+        return precision.choose_precision(requested, cpu, tiny.trunk, backward=True)
+
+    assert choose("bf16", 0.1, 0.1) == ("bf16", "as asked")
+    assert choose("auto", 6.0, 2.0)[0] == "bf16"
+    chosen, reason = choose("auto", 6.0, 0.7)
+    assert chosen == "fp32" and "a chunk runs 0.7 x as fast" in reason and "forward and backward" in reason
+    chosen, reason = choose("auto", 0.4, 9.0)
+    assert chosen == "fp32" and "products run 0.4 x as fast" in reason
+    chosen, reason = precision.choose_precision("auto", cpu, tiny.trunk.to("meta"), backward=True)
+    assert chosen == "fp32" and "read in shards" in reason
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_timing_a_chunk_leaves_no_trace(tiny, monkeypatch, backward):
+    tiny.train()
+    passes = []
+    tiny.trunk.register_forward_hook(
+        lambda *_: passes.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+    )
+    before, state = {n: p.clone() for n, p in tiny.named_parameters()}, torch.get_rng_state()
+    assert precision.bf16_speedup_of_chunk(tiny.trunk, backward) > 0
+    assert passes == [(backward, False), (backward, True)] * precision.TRIES
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None and torch.equal(p, before[n]) for n, p in tiny.named_parameters())
+    assert precision.bf16_speedup_of_products() > 0
 
 
 @pytest.mark.parametrize(
@@ -146,11 +208,12 @@ def test_precision_on_a_gpu_is_by_compute_capability_not_by_emulation(monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla")
     device = torch.device("cuda")
-    assert precision.choose_precision("auto", device)[0] == chosen
+    choose = partial(precision.choose_precision, device=device, trunk=None, backward=True)
+    assert choose("auto")[0] == chosen
     if chosen == "fp32":
         with pytest.raises(UserError, match="precision=bf16: Tesla has no bfloat16 arithmetic"):
-            precision.choose_precision("bf16", device)
-    assert precision.choose_precision("fp32", device) == ("fp32", "as asked")
+            choose("bf16")
+    assert choose("fp32") == ("fp32", "as asked")
 
 
 def test_more_tokens_than_positions_is_refused_with_what_to_give(tmp_path, capsys):

@@ -34,7 +34,7 @@ def encode_file(config: EncodeConfig) -> None:
     # 2 the model and what the rows depend on
     encoder = Encoder.from_pretrained(str(config.model.path), template=config.model.template.value, device=own_device())
     cache_dir = Path(config.cache_dir).expanduser()
-    precision, notice = encoding_precision(config.precision.value, encoder.device, cache_dir)
+    precision, notice = encoding_precision(config.precision.value, encoder, cache_dir)
     settings = EncodingSettings(
         "" if config.instruction == "none" else config.instruction,
         config.max_tokens or encoder.default_max_tokens,

@@ -42,6 +42,24 @@ def test_the_kernel_is_called_only_with_what_it_takes(monkeypatch, dtype, channe
     assert attention._kernel_takes(query, value) == takes
 
 
+def test_attention_is_computed_in_float32_under_autocast_on_a_cpu(tiny, monkeypatch):
+    """Its gradient there is faster than bfloat16's; products of linear layers stay bfloat16."""
+    real, dtypes, products = attention.scaled_dot_product_attention, [], []
+
+    def attend(query, key, value, **options):
+        assert not torch.is_autocast_enabled("cpu")
+        dtypes.extend(x.dtype for x in (query, key, value))
+        return real(query, key, value, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
+    for module in tiny.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *call: products.append(call[-1].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        forward_packed(tiny.trunk, torch.arange(20), Segments.of([9, 4, 7])).sum().backward()
+    assert set(dtypes) == {torch.float32} and set(products) == {torch.bfloat16}
+
+
 def gemma2(tokens: int, autocast: bool = False) -> tuple[int, torch.Tensor]:
     """Return the bytes that a graph of one text keeps, and the gradient of the embeddings."""
     register()
