@@ -1,7 +1,7 @@
 """The output folder of a command: what was asked (config.yaml), what came out, and whether it is finished.
 
 Invariant: `manifest.json` is written last and whole; a folder without it is unfinished. A folder never mixes two runs.
-Leaves metrics.jsonl and wandb to `tracking.py`.
+Leaves metrics.jsonl, its figure and trackers to `tracking/`.
 """
 
 import gzip

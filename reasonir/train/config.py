@@ -61,6 +61,7 @@ class Tracking(StrEnum):
 
     none = "none"
     wandb = "wandb"
+    tensorboard = "tensorboard"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -303,7 +304,7 @@ class TrainConfig:
     """Format of the weights in `model/`. auto: the base model's own (bf16 for Llama 3.1, half the bytes of fp32; fp32
     for a new model). Checkpoints always hold fp32, so another format costs only a rerun with resume=true."""
     tracking: Tracking = MISSING
-    """wandb sends metrics there too (WANDB_MODE=offline needs no account)."""
+    """wandb gets metrics too (WANDB_MODE=offline needs no account); tensorboard writes output_dir/tensorboard."""
     tracking_group: str | None = MISSING
     """wandb's group of the run; null is the name of the folder that output_dir lies in."""
     push_to_hub: str | None = MISSING
@@ -345,6 +346,7 @@ class TrainConfig:
         """Refuse a choice whose package is not installed."""
         needed = [
             ("tracking=wandb", self.tracking is Tracking.wandb, "wandb", "tracking"),
+            ("tracking=tensorboard", self.tracking is Tracking.tensorboard, "tensorboard", "tensorboard"),
             (f"parallel={self.parallel.engine}", self.parallel.engine.startswith("zero"), "deepspeed", "deepspeed"),
             ("lora", self.lora.rank > 0, "peft", "lora"),
             ("model.dtype=nf4", self.model.dtype is WeightFormat.nf4, "bitsandbytes", "qlora"),

@@ -22,7 +22,7 @@ from reasonir.core.errors import RunStopped
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
-from reasonir.core.tracking import MetricsLog
+from reasonir.core.tracking.metrics_log import MetricsLog
 from reasonir.model.encoder import Encoder
 from reasonir.model.trunk.bidirectional import attention_of, padded_because, probe_leakage
 from reasonir.model.trunk.precision import repeatable_kernels

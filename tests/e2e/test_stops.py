@@ -82,9 +82,12 @@ def test_a_step_that_fails_leaves_the_state_before_it_on_the_disk(tmp_path, opti
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in line and "state after step 3 is saved" in line
     assert saved_steps(folder) == [3]
+    whole = (tmp_path / "unbroken" / "metrics.png").read_bytes()
+    assert (folder / "metrics.png").read_bytes() != whole, "the curves of three steps"
     monkeypatch.undo()
     run(folder, options, "resume=true")
     assert weights(folder) == weights(tmp_path / "unbroken")
+    assert (folder / "metrics.png").read_bytes() == whole
 
 
 @pytest.mark.seconds(20)

@@ -6,7 +6,8 @@ import importlib
 from tests.kit.hydra_once import compose_once
 
 for name in (
-    "bm25s", "datasets", "huggingface_hub", "hydra", "jinja2", "numpy", "omegaconf", "openai", "pyarrow.parquet",
+    "bm25s", "datasets", "huggingface_hub", "hydra", "jinja2",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "numpy", "omegaconf", "openai", "pyarrow.parquet",
     "pytrec_eval", "regex", "rich", "safetensors.torch", "scipy.stats", "tokenizers", "torch", "torch.distributed.fsdp",
     "torch.utils.checkpoint", "transformers", "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto", "Stemmer",

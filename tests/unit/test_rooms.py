@@ -57,7 +57,7 @@ MOST_TAKE_A_CONFIGURATION = 40
 # Heavy package: the files that may import it.
 HEAVY = {
     "pytrec_eval": {"eval/scores/metrics.py"},
-    "wandb": {"core/tracking.py"},
+    "wandb": {"core/tracking/trackers.py"},
     "huggingface_hub": {"train/card.py", "train/memory/sizes.py"},
     "deepspeed": {"train/parallel/engine.py"},
     "accelerate": {"model/trunk/stored.py"},
@@ -67,7 +67,7 @@ HEAVY = {
     "tenacity": {"llm/engines/client.py", "llm/engines/endpoint.py", "llm/engines/batch.py"},
     "hydra": {"core/command.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
     "omegaconf": {"core/command.py", "core/help.py", "train/cli.py", "eval/cli.py", "synth/cli.py"},
-    "matplotlib": {"eval/rewrite/plot.py", "synth/report/plots.py"},
+    "matplotlib": {"core/tracking/curves.py", "eval/rewrite/plot.py", "synth/report/plots.py"},
     "faiss": {"retrieval/ann/shards.py"},
     "mteb": {"eval/benchmarks/mteb_adapter.py"},
     "sentence_transformers": set(),

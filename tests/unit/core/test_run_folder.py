@@ -9,7 +9,7 @@ import reasonir.core.progress
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.core.tracking import MetricsLog
+from reasonir.core.tracking.metrics_log import MetricsLog
 
 
 @dataclass(kw_only=True, slots=True)
