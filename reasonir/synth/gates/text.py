@@ -211,6 +211,7 @@ def _is_sentence(words: list[str]) -> bool:
 
 NUMBERED = re.compile(r"\A\W*(?:(?:task|step)\s*)?(?:\d+|[ivx]+|[a-z])\s*[.):]\s|\A\s*[-*•–#>]", re.IGNORECASE)
 CLAUSE = frozenset(["that", "which", "who", "whose", "where", "whom"])
+WRITER = frozenset(["i", "i'm", "i've", "i'd", "i'll", "my", "we", "we're", "our"])
 # "Find the law for a case." has six words.
 TASK_LEAST_WORDS = 5
 
@@ -224,6 +225,8 @@ def task_fault(task: str) -> str | None:
         return f"has fewer than {TASK_LEAST_WORDS} words"
     if task.rstrip().endswith(":") or _is_title(words):
         return "is a heading"
+    if words[0].lower().replace("’", "'") in WRITER:
+        return "speaks of its writer"
     folded = {word.lower() for word in words}
     if folded.isdisjoint(FINITE | IMPERATIVES | CLAUSE):
         return "has no verb that says what is searched for"
