@@ -130,7 +130,6 @@ class TrainingStep:
         allowed = 1 if graph_memory_gib is None else int(graph_memory_gib * 2**30)
         # On a GPU, and of a sharded model, a bfloat16 copy of all weights would take memory that others need.
         self.casts_once = precision == "bf16" and ranks.device.type == "cpu" and not engine.lockstep
-        self._casts_have_graph = False
         self.budget = GraphBudget(0 if engine.lockstep else allowed, shared_copies=self.casts_once)
         self.cache = GradCache(
             embed=self.embed,
@@ -212,10 +211,6 @@ class TrainingStep:
         """Embed one chunk: float32 (texts, D)."""
         self.ranks.phase(chunk.label)
         device, low = self.ranks.device.type, self.precision == "bf16"
-        if self.casts_once and self._casts_have_graph != torch.is_grad_enabled():
-            # Casts that were made without a graph would send no gradient to the weights.
-            torch.clear_autocast_cache()
-            self._casts_have_graph = torch.is_grad_enabled()
         with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=self.casts_once):
             return self.engine.embed(chunk.texts)
 

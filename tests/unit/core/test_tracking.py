@@ -69,6 +69,7 @@ def test_tensorboards_own_reader_finds_every_step_once(tmp_path):
         killed.append(row(step, loss))
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert len(found.Scalars("train/loss_nats")) == 3, "what a killed process has measured is on the disk"
+    killed._stream.close()
     log = MetricsLog(tmp_path, options, first_step=2, tracking="tensorboard")
     log.append(row(3, None, **{"dev/ndcg_at_10": 0.25}))
     log.append(row(4, 1.5))
