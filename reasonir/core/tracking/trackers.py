@@ -54,12 +54,15 @@ class Tracker:
         """
         self._name = name
         self._backend: Backend | None = None
-        self._backend = self._attempt(lambda: BACKENDS[name](folder, config, rows))
+        self._attempt(lambda: self._open(folder, config, rows))
+
+    def _open(self, folder: Path, config: Any, rows: list[dict[str, Any]]) -> None:
+        self._backend = BACKENDS[self._name](folder, config, rows)
 
     def log(self, row: dict[str, Any]) -> None:
         """Send the metrics of one step."""
-        if self._backend is not None:
-            self._attempt(lambda: self._backend.log(row))
+        if backend := self._backend:
+            self._attempt(lambda: backend.log(row))
 
     def summarise(self, sources: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         """Send what a finished run used.
@@ -68,23 +71,22 @@ class Tracker:
             sources: One row a source of training rows: its `path`, and counts of what was used.
             rows: Of metrics.jsonl.
         """
-        if self._backend is not None:
-            self._attempt(lambda: self._backend.summarise(sources, rows))
+        if backend := self._backend:
+            self._attempt(lambda: backend.summarise(sources, rows))
 
     def finish(self) -> None:
         """End the run."""
-        if self._backend is not None:
-            self._attempt(lambda: self._backend.finish())
+        if backend := self._backend:
+            self._attempt(backend.finish)
 
-    def _attempt(self, act: Callable[[], Any]) -> Any:
+    def _attempt(self, act: Callable[[], None]) -> None:
         try:
-            return act()
+            act()
         # A tracker raises its own errors, those of the network, of its background process and of the disk.
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             print(f"tracking={self._name} ends here, {METRICS_FILE} goes on: {said}", file=sys.stderr)
             self._backend = None
-            return None
 
 
 class Wandb:
