@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "reasonir"
 # Folders of the package, each tier above the one before it. A file imports from its own folder and from tiers below.
 TIERS: list[set[str]] = [
     {"core"},
-    {"text", "data"},
+    {"core/tracking", "text", "data"},
     {"llm", "model/trunk"},
     {"llm/engines", "model"},
     {"retrieval"},
