@@ -2,14 +2,14 @@
 # Trains on one machine, one process a GPU, and goes on from the newest checkpoint of OUTPUT_DIR.
 #   scripts/train.sh                                     # the paper's experiment on all GPUs
 #   NPROC=2 EXPERIMENT=hq scripts/train.sh parallel=ddp max_steps=100
-# Environment: NPROC (processes; default the GPUs there are, else 1), EXPERIMENT (vl_hq), OUTPUT_DIR
+# Environment: NPROC (processes; default the GPUs there are, else 1), EXPERIMENT (vl_hq; empty is none), OUTPUT_DIR
 # (outputs/$EXPERIMENT), MAX_RESTARTS (3; after a crash torchrun starts all ranks again), PYTHON (python).
 # Arguments are Hydra overrides and win over all of these.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
-EXPERIMENT=${EXPERIMENT:-vl_hq}
-OUTPUT_DIR=${OUTPUT_DIR:-outputs/$EXPERIMENT}
+EXPERIMENT=${EXPERIMENT-vl_hq}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/${EXPERIMENT:-train}}
 MAX_RESTARTS=${MAX_RESTARTS:-3}
 if [[ -z ${NPROC:-} ]]; then
     NPROC=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || true
@@ -24,4 +24,4 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-280}
 
 # torch.distributed.run is torchrun, of the very Python that trains.
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NPROC" --max-restarts "$MAX_RESTARTS" \
-    -m reasonir.train "+experiment=$EXPERIMENT" "output_dir=$OUTPUT_DIR" resume=true "$@"
+    -m reasonir.train ${EXPERIMENT:+"+experiment=$EXPERIMENT"} "output_dir=$OUTPUT_DIR" resume=true "$@"

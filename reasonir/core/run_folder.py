@@ -18,7 +18,7 @@ from reasonir import __version__
 from reasonir.core.command import changed_fields, to_yaml
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_text
-from reasonir.core.stamp import input_files, remove_stamp, write_stamp
+from reasonir.core.stamp import checksums, input_files, read_stamp, remove_stamp, unchanged, write_stamp
 
 # Packages that may change a number or a file; their versions stand in every manifest.
 MANIFEST_PACKAGES = (
@@ -116,14 +116,33 @@ class RunFolder:
         """Whether the last run in this folder reached its end."""
         return (self.path / MANIFEST_FILE).is_file()
 
-    def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
+    def finished_before(self, inputs: Iterable[str | Path], **same: Any) -> dict[str, Any] | None:
+        """Return the manifest of the same run if it reached its end, and `outputs` are as they were written.
+
+        The options are the same already: `__init__` refuses others.
+
+        Args:
+            inputs: Files and folders that the run reads; other contents are another run.
+            same: Further entries that the manifest must hold.
+        """
+        if not self.finished:
+            return None  # before inputs of many gigabytes are read
+        manifest = read_stamp(self.path / MANIFEST_FILE, inputs=_describe_inputs(inputs), **same)
+        return manifest if manifest and unchanged(self.path, manifest.get("outputs", {})) else None
+
+    def finish(
+        self, *, inputs: Iterable[str | Path], counts: dict[str, Any], outputs: Iterable[str] = (), **more: Any
+    ) -> None:
         """Write the manifest: command, versions, seed, inputs by checksum, counts.
 
         Args:
             inputs: Files and folders that were read; hub data sets have no checksum and are left out by the caller.
             counts: What went in, came out and was rejected.
+            outputs: Names of files of the folder whose checksums `finished_before` compares.
             more: Further entries of the manifest.
         """
+        if outputs := checksums(self.path, outputs):
+            more["outputs"] = outputs
         manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
         write_stamp(self.path / MANIFEST_FILE, **manifest)
 

@@ -120,6 +120,8 @@ class MineConfig(SynthConfig):
     """Worst rank of a negative."""
     negatives_per_row: int = positive()
     """Negatives to add to a row; rows with fewer are counted."""
+    replace_negatives: bool = MISSING
+    """The mined negatives take the place of the row's own; a row for which none is found keeps its own."""
     draw: bool = MISSING
     """Draw from the window by the seed; false takes the best ranks."""
     margin: float | None = at_least(0)

@@ -48,6 +48,13 @@ class GatherPrecision(StrEnum):
     bf16 = "bf16"
 
 
+class DropBy(StrEnum):
+    """How the limit of a negative's score is reckoned from the score of the query's positive."""
+
+    share = "share"
+    margin = "margin"
+
+
 class ExportDtype(StrEnum):
     """Number format of the finished model's weights; auto is that of the checkpoint that training began from."""
 
@@ -201,6 +208,24 @@ class ParallelConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class NegativesConfig:
+    """Which documents of a global batch do not count as negatives of a query, beside its known answers."""
+
+    drop_above: float | None = within(-2, 2)
+    """A negative that scores above the query's positive times this share, or plus this margin, counts for nothing: it
+    is probably an answer that nobody marked. Scores are cosines of the step itself. null drops none. Sources: 0.95 by
+    share (NV-Retriever, arXiv 2407.15831), 0.1 by margin (Qwen3-Embedding, arXiv 2506.05176)."""
+    drop_by: DropBy = MISSING
+    """share multiplies the positive's score by `drop_above`, margin adds it."""
+
+    def validate(self) -> None:
+        """Refuse a share that turns the order of scores around."""
+        limit = self.drop_above
+        fits = limit is None or limit > 0 or self.drop_by is DropBy.margin
+        require(fits, "negatives.drop_above", limit, "must be positive with negatives.drop_by=share")
+
+
+@dataclass(kw_only=True, slots=True)
 class LoraConfig:
     """Low-rank adapters through PEFT. arXiv 2106.09685; DoRA: arXiv 2402.09353."""
 
@@ -260,6 +285,7 @@ class TrainConfig:
     """Queries of an optimizer step over all ranks; each is scored against the documents of all. Paper: 2,048."""
     negatives_per_query: int = at_least(0)
     """Hard negatives drawn from each row's list (fewer where the row has fewer). Paper: 1."""
+    negatives: NegativesConfig = MISSING
     chunk_tokens: int = positive()
     """Tokens of one forward pass; bounds activation memory, changes no result."""
     graph_memory_gib: float | None = at_least(0)

@@ -27,7 +27,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.trunk.bidirectional import attention_of, padded_because, probe_leakage
 from reasonir.model.trunk.precision import repeatable_kernels
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
-from reasonir.train.config import GatherPrecision, TrainConfig
+from reasonir.train.config import DropBy, GatherPrecision, TrainConfig
 from reasonir.train.data.batches import GlobalBatch
 from reasonir.train.data.sources import describe_sources, describe_stores, list_sources, published_total
 from reasonir.train.export import export
@@ -42,6 +42,8 @@ from reasonir.train.memory.machine import (
 )
 from reasonir.train.memory.measure import Meter, memory_snapshot, peak_flops, peak_gib, profiled
 from reasonir.train.memory.plan import plan_figures, render_plan
+from reasonir.train.objectives import Objective
+from reasonir.train.objectives.false_negatives import DropAbove, without_false_negatives
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw, set_learning_rate
 from reasonir.train.parallel.cross_device import text_cost
@@ -128,7 +130,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     step = TrainingStep(
         engine,
         ranks,
-        partial(info_nce, temperature=config.temperature),
+        _choose_objective(config.temperature, config.negatives.drop_above, config.negatives.drop_by),
         chunk_tokens=config.chunk_tokens,
         graph_memory_gib=config.graph_memory_gib,
         precision=work.state.precision,
@@ -150,6 +152,15 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     if work.resumed_from is not None:
         work.resumed_from.close()
     return engine, step
+
+
+def _choose_objective(temperature: float, drop_above: float | None, drop_by: DropBy) -> Objective:
+    """Return the loss of a step, without the negatives above a limit where one is given."""
+    loss = partial(info_nce, temperature=temperature)
+    if drop_above is None:
+        return loss
+    drop = DropAbove(share=drop_above) if drop_by is DropBy.share else DropAbove(margin=drop_above)
+    return partial(without_false_negatives, objective=loss, drop=drop)
 
 
 def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
@@ -389,7 +400,7 @@ def optimizer_step(
         result = step(batch)
     ranks.phase(f"step {batch.step + 1}: reducing the gradient")
     asked = [float(wishes.stop), float(wishes.save and ranks.leads)]
-    loss, tokens, stop, save = ranks.sum([result.loss_nats, result.tokens, *asked])
+    loss, tokens, stop, save, *counts = ranks.sum([result.loss_nats, result.tokens, *asked, *result.counts.values()])
     norm = _apply(engine, loss)
     if skipped := not math.isfinite(norm):
         failure = _describe_failure(batch, loss, norm, ranks.gather(result))
@@ -412,6 +423,7 @@ def optimizer_step(
         "train/load_spread": round(result.load_spread, 5),
         "train/kept_chunks": result.cache.kept_chunks,
         "train/replayed_chunks": result.cache.replayed_chunks,
+        **{f"train/{name}": int(count) for name, count in zip(result.counts, counts, strict=True)},
     }
     return StepOutcome(row, Wishes(stop > 0, save > 0), skipped)
 

@@ -8,7 +8,8 @@ Letters: B queries and N documents of the global batch, Q queries and M document
 chunks (its queries, its documents, and repeated texts in idle chunks), D embedding dimension.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.train.data.batches import GlobalBatch
 from reasonir.train.gradcache import CacheReport, GradCache, GraphBudget
-from reasonir.train.objectives import Objective
+from reasonir.train.objectives import Counted, Objective
 from reasonir.train.parallel.cross_device import Assignment, assign_texts, gather_documents, text_cost
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.parallel.ranks import Ranks
@@ -80,6 +81,7 @@ class StepResult:
     loss_nats: this rank's share of the mean loss; the shares of all ranks add up to it. tokens: of this rank.
     load_spread: how much more work the busiest rank had than the average one. bad_rows: indices of the batch's rows
     whose loss is not finite, among this rank's queries. real_fraction: of what was computed; the rest was padding.
+    counts: what the objective counted on this rank.
     """
 
     loss_nats: float
@@ -88,6 +90,7 @@ class StepResult:
     cache: CacheReport
     bad_rows: list[int]
     real_fraction: float = 1.0
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrainingStep:
@@ -153,13 +156,14 @@ class TrainingStep:
         chunks = self.pack(share)  # by token budget, longest first
         with torch.autocast(self.ranks.device.type, enabled=False):  # casts of weights live as long as this
             embeddings_CD, graphs = self.cache.embed_chunks(chunks)  # 1 without graphs, kept where memory allows
-            loss_Q, gradient_CD = self.loss_and_gradient(embeddings_CD, share, scale)  # 2 gather, objective
+            found, gradient_CD = self.loss_and_gradient(embeddings_CD, share, scale)  # 2 gather, objective
             report = self.cache.replay(chunks, graphs, gradient_CD)  # 3 with graphs, backward
         # Only now: reading numbers waits for the device.
+        loss_Q, counts = found.loss_B, {name: float(count) for name, count in found.counts.items()}
         bad_rows = share.queries[~torch.isfinite(loss_Q).cpu().numpy()].tolist()
         tokens, spread = int(share.lengths.sum()), share.assignment.spread
         real = tokens / sum(chunk.padded_tokens for chunk in chunks) if self.padded else 1.0
-        return StepResult(float(share.mean_loss(loss_Q)), tokens, spread, report, bad_rows, real)
+        return StepResult(float(share.mean_loss(loss_Q)), tokens, spread, report, bad_rows, real, counts)
 
     def share_of(self, batch: GlobalBatch) -> Share:
         """Return this rank's texts of a batch, longest first, and the labels of its queries."""
@@ -216,7 +220,7 @@ class TrainingStep:
 
     def loss_and_gradient(
         self, embeddings_CD: torch.Tensor, share: Share, scale: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Counted, torch.Tensor]:
         """Gather the documents of all ranks and score this rank's queries against them (step 2 of GradCache).
 
         Collective.
@@ -226,16 +230,17 @@ class TrainingStep:
             share: This rank's labels and weights.
             scale: Multiplies the gradient.
         Returns:
-            The loss of each query, nats, (Q,), and the gradient of this rank's share of the mean loss, (C, D).
+            The loss of each query, nats, (Q,), with what the objective counted, and the gradient of this rank's share
+            of the mean loss, (C, D).
         """
         self.ranks.phase(f"{share.label}: gathering documents")
         # Rows of idle chunks stand behind the others. Nothing picks them, so their gradient is 0.
         ordered_CD = embeddings_CD[share.original_order]
         query_QD, document_MD = ordered_CD[: len(share.queries)], ordered_CD[len(share.queries) :]
         document_ND = gather_documents(document_MD, share.assignment, self.communication_dtype)
-        loss_Q = self.objective(query_QD, document_ND, share.positive_index_Q, share.ignore_QN)
-        (gradient_CD,) = torch.autograd.grad(share.mean_loss(loss_Q) * scale, embeddings_CD)
-        return loss_Q.detach(), gradient_CD
+        found = Counted.of(self.objective(query_QD, document_ND, share.positive_index_Q, share.ignore_QN))
+        (gradient_CD,) = torch.autograd.grad(share.mean_loss(found.loss_B) * scale, embeddings_CD)
+        return Counted(found.loss_B.detach(), found.counts), gradient_CD
 
 
 def stretch_chunks(chunks: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.ndarray]:

@@ -275,6 +275,9 @@ TRAIN_REFUSALS = [
     (["profile_steps=[3,2]"], "profile_steps=[3, 2]"),
     (["profile_steps=[0,2]"], "profile_steps=[0, 2]"),
     (["data.processes=0"], "data.processes=0"),
+    (["negatives.drop_above=3"], "negatives.drop_above=3.0 must lie in [-2, 2]"),
+    (["negatives.drop_above=0"], "negatives.drop_above=0.0 must be positive with negatives.drop_by=share"),
+    (["negatives.drop_by=percent"], "expected one of [share, margin]"),
 ]
 
 

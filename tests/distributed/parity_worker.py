@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from reasonir.model.tiny import build_tiny
 from reasonir.train.data.batches import GlobalBatch
+from reasonir.train.objectives.false_negatives import DropAbove, without_false_negatives
 from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.optim import build_adamw
 from reasonir.train.parallel import engine as engines
@@ -25,10 +26,13 @@ from reasonir.train.step import TrainingStep
 from tests.kit.texts import SENTENCES
 
 QUERIES, DOCUMENTS = 8, 13
-CASES = {"plain": 10_000, "chunks": 60, "unequal": 60}
+CASES = {"plain": 10_000, "chunks": 60, "unequal": 60, "dropping": 60}
 """Chunk budget in tokens by case; `unequal` gives one query as many tokens as all others together."""
+DROPPED = "dropped"
+"""Beside the weights of the case `dropping`: negatives dropped in each step, over all ranks."""
 CLIP = 0.05
 OBJECTIVE = partial(info_nce, temperature=0.1)
+DROPPING = partial(without_false_negatives, objective=OBJECTIVE, drop=DropAbove(share=0.99))
 DRAW = 2
 """Of the batches. AdamW divides a gradient by its own size: an entry whose gradient nearly vanishes has no answer in
 float32. With other draws one process alone is up to 6e-7 away from float64; a test asks that this one is not."""
@@ -87,21 +91,25 @@ def run_case(
 
     limit = 0.0 if optimizer == "sgd" else CLIP
     engine = open_engine(name, encoder, build, ranks, max_gradient_norm=limit, deepspeed=deepspeed_json(name))
-    compute = TrainingStep(engine, ranks, OBJECTIVE, chunk_tokens=CASES[case], graph_memory_gib=0.0, precision="fp32")
-    curve = []
+    objective = DROPPING if case == "dropping" else OBJECTIVE
+    compute = TrainingStep(engine, ranks, objective, chunk_tokens=CASES[case], graph_memory_gib=0.0, precision="fp32")
+    curve, dropped = [], []
     for step in range(1 if optimizer == "sgd" else 5):
         engine.begin()
         result = compute(make_plan(step, case))
         norm = engine.update()
-        curve += [*ranks.sum([result.loss_nats]), norm]
+        loss, *counts = ranks.sum([result.loss_nats, *result.counts.values()])
+        curve += [loss, norm]
+        dropped += counts
     weights = {n: torch.zeros(shape) for n, shape in shapes(adapters).items()}
+    counted = {DROPPED: torch.tensor(dropped)} if dropped else {}
     own = []
     for piece in engine.pieces(share=True):
         numbers = engines.local(piece.holder).detach().reshape(-1)[piece.offset : piece.offset + piece.count]
         own.append((piece.name, piece.start, numbers.cpu().clone()))
     for name, start, numbers in (piece for pieces in ranks.gather(own) for piece in pieces):
         weights[name].view(-1)[start : start + len(numbers)] = numbers
-    return {**weights, "curve": torch.tensor(curve, dtype=torch.float64)}
+    return {**weights, **counted, "curve": torch.tensor(curve, dtype=torch.float64)}
 
 
 def shapes(adapters: bool) -> dict[str, torch.Size]:

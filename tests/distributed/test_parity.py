@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reasonir.train.parallel.ranks import Ranks
-from tests.distributed.parity_worker import CASES, build_encoder, run_case
+from tests.distributed.parity_worker import CASES, DOCUMENTS, DROPPED, QUERIES, build_encoder, run_case
 from tests.kit.launch import launch
 
 QUICK, SLOW = ("ddp", "fsdp2"), ("zero1", "zero2", "zero3")
@@ -65,6 +65,12 @@ def test_the_reference_moves_every_weight_and_clips(reference: Found, tuning: st
         assert min(float((moved[name] - start[name]).abs().max()) for name in start) > 1e-5
         norms = reference[f"{tuning}-{case}-adamw"][CURVE][1::2]
         assert len(norms) == 5 and norms.min() > 0.05, "nothing was clipped"
+
+
+def test_the_reference_drops_some_negatives_and_not_all(reference: Found) -> None:
+    for tuning in TUNINGS:
+        dropped = reference[f"{tuning}-dropping-adamw"][DROPPED]
+        assert len(dropped) == 5 and dropped.min() > 0 and dropped.max() < QUERIES * (DOCUMENTS - 1) * 0.8
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -126,5 +132,5 @@ def test_the_whole_table(tmp_path: Path, reference: Found, ranks: int) -> None:
         for optimizer in ("sgd", "adamw")
     }
     print(f"{ranks} ranks:", *(f"{name}: {apart:.1e}" for name, apart in table.items()), sep="\n")
-    assert len(table) == len(engines) * 12
+    assert len(table) == len(engines) * len(TUNINGS) * len(CASES) * 2
     assert max(table.values()) <= TOLERANCE

@@ -115,7 +115,7 @@ ELSEWHERE = {
     "git clone": "", "make test": "", "make quickstart": "e2e/test_quickstart.py",
     "sbatch": "unit/scripts/test_scripts.py",
     "scripts/train.sh": "unit/scripts/test_scripts.py", "scripts/synth.sh": "e2e/test_synth.py",
-    "scripts/reproduce.sh": "e2e/test_reproduce.py",
+    "scripts/reproduce.sh": "e2e/test_reproduce.py", "scripts/refresh.sh": "e2e/test_refresh.py",
 }  # fmt: skip
 """What is no command of Python's, and the test that runs it."""
 

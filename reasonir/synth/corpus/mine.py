@@ -1,8 +1,9 @@
 """Recipe `mine`, top to bottom: rows in, the same rows with negatives that a retriever mined out.
 
 Invariant: no negative is a positive of its query, by id or by text, in that row or in any row with the same query. No
-negative is excluded for the query or repeats a negative that the row has. Rows keep their order and their other
-fields. The same input, options and seed give the same bytes. Memory: the corpus, its index, one block of rows.
+negative is excluded for the query or repeats a negative that the row keeps. Rows keep their order and their other
+fields. The same input, options and seed give the same bytes, and are not mined twice. Memory: the corpus, its index,
+one block of rows.
 """
 
 import random
@@ -75,6 +76,7 @@ class Rules:
     margin: float | None
     relative_margin: bool
     near_duplicate: float
+    replace_negatives: bool
     seed: int
 
     def score_limit(self, lowest_positive: float) -> float:
@@ -92,7 +94,7 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
     Raises:
         UserError: unreadable input, ids that the corpus lacks, a negative form that the rows cannot take.
     """
-    # 1 what ranks, and what is mined for
+    # 1 what ranks, and whether it was mined with before
     run = RunFolder(config.output_dir, config, resume=True, ignored=(*MAY_DIFFER, "chunk_tokens"))
     dense = None
     if config.retriever is Miner.dense:
@@ -101,6 +103,13 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
             document_max_tokens=config.document_max_tokens, query_max_tokens=config.query_max_tokens,
             chunk_tokens=config.chunk_tokens,
         )  # fmt: skip
+    inputs = [path for path in (config.rows, config.corpus, config.queries) if path and Path(path).exists()]
+    fingerprint = dense.encoder.fingerprint if dense is not None else None
+    # A set of the hub counts as unchanged.
+    if before := run.finished_before(inputs, model_fingerprint=fingerprint):
+        print(f"mined before, from the same input with the same model: {run.path / DATA_FILE}")
+        return dict(before["counts"])
+    # 2 what is mined for
     instruction = "" if config.instruction == "none" else config.instruction
     rules = Rules(**{name: getattr(config, name) for name in Rules.__dataclass_fields__})
     ids_form = config.form is PositiveForm.id
@@ -110,7 +119,7 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
         tasks = _open_queries(config.queries, config.split, config.tasks, ids_form)
     counts: Counter[str] = Counter(rows=0, negatives=0, rows_short=0, rows_without=0)
     first = next(tasks)  # mistakes in the input before anything is written
-    # 2 mine, write, report
+    # 3 mine, write, report
     run.start()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -121,12 +130,10 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
                 counts["negatives"] += len(chosen)
                 counts["rows_short"] += len(chosen) < rules.negatives_per_row
                 counts["rows_without"] += not chosen
-                yield extend(row, chosen, task, ids_form, config.retriever.value)
+                yield extend(row, chosen, task, ids_form, config.retriever.value, rules.replace_negatives)
 
     write_jsonl(run.path / DATA_FILE, rows())
-    inputs = [path for path in (config.rows, config.corpus, config.queries) if path and Path(path).exists()]
-    fingerprint = dense.encoder.fingerprint if dense is not None else None
-    run.finish(inputs=inputs, counts=dict(counts), model_fingerprint=fingerprint)
+    run.finish(inputs=inputs, counts=dict(counts), outputs=[DATA_FILE], model_fingerprint=fingerprint)
     short = f"{counts['rows_short']} rows got fewer than {rules.negatives_per_row}, {counts['rows_without']} none"
     print(f"{counts['rows']} rows, {counts['negatives']} negatives mined; {short}: {run.path / DATA_FILE}")
     return dict(counts)
@@ -263,7 +270,8 @@ class Picker:
         if rules.draw:
             random.Random(f"{rules.seed}|{row.id}|{row.query.text}").shuffle(window)
         # The cheap test comes first: equal texts by key, near copies by shingles only for what is left.
-        taken = {*self._positives[row.key], *map(_spelling_key, row.negatives)}
+        kept = () if rules.replace_negatives else row.negatives
+        taken = {*self._positives[row.key], *map(_spelling_key, kept)}
         copied = self._positive_shingles(row) if rules.near_duplicate else []
         chosen: list[Negative] = []
         for candidate in window:
@@ -290,7 +298,9 @@ def _spelling_key(text: str) -> str:
     return digest_of([one_spelling(text)])[:24]
 
 
-def extend(row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: bool, miner: str) -> dict[str, Any]:
+def extend(
+    row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: bool, miner: str, replace_negatives: bool
+) -> dict[str, Any]:
     """Return the row's fields with further negatives, spelt as its positives are, and where each came from.
 
     Args:
@@ -299,18 +309,20 @@ def extend(row: MiningRow, chosen: list[Negative], task: MiningTask, ids_form: b
         task: Whose documents they are.
         ids_form: Whether to write ids instead of texts.
         miner: What ranked them, for `mined`.
+        replace_negatives: Whether they take the place of the row's own. A row without new ones keeps its own.
     """
     given = "negative" if row.fields.get("negative") is not None else "neg"
-    old = row.fields.get(given) or []
+    fields = row.fields | {given: [], "mined": []} if replace_negatives and chosen else row.fields
+    old = fields.get(given) or []
     # Spelt as the row's first positive is: a text alone, or [instruction, text].
     first = (row.fields.get("pos") or row.fields.get("positive") or [""])[0]
     names = task.ids if ids_form else task.texts
     new = [names[one.row] if isinstance(first, str) else [first[0], names[one.row]] for one in chosen]
     mined = [{"id": task.ids[one.row], "rank": one.rank, "score": round(one.score, 6), "by": miner} for one in chosen]
     return {
-        **row.fields,
+        **fields,
         given: [*([old] if isinstance(old, str) else old), *new],
-        "mined": [*(row.fields.get("mined") or []), *mined],
+        "mined": [*(fields.get("mined") or []), *mined],
     }
 
 
@@ -350,6 +362,7 @@ class DenseRanker:
             instruction: For queries that bring none.
         """
         self._dense, self._instruction, self._ids = dense, instruction, task.ids
+        self._row_of_text = {text: row for row, text in enumerate(task.texts)}
         self._documents = dense.embed(dense.document_job(task.texts), "documents").embeddings
 
     def rank(self, rows: Sequence[MiningRow], excluded: list[np.ndarray], top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -366,14 +379,23 @@ class DenseRanker:
     def lowest_positives(self, rows: Sequence[MiningRow]) -> list[float]:
         """Return the score of each row's lowest positive, embedded as a document."""
         texts = [positive for row in rows for positive in row.positives]
-        job = self._dense.document_job([one.text for one in texts], [one.instruction for one in texts])
-        # Encoded anew although most stand in the corpus: a row's instruction for a positive belongs to its input.
-        embedded = self._dense.embed(job, "positives").embeddings
         owner = np.repeat(np.arange(len(rows)), [len(row.positives) for row in rows])
         lowest = np.full(len(rows), np.inf, dtype=np.float32)
         # `at`, because a row with several positives stands several times in `owner`, and plain indexing keeps one.
-        np.minimum.at(lowest, owner, np.einsum("nd,nd->n", self._queries(rows)[owner], embedded))
+        np.minimum.at(lowest, owner, np.einsum("nd,nd->n", self._queries(rows)[owner], self._embeddings_of(texts)))
         return [float(value) for value in lowest]
+
+    def _embeddings_of(self, texts: Sequence[InstructedText]) -> np.ndarray:
+        """Return positives as documents: those of the corpus from its embeddings, others encoded."""
+        # A row's instruction for a positive belongs to its input, and the corpus has none.
+        places = [-1 if one.instruction else self._row_of_text.get(one.text, -1) for one in texts]
+        embedded = np.array(self._documents[np.maximum(places, 0)], dtype=np.float32)
+        strange = [number for number, place in enumerate(places) if place < 0]
+        if strange:
+            others = [texts[number] for number in strange]
+            job = self._dense.document_job([one.text for one in others], [one.instruction for one in others])
+            embedded[strange] = self._dense.embed(job, "positives").embeddings
+        return embedded
 
     def _queries(self, rows: Sequence[MiningRow]) -> np.ndarray:
         instructions = [row.query.instruction or self._instruction for row in rows]

@@ -110,6 +110,67 @@ def test_one_node_keeps_a_given_number_of_processes_and_the_exit_status(cluster)
     assert only(calls, "nvidia-smi") == []
 
 
+def test_one_node_takes_an_empty_experiment_for_none(cluster):
+    _, calls, _ = run("train.sh", SPACED, env=cluster | {"EXPERIMENT": ""})
+    assert only(calls, "python") == [torchrun(1, 3, "output_dir=outputs/train", "resume=true", SPACED)]
+
+
+@pytest.fixture
+def rounds(cluster: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The environment of two rounds of refresh.sh whose mining has left rows."""
+    for number in (1, 2):
+        rows = tmp_path / f"out/round_{number}/mined/data.jsonl"
+        rows.parent.mkdir(parents=True)
+        rows.write_text(f'{{"query": "{number}"}}\n')
+    more = {"MODEL": "START", "ROWS": "my rows.jsonl", "CORPUS": "docs", "ROUNDS": "2", "OUTPUT_DIR": f"{tmp_path}/out"}
+    return cluster | more
+
+
+def test_each_round_mines_with_the_model_of_the_round_before_and_trains_it(rounds):
+    status, calls, errors = run("refresh.sh", "learning_rate=1e-5", env=rounds | {"MINE": "last_rank=9 first_rank=3"})
+    assert status == 0, errors
+    out, current, expected = rounds["OUTPUT_DIR"], "START", []
+    for number in (1, 2):
+        folder = f"{out}/round_{number}"
+        common = [f"model.path={current}", f"seed={number}"]
+        expected += [
+            [*("-m", "reasonir.synth", "recipe=mine", "retriever=dense", "rows=my rows.jsonl", "corpus=docs"), *common,
+             f"output_dir={folder}/mined", "first_rank=1", "last_rank=50", "margin=0.05", "relative_margin=true",
+             "replace_negatives=true", "last_rank=9", "first_rank=3"],
+            torchrun(1, 3, f"output_dir={folder}/train", "resume=true", f"data.files=[{folder}/mined/data.jsonl]",
+                     *common, "learning_rate=1e-5"),
+        ]  # fmt: skip
+        current = f"{folder}/train/model"
+    assert only(calls, "python") == expected and f"model: {current}" in errors
+
+
+def test_a_round_is_trained_once_for_its_rows_and_options(rounds):
+    def trained(*options: str, **more: str) -> int:
+        earlier = len(only(run("refresh.sh", env=rounds | {"ROUNDS": "0"})[1], "python"))
+        status, calls, errors = run("refresh.sh", *options, env=rounds | more)
+        assert status == 0, errors
+        return sum("reasonir.train" in call for call in only(calls, "python")[earlier:])
+
+    out = Path(rounds["OUTPUT_DIR"])
+    assert trained() == 2
+    assert trained() == 2, "without a manifest the training has not ended"
+    for number in (1, 2):
+        (out / f"round_{number}/train").mkdir()
+        (out / f"round_{number}/train/manifest.json").touch()
+    assert trained() == 0
+    (out / "round_2/mined/data.jsonl").write_text('{"query": "other"}\n')
+    assert trained() == 1
+    assert trained("epochs=2") == 2
+    assert trained("epochs=2", EXPERIMENT="hq") == 2
+    assert trained("epochs=2", EXPERIMENT="hq") == 0
+
+
+def test_a_round_that_fails_ends_the_rounds_with_its_status(rounds):
+    status, calls, _ = run("refresh.sh", env=rounds | {"PYTHON_STATUS": "143"})
+    assert status == 143 and len(only(calls, "python")) == 1
+    assert run("refresh.sh", env=rounds | {"MODEL": ""})[0] != 0
+
+
 def test_slurm_launches_one_torchrun_a_node(cluster):
     status, calls, errors = run("slurm/launch.sh", SPACED, "max_steps=5", env=cluster)
     assert (status, errors) == (0, "")

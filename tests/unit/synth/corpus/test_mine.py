@@ -1,6 +1,7 @@
 """Mined negatives: never a positive, always in the window, the same for the same seed; rows otherwise untouched."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def options(folder: Path, **changes: Any) -> MineConfig:
         "model": ModelConfig(path=None, template=TemplateChoice.auto), "instruction": "none",
         "query_max_tokens": None, "document_max_tokens": None, "chunk_tokens": None, "first_rank": 1, "last_rank": 8,
         "negatives_per_row": 2, "draw": True, "margin": None, "relative_margin": False, "near_duplicate": 0.8,
-        "form": PositiveForm.text,
+        "form": PositiveForm.text, "replace_negatives": False,
     }  # fmt: skip
     config = MineConfig(**(values | changes))
     validate_tree(config)
@@ -160,6 +161,52 @@ def test_window_choice_and_margin(tmp_path: Path, corpus: Path, rows: Path) -> N
     assert not any(row["mined"] for row in tight)
 
 
+def test_new_negatives_may_take_the_place_of_the_rows_own(tmp_path: Path, corpus: Path, rows: Path) -> None:
+    given = {"rows": str(rows), "corpus": str(corpus), "draw": False}
+    added = mined(tmp_path / "added", last_rank=6, **given)
+    replaced = mined(tmp_path / "replaced", last_rank=6, replace_negatives=True, **given)
+    text = texts_of(corpus)
+    # The row's own negative ranks third: it is found again, where additional negatives leave it out.
+    assert "glacier3" not in {one["id"] for one in added[2]["mined"]}
+    best = mined(tmp_path / "best", last_rank=6, replace_negatives=True, negatives_per_row=9, **given)[2]
+    assert "glacier3" in {one["id"] for one in best["mined"]}
+    for row in replaced[:3]:
+        assert row["neg"] and row["neg"] == [
+            text[one["id"]] if isinstance(row["pos"][0], str) else ["", text[one["id"]]] for one in row["mined"]
+        ]
+    # A second time on its own output: nothing piles up, and a row without new negatives keeps its own.
+    again = mined(tmp_path / "again", last_rank=6, replace_negatives=True, draw=False, corpus=str(corpus),
+                  rows=str(tmp_path / "replaced" / "data.jsonl"))  # fmt: skip
+    assert again == replaced
+    none = mined(tmp_path / "none", last_rank=6, replace_negatives=True, margin=1e9, **given)
+    assert none[2]["neg"] == [text["glacier3"]] and none[2]["mined"] == []
+
+
+def test_the_same_rows_are_not_mined_twice(
+    tmp_path: Path, corpus: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"rows": str(rows), "corpus": str(corpus)}
+    file = tmp_path / "out" / "data.jsonl"
+
+    def mined_anew(**changes: Any) -> bool:
+        os.utime(file, ns=(1, 1)) if file.exists() else None
+        counts = mine_negatives(options(tmp_path / "out", **given, **changes))
+        assert counts["rows"] == 4 and counts["negatives"] == sum(len(row["mined"]) for _, row in read_jsonl(file))
+        assert ("mined before" in capsys.readouterr().out) == (file.stat().st_mtime_ns == 1)
+        return file.stat().st_mtime_ns != 1
+
+    assert mined_anew() and not mined_anew()
+    first = file.read_bytes()
+    file.write_bytes(first[:-9])
+    assert mined_anew() and file.read_bytes() == first
+    (tmp_path / "out" / "manifest.json").unlink()  # killed before the end
+    assert mined_anew() and not mined_anew()
+    write_jsonl(rows, [row for _, row in read_jsonl(rows)][::-1])
+    assert mined_anew() and file.read_bytes() != first
+    with pytest.raises(UserError, match="another configuration"):
+        mined_anew(seed=1)
+
+
 def test_ids_stay_ids(tmp_path: Path, corpus: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"query": "glacier note", "pos": [["", "glacier0"]], "neg": []}])
     given = {"rows": str(tmp_path / "rows.jsonl"), "corpus": str(corpus)}
@@ -235,12 +282,15 @@ def test_dense_equals_the_full_sort_and_encodes_once(
     assert len(files) >= 3 and max(len(np.load(file)) for file in files) == len(text)
     mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
     assert encoded == []
+    (tmp_path / "out" / "manifest.json").unlink()
     lost = len(np.load(files[0]))
     files[0].unlink()  # as if killed before this file
     mined(tmp_path / "out", negatives_per_row=30, last_rank=12, first_rank=2, **given)
     assert sum(encoded) == lost and max(encoded) <= 7
     assert (tmp_path / "out" / "data.jsonl").read_bytes() == first
+    encoded.clear()
     below = mined(tmp_path / "below", negatives_per_row=30, last_rank=30, margin=0.0, **given)
+    assert sum(encoded) == len(text) + len(after), "a positive of the corpus was encoded once more"
     own = float(products[0][list(text).index("enzyme0")])
     assert all(one["score"] < own + 1e-5 for one in below[0]["mined"])
     assert len(below[0]["mined"]) < 28
