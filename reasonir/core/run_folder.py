@@ -18,7 +18,7 @@ from reasonir import __version__
 from reasonir.core.command import changed_fields, to_yaml
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_text
-from reasonir.core.stamp import checksums, input_files, read_stamp, remove_stamp, unchanged, write_stamp
+from reasonir.core.stamp import input_files, read_stamp, remove_stamp, unchanged, write_stamp
 
 # Packages that may change a number or a file; their versions stand in every manifest.
 MANIFEST_PACKAGES = (
@@ -117,7 +117,7 @@ class RunFolder:
         return (self.path / MANIFEST_FILE).is_file()
 
     def finished_before(self, inputs: Iterable[str | Path], **same: Any) -> dict[str, Any] | None:
-        """Return the manifest of the same run if it reached its end, and `outputs` are as they were written.
+        """Return the manifest of the same run if it reached its end and its `outputs` (checksums) are as written.
 
         The options are the same already: `__init__` refuses others.
 
@@ -130,19 +130,14 @@ class RunFolder:
         manifest = read_stamp(self.path / MANIFEST_FILE, inputs=_describe_inputs(inputs), **same)
         return manifest if manifest and unchanged(self.path, manifest.get("outputs", {})) else None
 
-    def finish(
-        self, *, inputs: Iterable[str | Path], counts: dict[str, Any], outputs: Iterable[str] = (), **more: Any
-    ) -> None:
+    def finish(self, *, inputs: Iterable[str | Path], counts: dict[str, Any], **more: Any) -> None:
         """Write the manifest: command, versions, seed, inputs by checksum, counts.
 
         Args:
             inputs: Files and folders that were read; hub data sets have no checksum and are left out by the caller.
             counts: What went in, came out and was rejected.
-            outputs: Names of files of the folder whose checksums `finished_before` compares.
-            more: Further entries of the manifest.
+            more: Further entries of the manifest, such as `outputs`, which `finished_before` compares.
         """
-        if outputs := checksums(self.path, outputs):
-            more["outputs"] = outputs
         manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
         write_stamp(self.path / MANIFEST_FILE, **manifest)
 

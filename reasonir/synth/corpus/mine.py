@@ -21,7 +21,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.core.stamp import digest_of
+from reasonir.core.stamp import checksums, digest_of
 from reasonir.data.collections import Collection, read_documents
 from reasonir.data.open_source import Form, open_source
 from reasonir.data.training_rows import InstructedText, read_rows_and_examples
@@ -133,7 +133,9 @@ def mine_negatives(config: MineConfig) -> dict[str, int]:
                 yield extend(row, chosen, task, ids_form, config.retriever.value, rules.replace_negatives)
 
     write_jsonl(run.path / DATA_FILE, rows())
-    run.finish(inputs=inputs, counts=dict(counts), outputs=[DATA_FILE], model_fingerprint=fingerprint)
+    run.finish(
+        inputs=inputs, counts=dict(counts), outputs=checksums(run.path, [DATA_FILE]), model_fingerprint=fingerprint
+    )
     short = f"{counts['rows_short']} rows got fewer than {rules.negatives_per_row}, {counts['rows_without']} none"
     print(f"{counts['rows']} rows, {counts['negatives']} negatives mined; {short}: {run.path / DATA_FILE}")
     return dict(counts)
