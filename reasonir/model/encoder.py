@@ -18,7 +18,7 @@ from reasonir.core.prefetch import prefetch
 from reasonir.model.folders import load_parts, save_encoder
 from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.pooling import Pooling, pool
-from reasonir.model.presets import Preset
+from reasonir.model.presets import Preset, PresetOptions
 from reasonir.model.templates import Template, TokenizedText
 from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 from reasonir.model.trunk.stored import StoredWeights
@@ -69,6 +69,9 @@ class Encoder(torch.nn.Module):
         dtype: torch.dtype | None = None,
         device: str | None = None,
         template: str = "auto",
+        attention: str = "auto",
+        pooling: str = "auto",
+        pool_instruction: bool | str = "auto",
         in_shards: bool = False,
         four_bits: bool = False,
     ) -> "Encoder":
@@ -80,16 +83,20 @@ class Encoder(torch.nn.Module):
             device: None is "cuda" where there is one, else "cpu".
             template: Name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge or e5. "auto" takes the
                 preset that the folder or a known hub id names, else reasonir for decoders and plain for encoders.
+            attention: "bidirectional" or "causal"; "auto" is what the preset says, here and in the two below.
+            pooling: "mean", "last" (texts then end in the tokenizer's end token) or "cls".
+            pool_instruction: Whether a mean includes the tokens before the text.
             in_shards: For an engine of `reasonir.train`, which reads the weights itself: the trunk has none.
             four_bits: Hold the matrices of linear layers in four bits (NF4, through bitsandbytes).
 
         Raises:
-            UserError: The folder is unreadable, weights or tokenizer are missing, or the leak probe fails.
+            UserError: The folder is unreadable, weights or tokenizer are missing, the options do not fit together, or
+                the leak probe fails.
         """
-        parts = load_parts(
-            path, dtype=dtype, device=device, template=template, in_shards=in_shards, four_bits=four_bits
+        options = PresetOptions(template, attention, pooling, pool_instruction)
+        return cls(
+            **load_parts(path, dtype=dtype, device=device, options=options, in_shards=in_shards, four_bits=four_bits)
         )
-        return cls(**parts)
 
     def save_pretrained(self, path: str) -> None:
         """Write, atomically, a folder that this class, transformers and SentenceTransformer load."""

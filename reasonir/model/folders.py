@@ -15,7 +15,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256, whole_folder
 from reasonir.core.stamp import digest_of
 from reasonir.model.pooling import Pooling
-from reasonir.model.presets import PRESETS, Preset
+from reasonir.model.presets import PRESETS, Preset, PresetOptions
 from reasonir.model.sentence_transformers import (
     MODULES_FILE,
     PRESET_FILE,
@@ -39,7 +39,7 @@ def load_parts(
     *,
     dtype: torch.dtype | None,
     device: str | None,
-    template: str,
+    options: PresetOptions,
     in_shards: bool = False,
     four_bits: bool = False,
 ) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def load_parts(
         path: A model folder of any supported layout, or a hub id.
         dtype: Of the weights; None is float32 on a CPU and the checkpoint's own dtype elsewhere.
         device: Where the weights go; None is "cuda" where there is one, else "cpu".
-        template: "auto" or the name of a preset.
+        options: Which preset, and what replaces parts of it.
         in_shards: Leave the weights to an engine, which reads them from `stored`; where the checkpoint would
             have to be converted, they are loaded whole and `stored` is None.
         four_bits: Hold the matrices of linear layers in four bits.
@@ -60,7 +60,7 @@ def load_parts(
         dtype = torch.float32
     path = _without_tilde(path)
     config = load_config(path)
-    preset = choose_preset(path, config, template)
+    preset = choose_preset(path, config, options)
     tokenizer, form = load_template(path, preset)
     found = open_trunk(path, config, preset.attention, device) if in_shards else None
     trunk, stored = found or (load_trunk(path, config, dtype, preset.attention, four_bits).to(device), None)
@@ -77,11 +77,24 @@ def load_parts(
     }
 
 
-def read_template(path: str, template: str) -> Template:
-    """Return the template of a model folder or hub id without loading a weight; `template` as in `load_parts`."""
+def read_template(path: str, options: PresetOptions) -> Template:
+    """Return the template of a model folder or hub id without loading a weight."""
     _silence_transformers()
     path = _without_tilde(path)
-    return load_template(path, choose_preset(path, load_config(path), template))[1]
+    return load_template(path, choose_preset(path, load_config(path), options))[1]
+
+
+def refuse_misfits(path: str | None, options: PresetOptions) -> None:
+    """Refuse options that fit neither each other nor the model, before anything is loaded.
+
+    Args:
+        path: A model folder; None is a new model. A hub id is not asked here: it may be out of reach.
+        options: The user's.
+    """
+    if path is None:
+        options.of_new_model()
+    elif Path(path := _without_tilde(path)).is_dir():
+        choose_preset(path, load_config(path), options)
 
 
 def _silence_transformers() -> None:
@@ -99,10 +112,26 @@ def _without_tilde(path: str) -> str:
 def load_template(path: str, preset: Preset) -> tuple[Any, Template]:
     """Load the tokenizer of a model folder or hub id, and the preset's template around it."""
     tokenizer = _load_tokenizer(path)
+    return tokenizer, build_template(tokenizer, preset, path)
+
+
+def build_template(tokenizer: Any, preset: Preset, path: str | None = None) -> Template:
+    """Return the preset's template around a tokenizer, which it makes to end texts in EOS where the preset wants that.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers; changed in place.
+        preset: Text form and pooling.
+        path: Where the tokenizer comes from, for messages; None is a new one.
+    """
     if preset.end_token:
         _append_end_token(path, tokenizer)
-    prompts, pooled = preset.document_prompt, preset.pools_prompt
-    return tokenizer, Template(tokenizer, preset.style, document_prompt=prompts, pools_prompt=pooled)
+    return Template(
+        tokenizer,
+        preset.style,
+        document_prompt=preset.document_prompt,
+        pools_prompt=preset.pools_prompt,
+        end_token=preset.pooling is Pooling.last,
+    )
 
 
 def _load_tokenizer(path: str) -> Any:
@@ -130,7 +159,7 @@ def _require_embeddings(path: str, tokenizer: Any, trunk: Any) -> None:
         )
 
 
-def _append_end_token(path: str, tokenizer: Any) -> None:
+def _append_end_token(path: str | None, tokenizer: Any) -> None:
     """Make a tokenizer end every text in EOS, in saved folders too, unless it appends an end token by itself.
 
     Raises:

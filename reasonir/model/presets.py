@@ -4,9 +4,11 @@ Invariant: an embedding depends on the preset, the weights, the tokenizer and th
 `sentence_transformers.py` finds the preset of a folder.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from reasonir.core.errors import UserError
 from reasonir.model.pooling import Pooling
 from reasonir.model.templates import TemplateStyle
 from reasonir.model.trunk.bidirectional import Attention
@@ -53,6 +55,54 @@ PRESETS = {
         TemplateStyle.plain, query_instruction="query:", document_prompt="passage: ", pools_prompt=True
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PresetOptions:
+    """How a user asks for a preset: by its name, and by what replaces parts of it. "auto" replaces nothing.
+
+    template: A name of `PRESETS`; auto is what the folder, the hub id or the kind of model says.
+    attention: bidirectional or causal.
+    pooling: mean, last or cls.
+    pool_instruction: Whether a mean includes the tokens before the text.
+    """
+
+    template: str = "auto"
+    attention: str = "auto"
+    pooling: str = "auto"
+    pool_instruction: bool | str = "auto"
+
+    def applied(self, preset: Preset) -> Preset:
+        """Return a preset with the parts replaced that are not auto.
+
+        Raises:
+            UserError: The parts make no sense together.
+        """
+        attention = preset.attention if self.attention == "auto" else Attention(self.attention)
+        pooling = preset.pooling if self.pooling == "auto" else Pooling(self.pooling)
+        if pooling is Pooling.cls and attention is Attention.causal:
+            raise UserError(
+                "model.pooling=cls with causal attention: the first token sees no other, so all texts would get the "
+                "same embedding; give model.attention=bidirectional or model.pooling=last"
+            )
+        if self.pool_instruction != "auto" and pooling is not Pooling.mean:
+            raise UserError(
+                f"model.pool_instruction={str(self.pool_instruction).lower()}: model.pooling={pooling} takes the state "
+                "of one token and no instruction's; leave model.pool_instruction=auto, or give model.pooling=mean"
+            )
+        return dataclasses.replace(
+            preset,
+            attention=attention,
+            pooling=pooling,
+            pools_prompt=preset.pools_prompt if self.pool_instruction == "auto" else bool(self.pool_instruction),
+            # As models of last-token pooling are trained: the token that has seen the text is the same in every text.
+            end_token=preset.end_token or (pooling is Pooling.last and preset.pooling is not Pooling.last),
+        )
+
+    def of_new_model(self) -> Preset:
+        """Return the preset of a model that has no folder yet."""
+        return self.applied(PRESETS["reasonir" if self.template == "auto" else self.template])
+
 
 # Patterns of hub ids; the first match decides.
 HUB_IDS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.model.pooling import Pooling
-from reasonir.model.presets import PRESETS, Preset, preset_of_hub_id
+from reasonir.model.presets import PRESETS, Preset, PresetOptions, preset_of_hub_id
 from reasonir.model.templates import TemplateStyle, instruction_of
 from reasonir.model.trunk.bidirectional import Attention, is_decoder
 
@@ -26,20 +26,31 @@ POOLING_MODES = {"mean": Pooling.mean, "cls": Pooling.cls, "lasttoken": Pooling.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
-def choose_preset(path: str, config: Any, template: str) -> Preset:
-    """Return the preset of a model.
+def choose_preset(path: str, config: Any, options: PresetOptions) -> Preset:
+    """Return the preset of a model, with the parts that the options replace.
 
-    The first of these decides: `template`, the folder's `reasonir.json`, the hub id, sentence-transformers' files, the
-    kind of model.
+    The first of these decides on the preset: `options.template`, the folder's `reasonir.json`, the hub id,
+    sentence-transformers' files, the kind of model.
 
     Args:
         path: A model folder or hub id.
         config: The model's configuration, from `load_config`.
-        template: A name of `PRESETS`, or "auto".
+        options: The user's.
 
     Raises:
-        UserError: Unknown name, or a sentence-transformers folder whose embeddings we cannot reproduce.
+        UserError: Unknown name, parts that do not fit together or the model, or a sentence-transformers folder whose
+            embeddings we cannot reproduce.
     """
+    preset = options.applied(_own_preset(path, config, options.template))
+    if preset.attention is Attention.causal and not is_decoder(config.get_text_config()):
+        raise UserError(
+            f"model.path={path}: {config.model_type} is an encoder and has no causal attention; give a decoder, or "
+            "model.attention=bidirectional"
+        )
+    return preset
+
+
+def _own_preset(path: str, config: Any, template: str) -> Preset:
     modules = read_json(path, MODULES_FILE)
     # Before `template` is looked at: no preset makes up for a module that we do not run.
     if modules is not None:

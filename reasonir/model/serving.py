@@ -21,6 +21,7 @@ import torch
 from reasonir.core.errors import UserError
 from reasonir.model.folders import load_template
 from reasonir.model.pooling import pool
+from reasonir.model.presets import PresetOptions
 from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.trunk.bidirectional import load_config
 
@@ -43,7 +44,7 @@ class ServedEncoder:
             template: As in `Encoder.from_pretrained`.
         """
         config = load_config(path)
-        preset = choose_preset(path, config, template)
+        preset = choose_preset(path, config, PresetOptions(template))
         _, self.template = load_template(path, preset)
         self.pooling = preset.pooling
         self.dimension = int(config.hidden_size)

@@ -6,6 +6,7 @@ Styles:
     reasonir    BOS + "<|user|>\\n" + instruction + "\\n<|embed|>\\n" + text, or BOS + "<|embed|>\\n" + text. The tags
                 are plain text; BOS is the tokenizer's own (GritLM's hard-coded "<s>" is wrong for Llama). The text
                 attends to everything before it, and the mean leaves that out. arXiv 2504.20595, release 0aac962.
+                Where the last token is pooled, the tokenizer's own end token closes the text.
     plain       The tokenizer's special tokens around "instruction text", as sentence-transformers feeds BERT-like
                 encoders. Without an instruction the mean includes every token, [CLS] and [SEP] too; with one it leaves
                 out [CLS] and the instruction (sentence-transformers' `include_prompt=False`).
@@ -81,10 +82,17 @@ class Template:
         style: The text form.
         document_prompt: Stands before texts without an instruction, in place of the style's own string.
         pools_prompt: The mean includes the tokens before the text; every `prefix_tokens` is then 0.
+        end_token: Texts of the style reasonir end in the tokenizer's own end token, as those of other styles do.
     """
 
     def __init__(
-        self, tokenizer: Any, style: TemplateStyle, *, document_prompt: str = "", pools_prompt: bool = False
+        self,
+        tokenizer: Any,
+        style: TemplateStyle,
+        *,
+        document_prompt: str = "",
+        pools_prompt: bool = False,
+        end_token: bool = False,
     ) -> None:
         self._backend = whole_text_backend(tokenizer)
         self.style = style
@@ -94,7 +102,8 @@ class Template:
         self._tail: list[int]
         if style is TemplateStyle.reasonir:
             bos = tokenizer.bos_token_id
-            self._head, self._tail = ([bos] if bos is not None else []), []
+            self._head = [bos] if bos is not None else []
+            self._tail = special_tokens(self._backend)[1] if end_token else []
         else:
             self._head, self._tail = special_tokens(self._backend)
         # The fingerprint is part of cache keys. "1" is the version of this file's rules: raise it when they change.

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from reasonir.model.encoder import Encoder
-from reasonir.model.templates import Template, TemplateStyle
+from reasonir.model.folders import build_template
+from reasonir.model.presets import PRESETS, Preset
 from reasonir.model.trunk.attention import PACKED_ATTENTION, register
-from reasonir.model.trunk.bidirectional import prepare_trunk
+from reasonir.model.trunk.bidirectional import ask_for_attention, prepare_trunk
 
 # Ten times the usual 0.02. With 0.02 an untrained model gives all texts nearly the same embedding, and the contrastive
 # loss stays at chance for hundreds of steps (docs/log.md, 2026-11-21).
@@ -51,8 +52,9 @@ def build_tiny(
     key_value_heads: int = 4,
     max_positions: int = 8_192,
     seed: int = 0,
+    preset: Preset = PRESETS["reasonir"],
 ) -> Encoder:
-    """Build a randomly initialised bidirectional Llama whose tokenizer is learned from `texts`.
+    """Build a randomly initialised Llama whose tokenizer is learned from `texts`.
 
     Args:
         texts: The tokenizer's training texts.
@@ -64,6 +66,7 @@ def build_tiny(
         key_value_heads: Key and value heads of a layer; divides `heads`.
         max_positions: Longest input in tokens.
         seed: The weights are drawn from it.
+        preset: How it embeds.
 
     Returns:
         An `Encoder` on the CPU in float32.
@@ -85,11 +88,18 @@ def build_tiny(
         # torch gives the padding token's embedding no gradient, and packed texts have no padding.
         pad_token_id=None,
     )
-    # transformers reads this by itself: the saved folder needs no code of its own (docs/deviations.md).
-    config.is_causal = False
+    # transformers reads `is_causal` by itself: the saved folder needs no code of its own (docs/deviations.md).
+    ask_for_attention(config, preset.attention)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = AutoModel.from_config(config, attn_implementation=PACKED_ATTENTION, dtype=torch.float32)
         torch.nn.init.normal_(trunk.get_input_embeddings().weight, std=EMBEDDING_STD)
-    prepare_trunk(trunk, "model=tiny")
-    return Encoder(trunk, tokenizer, Template(tokenizer, TemplateStyle.reasonir), fingerprint=f"tiny:{seed}")
+    prepare_trunk(trunk, "model=tiny", preset.attention)
+    return Encoder(
+        trunk,
+        tokenizer,
+        build_template(tokenizer, preset),
+        fingerprint=f"tiny:{seed}",
+        pooling=preset.pooling,
+        query_instruction=preset.query_instruction,
+    )

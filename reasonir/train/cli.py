@@ -29,7 +29,7 @@ def _prepare(config: TrainConfig) -> None:
     fill_cache(
         list_sources(config.data),
         config.model.path,
-        config.model.template.value,
+        config.model.embedding,
         vocabulary_size=config.model.vocabulary_size,
         query_max_tokens=config.query_max_tokens,
         document_max_tokens=config.document_max_tokens,

@@ -9,7 +9,15 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import Precision, TemplateChoice, at_least, positive, within
+from reasonir.core.fields import (
+    AttentionChoice,
+    PoolingChoice,
+    Precision,
+    TemplateChoice,
+    at_least,
+    positive,
+    within,
+)
 
 
 class EngineName(StrEnum):
@@ -83,6 +91,14 @@ class InitialModelConfig:
     template: TemplateChoice = MISSING
     """A preset of text form, attention and pooling. auto takes the preset of the folder or of a known hub id, else
     reasonir for decoders and plain for encoders."""
+    attention: AttentionChoice = MISSING
+    """Which tokens of its text a token sees: all, or no later one. auto is what the preset says."""
+    pooling: PoolingChoice = MISSING
+    """The state that becomes the embedding: the mean over the text, that of the last token (texts then end in the
+    tokenizer's end token) or of the first. auto is what the preset says."""
+    pool_instruction: bool | str = MISSING
+    """Whether a mean includes the tokens before the text: true, false, or auto, what the preset says. GritLM and
+    ReasonIR leave them out (arXiv 2402.09906)."""
     dtype: WeightFormat = MISSING
     """Format of the weights that do not train (lora). bf16 halves their memory and gives the same numbers as fp32 where
     the checkpoint is bfloat16; nf4 (four bits, bitsandbytes) gives others. QLoRA: arXiv 2305.14314."""
@@ -107,8 +123,16 @@ class InitialModelConfig:
         names = ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads", "key_value_heads")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def embedding(self) -> dict[str, Any]:
+        """How the model embeds: template, attention, pooling, pool_instruction."""
+        chosen = {name: getattr(self, name).value for name in ("template", "attention", "pooling")}
+        return {**chosen, "pool_instruction": self.pool_instruction}
+
     def validate(self) -> None:
         """Refuse sizes that do not fit together."""
+        known = self.pool_instruction in (True, False, "auto")
+        require(known, "model.pool_instruction", self.pool_instruction, "must be true, false or auto")
         if self.path is None:
             even = self.hidden_size % (2 * self.heads) == 0
             require(even, "model.heads", self.heads, "must divide model.hidden_size into even parts")

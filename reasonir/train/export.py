@@ -38,8 +38,8 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
     if not engine.whole or any(p.dtype != torch.float32 for p in encoder.parameters()):
         # A sharded engine holds a part of the weights, and bfloat16 weights are rounded: both are read back from the
         # last checkpoint. On the CPU, because the whole model may fit no single GPU.
-        path, template = config.model.path or str(folder / INITIAL_MODEL), config.model.template.value
-        encoder = Encoder.from_pretrained(path, dtype=torch.float32, device="cpu", template=template)
+        path = config.model.path or str(folder / INITIAL_MODEL)
+        encoder = Encoder.from_pretrained(path, dtype=torch.float32, device="cpu", **config.model.embedding)
         adapt(encoder, config.model.dropout, config.adapters, checkpoint=config.gradient_checkpointing)
         load_newest_weights(folder / "checkpoints", state.data_fingerprint, encoder)
     # Counted with the adapters, which a merge removes.

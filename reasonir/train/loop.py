@@ -24,6 +24,8 @@ from reasonir.core.processes import world_size
 from reasonir.core.progress import Progress
 from reasonir.core.tracking.metrics_log import MetricsLog
 from reasonir.model.encoder import Encoder
+from reasonir.model.folders import refuse_misfits
+from reasonir.model.presets import PresetOptions
 from reasonir.model.trunk.bidirectional import attention_of, padded_because, probe_leakage
 from reasonir.model.trunk.precision import repeatable_kernels
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
@@ -59,6 +61,7 @@ PREFETCHED_BATCHES = 2
 
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
+    refuse_misfits(config.model.path, PresetOptions(**config.model.embedding))
     if config.dry_run:
         sources, published = list_sources(config.data), config.data.published_rows
         rows, lines = published_total(sources, published), describe_sources(sources, published)

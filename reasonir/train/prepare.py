@@ -16,6 +16,7 @@ from reasonir.core.run_folder import RunFolder
 from reasonir.model.adapters import add_adapters, checkpoint_layers
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
+from reasonir.model.presets import Preset, PresetOptions
 from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk.precision import choose_precision, hold_in_bf16
 from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
@@ -80,11 +81,12 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     documents = read_all_documents(sources)
     path, frozen = config.model.path or _built_before(folder, config.resume, ranks), config.model.dtype
     if path is None:
-        encoder = _build_encoder(training_texts(sources, documents), config.model.sizes, config.seed)
+        preset = PresetOptions(**config.model.embedding).of_new_model()
+        encoder = _build_encoder(training_texts(sources, documents), config.model.sizes, config.seed, preset)
     else:
         in_shards = path == config.model.path and _reads_shards(config.parallel.engine, frozen, dora=config.lora.dora)
         # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
-        encoder = Encoder.from_pretrained(path, dtype=torch.float32, template=config.model.template.value,
+        encoder = Encoder.from_pretrained(path, dtype=torch.float32, **config.model.embedding,
                                           in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
     limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
     _require_positions(encoder, limits)
@@ -138,9 +140,9 @@ def _built_before(folder: Path, resume: bool, ranks: Ranks) -> str | None:
     return str(folder / INITIAL_MODEL) if found else None
 
 
-def _build_encoder(texts: Iterable[str], sizes: dict[str, int], seed: int) -> Encoder:
+def _build_encoder(texts: Iterable[str], sizes: dict[str, int], seed: int, preset: Preset) -> Encoder:
     """Build a new model, whose tokenizer is learned from these texts."""
-    return build_tiny(texts, **sizes, seed=seed).to("cuda" if torch.cuda.is_available() else "cpu")
+    return build_tiny(texts, **sizes, seed=seed, preset=preset).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _position(

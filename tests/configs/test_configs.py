@@ -174,6 +174,23 @@ def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest
     assert list(other.data.sources) == list(yaml.safe_load((CONFIGS / f"data/sources/{ablation}.yaml").read_text()))
 
 
+@pytest.mark.parametrize(("ablation", "difference"), [
+    ("attention_causal", "model.attention: auto -> causal"),
+    ("pooling_last", "model.pooling: auto -> last"),
+    ("pooling_cls", "model.pooling: auto -> cls"),
+    ("instruction_pooled", "model.pool_instruction: auto -> True"),
+])  # fmt: skip
+def test_an_ablation_of_the_model_differs_from_the_paper_in_one_option(
+    monkeypatch: pytest.MonkeyPatch, ablation: str, difference: str
+) -> None:
+    paper, other = (composed(monkeypatch, train_cli.main, [f"+experiment={name}"]) for name in ("vl_hq", ablation))
+    changed = command.changed_fields(command.to_yaml(paper), other)
+    assert changed == [difference, f"output_dir: outputs/vl_hq -> outputs/{ablation}"]
+    assert composed(monkeypatch, train_cli.main, [*TRAIN, "model.pool_instruction=false"]).model.embedding == {
+        "template": "auto", "attention": "auto", "pooling": "auto", "pool_instruction": False
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "schema"),
     [
@@ -226,6 +243,11 @@ TRAIN_REFUSALS = [
     (["planned_ranks=0"], "planned_ranks=0"),
     (["dry_run=true", "planned_ranks=3", "parallel=ddp"], "does not divide by 3 ranks"),
     (["dry_run=true", "planned_ranks=2"], "parallel=single cannot use 2 ranks"),
+    (["model.attention=both"], "expected one of [auto, bidirectional, causal]"),
+    (["model.pooling=max"], "expected one of [auto, mean, last, cls]"),
+    (["model.pool_instruction=maybe"], "model.pool_instruction=maybe must be true, false or auto"),
+    (["model.attention=causal", "model.pooling=cls"], "all texts would get the same embedding"),
+    (["model.template=qwen3", "model.pool_instruction=true"], "model.pooling=last takes the state of one token"),
     (["model.dtype=bf16"], "model.dtype=bf16 is for weights that do not train; add lora=lora"),
     (["model.dtype=bf16", "lora=lora", "precision=fp32"], "precision=fp32 must be bf16 or auto with model.dtype=bf16"),
     (["model.dtype=nf4", "lora=lora", "parallel=zero3"], "parallel=zero3 cannot shard model.dtype=nf4"),

@@ -42,14 +42,20 @@ def test_a_rank_holds_its_shard_and_the_largest_weight(tmp_path: Path, model: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
-def test_a_run_that_was_loaded_in_shards_goes_on_byte_equal(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "ablation"), [
+    ("zero3", {"model.pool_instruction": "true"}),
+    ("fsdp2", {"model.attention": "causal", "model.pooling": "last"}),
+])  # fmt: skip
+def test_a_run_that_was_loaded_in_shards_goes_on_byte_equal_and_is_written_as_asked(
+    tmp_path: Path, engine: str, ablation: dict[str, str]
+) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 4, "key_value_heads": 2}
     build_tiny(SENTENCES, vocabulary_size=400, **sizes).save_pretrained(str(tmp_path / "base"))
     # Its tokenizer knows few words: texts are longer in tokens.
     options = [option for option in tiny_training(tmp_path, 4) if not option.startswith(("model.", "chunk_tokens"))]
     options += ["query_max_tokens=120", "document_max_tokens=120", "chunk_tokens=300"]
     options += ["model=folder", f"model.path={tmp_path}/base", f"parallel={engine}", "gradient_checkpointing=false"]
+    options += [f"{name}={value}" for name, value in ablation.items()]
     for folder, ends in (("whole", (4,)), ("two", (2, 4))):
         for steps in ends:
             more = [f"max_steps={steps}", f"output_dir={tmp_path}/{folder}", "resume=true"]
@@ -57,3 +63,7 @@ def test_a_run_that_was_loaded_in_shards_goes_on_byte_equal(tmp_path: Path, engi
             assert done.returncode == 0, done.stdout[-6000:]
     whole, two = (load_file(tmp_path / folder / "model" / "model.safetensors") for folder in ("whole", "two"))
     assert whole.keys() == two.keys() and all(torch.equal(whole[name], two[name]) for name in whole)
+    written = json.loads((tmp_path / "two" / "model" / "reasonir.json").read_text())
+    found = {"pools_prompt": written["pools_prompt"], **{name: written[name] for name in ("attention", "pooling")}}
+    asked = {"model.pool_instruction": "pools_prompt", "model.attention": "attention", "model.pooling": "pooling"}
+    assert all(str(found[asked[name]]).lower() == value for name, value in ablation.items())

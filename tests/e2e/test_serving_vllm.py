@@ -20,6 +20,7 @@ import torch
 from reasonir.core.errors import UserError
 from reasonir.model import Encoder
 from reasonir.model.folders import save_encoder
+from reasonir.model.presets import PresetOptions
 from reasonir.model.serving import ServedEncoder, engine_states, server_states
 from reasonir.model.tiny import build_tiny
 from tests.kit.layouts import write_layout
@@ -47,12 +48,13 @@ def engine(folder: Path, task: str, dtype: str) -> Iterator[Any]:
         gc.collect()
 
 
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "layers": 2, "heads": 2, "key_value_heads": 1}
+"""Heads of a size that vLLM's attention on a CPU knows."""
+
+
 @pytest.fixture
 def small() -> Encoder:
-    """A tiny Llama whose heads are of a size that vLLM's attention on a CPU knows."""
-    return build_tiny(
-        SENTENCES, vocabulary_size=400, hidden_size=64, intermediate_size=96, layers=2, heads=2, key_value_heads=1
-    )
+    return build_tiny(SENTENCES, vocabulary_size=400, **SIZES)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,25 @@ def test_vllms_own_last_token_pooling_needs_nothing_of_ours(tmp_path: Path) -> N
     assert np.abs(queries - encoder.encode(SENTENCES[:7], INSTRUCTION)).max() < 1e-5
     assert np.abs(documents - encoder.encode(SENTENCES[:7])).max() < 1e-5
     assert np.abs(queries - documents).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [
+    PresetOptions(attention="causal", pooling="last"), PresetOptions(pooling="cls"),
+    PresetOptions(pool_instruction=True), PresetOptions(attention="causal", pool_instruction=True),
+], ids=str)  # fmt: skip
+def test_vllm_pools_an_ablation_by_itself_as_every_reader_does(tmp_path: Path, options: PresetOptions) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = build_tiny(SENTENCES, vocabulary_size=400, **SIZES, preset=options.of_new_model())
+    save_encoder(encoder, str(tmp_path / "model"), query_instruction=INSTRUCTION, max_tokens=MAX_TOKENS)
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    with engine(tmp_path / "model", "embed", "float32") as llm:
+        for side, instruction in (("query", INSTRUCTION), ("document", "")):
+            answers = llm.embed([theirs.prompts[side] + text for text in SENTENCES[:7]], use_tqdm=False)
+            ours = encoder.encode(SENTENCES[:7], instruction, MAX_TOKENS)
+            assert np.abs(np.array([answer.outputs.embedding for answer in answers]) - ours).max() < 1e-5, side
+            assert np.abs(theirs.encode(SENTENCES[:7], prompt_name=side) - ours).max() < 1e-5, side
 
 
 @contextmanager

@@ -280,7 +280,10 @@ def probe_leakage(
         raise UserError(f"{where}: {kinds[0]} neighbours mix (moved by {neighbours:.3g})")
     for kind, before, after in zip(kinds, (packed, padded), (packed_after, padded_after), strict=True):
         if attention is Attention.bidirectional and _distance(before[1][0], after[1][0]) <= scale * 1e-7:
-            raise UserError(f"{where}: {kind} input is still causal: the last token does not reach the first")
+            raise UserError(
+                f"{where}: {kind} input is still causal: the last token does not reach the first "
+                "(model.attention=causal trains the model as it is)"
+            )
         if attention is Attention.causal and _distance(before[1][:-1], after[1][:-1]) > scale * 1e-6:
             raise UserError(f"{where}: {kind} input is not causal: the last token reaches those before it")
     apart = max(_distance(a, b) for a, b in zip(packed, padded, strict=True))

@@ -1,9 +1,11 @@
 """Fills a run's token cache beforehand: reads and tokenises, loads no weight, needs no GPU."""
 
 import os
+from typing import Any
 
-from reasonir.model.folders import read_template
-from reasonir.model.templates import Template, TemplateStyle
+from reasonir.model.folders import build_template, read_template
+from reasonir.model.presets import PresetOptions
+from reasonir.model.templates import Template
 from reasonir.model.tiny import build_tokenizer
 from reasonir.train.data.sources import (
     Documents,
@@ -22,7 +24,7 @@ MOST_PROCESSES = 10
 def fill_cache(
     sources: list[Source],
     model_path: str | None,
-    template: str,
+    embedding: dict[str, Any],
     *,
     vocabulary_size: int,
     query_max_tokens: int,
@@ -36,7 +38,7 @@ def fill_cache(
     Args:
         sources: The sources of the run.
         model_path: Folder or hub id of the model that will train; None is a new model.
-        template: "auto" or the name of a preset.
+        embedding: Fields of `PresetOptions`.
         vocabulary_size: Of a new model's tokenizer.
         query_max_tokens: Tokens of a query's input.
         document_max_tokens: Tokens of a document's input.
@@ -48,7 +50,7 @@ def fill_cache(
     stores = open_sources(
         sources,
         documents,
-        _template_of(model_path, template, vocabulary_size, sources, documents),
+        _template_of(model_path, PresetOptions(**embedding), vocabulary_size, sources, documents),
         query_max_tokens=query_max_tokens,
         document_max_tokens=document_max_tokens,
         cache_dir=cache_dir,
@@ -59,9 +61,10 @@ def fill_cache(
 
 
 def _template_of(
-    path: str | None, template: str, vocabulary_size: int, sources: list[Source], documents: Documents
+    path: str | None, options: PresetOptions, vocabulary_size: int, sources: list[Source], documents: Documents
 ) -> Template:
     if path is not None:
-        return read_template(path, template)
+        return read_template(path, options)
     # As `build_tiny` does: the same texts give the same tokenizer, so the run finds these tokens.
-    return Template(build_tokenizer(training_texts(sources, documents), vocabulary_size), TemplateStyle.reasonir)
+    tokenizer = build_tokenizer(training_texts(sources, documents), vocabulary_size)
+    return build_template(tokenizer, options.of_new_model())

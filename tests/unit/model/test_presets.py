@@ -16,7 +16,7 @@ from reasonir.model import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.packing import PackedTexts
 from reasonir.model.pooling import Pooling
-from reasonir.model.presets import PRESETS, preset_of_hub_id
+from reasonir.model.presets import PRESETS, PresetOptions, preset_of_hub_id
 from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.trunk.bidirectional import Attention, probe_leakage
 from tests.kit.layouts import BGE, LAYOUTS, write_layout, write_trunk
@@ -102,12 +102,6 @@ def test_a_folder_gets_a_name_of_its_own_for_every_way_of_reading_it(tmp_path: P
                 probe_leakage(causal.trunk, "mymodel")
 
 
-def test_a_causal_preset_on_an_encoder_is_refused_by_the_probe(tmp_path: Path) -> None:
-    write_trunk(tmp_path, "bge")
-    with pytest.raises(UserError, match="not causal"):
-        Encoder.from_pretrained(str(tmp_path), template="qwen3")
-
-
 def test_names_of_presets_are_those_of_the_option_and_known_hub_ids_have_one() -> None:
     assert [choice.value for choice in TemplateChoice] == ["auto", *PRESETS]
     for name, hub_id in (
@@ -119,10 +113,10 @@ def test_names_of_presets_are_those_of_the_option_and_known_hub_ids_have_one() -
         ("e5", "intfloat/e5-base-v2"),
     ):
         assert preset_of_hub_id(hub_id) is PRESETS[name]
-        assert choose_preset(hub_id, AutoConfig.for_model("bert"), "auto") is PRESETS[name]
+        assert choose_preset(hub_id, AutoConfig.for_model("llama"), PresetOptions()) == PRESETS[name]
     assert preset_of_hub_id("meta-llama/Llama-3.1-8B") is None
     with pytest.raises(UserError, match="template=bert: no such preset; there are auto, reasonir"):
-        choose_preset("x/y", AutoConfig.for_model("bert"), "bert")
+        choose_preset("x/y", AutoConfig.for_model("bert"), PresetOptions("bert"))
 
 
 def test_folders_that_cannot_be_embedded_the_same_way_are_refused_by_name(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_folders_that_cannot_be_embedded_the_same_way_are_refused_by_name(tmp_pa
         (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
         with pytest.raises(UserError, match=said):
-            choose_preset(str(tmp_path), config, "auto")
+            choose_preset(str(tmp_path), config, PresetOptions())
 
     refused("pooling max is not supported; there are mean, cls, lasttoken", pooling={"pooling_mode_max_tokens": True})
     refused(r"pooling mean \+ cls", pooling={"pooling_mode": ["mean", "cls"]})
@@ -144,7 +138,7 @@ def test_folders_that_cannot_be_embedded_the_same_way_are_refused_by_name(tmp_pa
     refused("fits no text form; choose one by template=", pooling={"pooling_mode": "cls"}, prompts={"query": "ask:"})
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(UserError, match=r"modules\.json is not JSON"):
-        choose_preset(str(tmp_path), config, "auto")
+        choose_preset(str(tmp_path), config, PresetOptions())
 
 
 def test_a_hub_id_without_a_known_name_is_read_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,5 +153,5 @@ def test_a_hub_id_without_a_known_name_is_read_by_its_files(tmp_path: Path, monk
     modules = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
     (snapshot / "modules.json").write_text(json.dumps(modules))
     (snapshot / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    preset = choose_preset("hub:someone/small", AutoConfig.for_model("bert"), "auto")
+    preset = choose_preset("hub:someone/small", AutoConfig.for_model("bert"), PresetOptions())
     assert preset.pooling is Pooling.cls and preset.pools_prompt

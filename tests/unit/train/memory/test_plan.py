@@ -111,7 +111,7 @@ def test_parameters_are_counted_as_transformers_and_peft_make_them(tmp_path, kin
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = getattr(transformers, kind)(vocab_size=120, max_position_embeddings=64, **sizes, **extra)
     config.save_pretrained(tmp_path)
-    model = InitialModelConfig(path=str(tmp_path), template="auto", dtype="fp32", dropout=None, vocabulary_size=1,
+    model = InitialModelConfig(path=str(tmp_path), dtype="fp32", dropout=None, vocabulary_size=1,
                                hidden_size=1, intermediate_size=1, layers=1, heads=1, key_value_heads=1)  # fmt: skip
     trunk = transformers.AutoModel.from_config(config)
     shape = shape_of(model)
