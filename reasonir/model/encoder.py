@@ -71,7 +71,7 @@ class Encoder(torch.nn.Module):
         template: str = "auto",
         attention: str = "auto",
         pooling: str = "auto",
-        pool_instruction: bool | str = "auto",
+        pool_instruction: bool | None = None,
         in_shards: bool = False,
         four_bits: bool = False,
     ) -> "Encoder":
@@ -83,9 +83,9 @@ class Encoder(torch.nn.Module):
             device: None is "cuda" where there is one, else "cpu".
             template: Name of a preset: reasonir, gritlm, e5_mistral, qwen3, plain, bge or e5. "auto" takes the
                 preset that the folder or a known hub id names, else reasonir for decoders and plain for encoders.
-            attention: "bidirectional" or "causal"; "auto" is what the preset says, here and in the two below.
-            pooling: "mean", "last" (texts then end in the tokenizer's end token) or "cls".
-            pool_instruction: Whether a mean includes the tokens before the text.
+            attention: "bidirectional" or "causal"; "auto" is what the preset says.
+            pooling: "mean", "last" (texts then end in the tokenizer's end token) or "cls"; "auto" as above.
+            pool_instruction: Whether a mean includes the tokens before the text; None is what the preset says.
             in_shards: For an engine of `reasonir.train`, which reads the weights itself: the trunk has none.
             four_bits: Hold the matrices of linear layers in four bits (NF4, through bitsandbytes).
 

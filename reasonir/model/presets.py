@@ -59,7 +59,7 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class PresetOptions:
-    """How a user asks for a preset: by its name, and by what replaces parts of it. "auto" replaces nothing.
+    """How a user asks for a preset: by its name, and by what replaces parts of it. "auto" and None replace nothing.
 
     template: A name of `PRESETS`; auto is what the folder, the hub id or the kind of model says.
     attention: bidirectional or causal.
@@ -70,10 +70,10 @@ class PresetOptions:
     template: str = "auto"
     attention: str = "auto"
     pooling: str = "auto"
-    pool_instruction: bool | str = "auto"
+    pool_instruction: bool | None = None
 
     def applied(self, preset: Preset) -> Preset:
-        """Return a preset with the parts replaced that are not auto.
+        """Return a preset with the parts replaced that are given.
 
         Raises:
             UserError: The parts make no sense together.
@@ -85,16 +85,16 @@ class PresetOptions:
                 "model.pooling=cls with causal attention: the first token sees no other, so all texts would get the "
                 "same embedding; give model.attention=bidirectional or model.pooling=last"
             )
-        if self.pool_instruction != "auto" and pooling is not Pooling.mean:
+        if self.pool_instruction is not None and pooling is not Pooling.mean:
             raise UserError(
                 f"model.pool_instruction={str(self.pool_instruction).lower()}: model.pooling={pooling} takes the state "
-                "of one token and no instruction's; leave model.pool_instruction=auto, or give model.pooling=mean"
+                "of one token and no instruction's; leave model.pool_instruction=null, or give model.pooling=mean"
             )
         return dataclasses.replace(
             preset,
             attention=attention,
             pooling=pooling,
-            pools_prompt=preset.pools_prompt if self.pool_instruction == "auto" else bool(self.pool_instruction),
+            pools_prompt=preset.pools_prompt if self.pool_instruction is None else self.pool_instruction,
             # As models of last-token pooling are trained: the token that has seen the text is the same in every text.
             end_token=preset.end_token or (pooling is Pooling.last and preset.pooling is not Pooling.last),
         )

@@ -96,9 +96,9 @@ class InitialModelConfig:
     pooling: PoolingChoice = MISSING
     """The state that becomes the embedding: the mean over the text, that of the last token (texts then end in the
     tokenizer's end token) or of the first. auto is what the preset says."""
-    pool_instruction: bool | str = MISSING
-    """Whether a mean includes the tokens before the text: true, false, or auto, what the preset says. GritLM and
-    ReasonIR leave them out (arXiv 2402.09906)."""
+    pool_instruction: bool | None = MISSING
+    """Whether a mean includes the tokens before the text; null is what the preset says. GritLM and ReasonIR leave them
+    out (arXiv 2402.09906)."""
     dtype: WeightFormat = MISSING
     """Format of the weights that do not train (lora). bf16 halves their memory and gives the same numbers as fp32 where
     the checkpoint is bfloat16; nf4 (four bits, bitsandbytes) gives others. QLoRA: arXiv 2305.14314."""
@@ -131,8 +131,6 @@ class InitialModelConfig:
 
     def validate(self) -> None:
         """Refuse sizes that do not fit together."""
-        known = self.pool_instruction in (True, False, "auto")
-        require(known, "model.pool_instruction", self.pool_instruction, "must be true, false or auto")
         if self.path is None:
             even = self.hidden_size % (2 * self.heads) == 0
             require(even, "model.heads", self.heads, "must divide model.hidden_size into even parts")

