@@ -133,7 +133,10 @@ def _search(groups: Groups, text: str) -> Iterator[re.Match[str]]:
 def _can_point_back(text: str, found: re.Match[str]) -> bool:
     """Return whether the query itself can hold what "the equation above" or "the code below" points at."""
     beside = text[found.end() :] if "below" in found[0] else text[: found.start()]
-    return len(beside.split()) > POINTING_WORDS or re.search(r"[=:\n\d\"]", beside) is not None
+    words = len(beside.split())
+    # In one sentence of some fifteen words there is nothing yet to point at.
+    whole = words > POINTING_WORDS and re.search(r"[.?!;]", beside) is not None
+    return whole or words > 2 * POINTING_WORDS or re.search(r"[=:\n\d\"]", beside) is not None
 
 
 def task_talk(text: str) -> str | None:
