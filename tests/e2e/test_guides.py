@@ -44,7 +44,8 @@ REPLACED: list[tuple[str, str]] = [
 """What replaces an option. SERVER is a server in this process, COUNT the number of the command."""
 
 ADDED: list[tuple[str, list[str]]] = [
-    (r"^train ", [*SMALL, "chunk_tokens=256", "precision=fp32"]),
+    (r"^train ", [*SMALL, "chunk_tokens=256"]),
+    (r"^train (?!.*model\.dtype=)", ["precision=fp32"]),
     (r"^train (?!.*(model\.path|\+experiment)=)", TINY_MODEL),
     (r"^train .*\+experiment=", ["model.path=MODEL"]),
     (r"^eval (mmlu|gpqa) (?!.*generator=)", ["generator=openai", "generator.base_url=SERVER"]),
@@ -81,7 +82,8 @@ GIVEN: dict[str, list[str]] = {
 """What a guide takes for granted, made by commands too."""
 
 PROMISED: dict[str, dict[str, str]] = {
-    r"^train ": {"model/README.md": "Encoder.from_pre", "metrics.jsonl": r'"step": 2\b', "manifest.json": '"seed": 0'},
+    r"^train ": {"model/README.md": "Encoder.from_pre", "metrics.jsonl": r'"step": 2\b', "metrics.png": "PNG",
+                  "manifest.json": r'"seed": [01]\b'},
     r"^train -m ": {"config.yaml": r"learning_rate: [12](\.0)?e-05"},
     r"^train .*lora=lora": {"adapter_config.json": '"peft_type": "LORA"'},
     r"^train .*tracking=wandb": {"wandb_id.txt": r"^\w+$", "offline-run-*/*.wandb": "train/loss_nats"},
