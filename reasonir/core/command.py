@@ -8,21 +8,26 @@ the options mean is said in each stage's `config.py`.
 import atexit
 import dataclasses
 import difflib
+import fnmatch
+import inspect
 import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.fields import check_range, open_mappings
+from reasonir.core.fields import check_range, list_options, open_mappings
 from reasonir.core.help import element_schemas, find_configs, flatten, help_page, option_rows
 from reasonir.core.processes import rank, world_size
 
 # Where all ranks fail alike, rank 0 prints the line; the others wait so long before they print theirs.
 SECONDS_FOR_RANK_0 = 3.0
+# Beside a stage's config.py: options of other tools, and what they are called here.
+FOREIGN_OPTIONS = "foreign_options.yaml"
 # Hydra's own flags. Any other flag is refused by us: Hydra's message would not say that options are name=value.
 HYDRA_FLAGS = (
     "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--config-dir", "-cd",
@@ -52,7 +57,7 @@ def run_command(
         sys.exit(0)
     strange = next((a for a in argv if a.startswith("-") and a.split("=")[0] not in HYDRA_FLAGS), None)
     if strange is not None:
-        print(f"{program}: error: unknown flag {strange}; options are name=value, --help lists them", file=sys.stderr)
+        print(f"{program}: error: unknown flag {strange}; {_hint(strange, schema)}", file=sys.stderr)
         sys.exit(2)
     # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain
     # nothing on an idle machine (docs/log.md). torch reads this variable when it is loaded, and nobody has loaded it.
@@ -145,7 +150,7 @@ def _compose_and_run(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # hydra.main takes no arguments; it reads sys.argv.
     previous = sys.argv
-    sys.argv = [program, *(_open_to_new_keys(word, schema) for word in argv)]
+    sys.argv = [program, *_spelled_for_hydra(argv, schema)]
     try:
         # From version_base 1.2 on Hydra stays in the working directory, so that relative paths mean the user's folder.
         hydra.main(version_base="1.3", config_path=str(find_configs()), config_name=config_name)(main)()
@@ -155,10 +160,24 @@ def _compose_and_run(
         raise failures[0]
 
 
-def _open_to_new_keys(word: str, schema: type) -> str:
-    """Return an override of a mapping whose keys are the user's as Hydra wants it: `++` adds keys and replaces them."""
-    names = open_mappings(schema)
-    return f"++{word}" if word.startswith(tuple(f"{name}{sign}" for name in names for sign in "=.")) else word
+def _spelled_for_hydra(words: Sequence[str], schema: type) -> list[str]:
+    """Return overrides as Hydra wants them.
+
+    A mapping whose keys are the user's needs `++`, which adds keys and replaces them; a single value of a list needs
+    brackets.
+    """
+    opened = tuple(f"{name}{sign}" for name in open_mappings(schema) for sign in "=.")
+    lists = list_options(schema)
+    return [_in_brackets(f"++{word}" if opened and word.startswith(opened) else word, lists) for word in words]
+
+
+def _in_brackets(word: str, lists: Sequence[str]) -> str:
+    name, sign, value = word.partition("=")
+    if not any(fnmatch.fnmatchcase(name.lstrip("+"), pattern) for pattern in lists):
+        return word
+    # Hydra reads these characters outside of quotes: a list already, an interpolation, a sweep over several values.
+    single = value[:1] in ("'", '"') or not set(value) & set("[]{}(),")
+    return f"{name}{sign}[{value}]" if single and value not in ("", "null") else word
 
 
 def _typed(composed: Any, schema: type) -> Any:
@@ -265,7 +284,27 @@ def _one_line(error: Exception, schema: type) -> str:
     return message
 
 
+def _hint(flag: str, schema: type) -> str:
+    """Say how a flag is written here, where it is an option of ours or of another tool."""
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    if name in (option for option, _, _ in option_rows(schema)):
+        return f"write {name}=VALUE"
+    return _foreign(name, schema) or "options are name=value, --help lists them"
+
+
+def _foreign(name: str, schema: type) -> str | None:
+    """Return what another tool's option is called here, from the table beside the schema's module if it has one."""
+    import yaml
+
+    table = Path(inspect.getfile(schema)).with_name(FOREIGN_OPTIONS)
+    answers = yaml.safe_load(table.read_text(encoding="utf-8")) if table.is_file() else {}
+    answer = answers.get(name.rpartition(".")[2])
+    return None if answer is None else f"here: {answer}"
+
+
 def _unknown_option(name: str, schema: type) -> str:
+    if foreign := _foreign(name, schema):
+        return f"unknown option {name!r}; {foreign}"
     known = [option for option, _, _ in option_rows(schema)]
     if name in known:
         return f"{name} takes new entries with a plus in front: '+{name}={{NAME: VALUE}}'"

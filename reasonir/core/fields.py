@@ -8,7 +8,7 @@ that may not be null says so by its type.
 import dataclasses
 import math
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from reasonir.core.errors import require
 
@@ -68,6 +68,21 @@ def open_mappings(schema: type, prefix: str = "") -> list[str]:
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             names += open_mappings(field.type, f"{prefix}{field.name}.")
         elif field.metadata.get(OPEN):
+            names.append(f"{prefix}{field.name}")
+    return names
+
+
+def list_options(schema: type, prefix: str = "") -> list[str]:
+    """Return the dotted names of the options that are lists; `*` stands for a key of a mapping to dataclasses."""
+    names: list[str] = []
+    for field in dataclasses.fields(schema):
+        kind = field.type
+        if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
+            names += list_options(get_args(kind)[1], f"{prefix}{field.name}.*.")
+        elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            names += list_options(kind, f"{prefix}{field.name}.")
+        # `list[str]`, or one of the kinds of `list[str] | None`
+        elif list in (get_origin(kind), *map(get_origin, get_args(kind))):
             names.append(f"{prefix}{field.name}")
     return names
 

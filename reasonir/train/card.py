@@ -185,11 +185,13 @@ def _is_bright(path: str) -> bool:
 
 def _run_sentence(run: TrainingFacts, parameters: int) -> str:
     """Return the sentence of what was done, on whatever data."""
-    state, each, ranks = run.state, run.work.batches.batch_queries, world_size()
-    batches = f"{state.step:,} steps of {each:,} queries ({state.step * each:,} in all)"
+    state, batches, ranks = run.state, run.work.batches, world_size()
+    each = " to ".join(f"{size:,}" for size in sorted({min(batches.sizes), max(batches.sizes)}))
+    drawn = sum(source["rows_drawn"] for source in batches.epoch_report(state.step))
+    steps = f"{state.step:,} steps of {each} queries ({drawn:,} in all)"
     adapters = f", low-rank adapters of rank {run.adapter_rank}" if run.adapter_rank else ""
     return (
-        f"{batches}, {state.tokens:,} tokens; {parameters:,} parameters in the trained model{adapters}; "
+        f"{steps}, {state.tokens:,} tokens; {parameters:,} parameters in the trained model{adapters}; "
         f"{ranks} rank{'s' * (ranks > 1)} ({run.engine}), precision {state.precision}; "
         "contrastive loss (InfoNCE) over all documents of the global batch, AdamW."
     )

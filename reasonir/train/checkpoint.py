@@ -38,7 +38,8 @@ class TrainingState:
     """Position of a run.
 
     step: batches done. precision: as `auto` chose at the start. tokens: of all ranks. skipped_steps: batches whose
-    gradient was not applied, because it was not finite.
+    gradient was not applied, because it was not finite. planned_steps: length of the run where its rates depend on
+    that.
     """
 
     step: int
@@ -46,6 +47,7 @@ class TrainingState:
     tokens: int
     data_fingerprint: str
     skipped_steps: int = 0
+    planned_steps: int | None = None
 
     @property
     def updates(self) -> int:
@@ -125,7 +127,7 @@ class CheckpointWriter:
             if time.monotonic() > deadline:
                 raise RunStopped(f"not all ranks wrote to {scratch} within {self.ranks.timeout_seconds:g} s")
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        fields = {name: getattr(state, name) for name in TrainingState.__slots__}
+        fields = {name: value for name in TrainingState.__slots__ if (value := getattr(state, name)) is not None}
         (scratch / STATE_FILE).write_text(json.dumps({**fields, "ranks": self.ranks.world}), encoding="utf-8")
         for file in (scratch / STATE_FILE, scratch):
             flush_to_disk(file)

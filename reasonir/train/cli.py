@@ -25,14 +25,17 @@ def _prepare(config: TrainConfig) -> None:
     """Fill the token cache of a run, with the run's own options, on a machine without a GPU."""
     from reasonir.train.data.fill_cache import fill_cache
     from reasonir.train.data.sources import list_sources
+    from reasonir.train.memory.sizes import read_shape
 
+    shape = read_shape(config.model.path, config.model.sizes, fetch=True)
+    query_limit, document_limit = config.with_lengths(shape.positions).lengths
     fill_cache(
         list_sources(config.data),
         config.model.path,
         config.model.embedding,
         vocabulary_size=config.model.vocabulary_size,
-        query_max_tokens=config.query_max_tokens,
-        document_max_tokens=config.document_max_tokens,
+        query_max_tokens=query_limit,
+        document_max_tokens=document_limit,
         cache_dir=config.data.cache_dir,
         processes=config.data.processes,
         published_rows=config.data.published_rows,

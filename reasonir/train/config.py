@@ -1,7 +1,8 @@
 """The options of training: names, types, units, ranges, and rules that relate them. `configs/` holds the values."""
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +19,10 @@ from reasonir.core.fields import (
     positive,
     within,
 )
+from reasonir.core.processes import launched_for, rank, world_size
+
+# Of a query and of a document, where neither the options nor the model say less.
+PAPER_TOKENS = 2048
 
 
 class EngineName(StrEnum):
@@ -69,6 +74,15 @@ class ExportDtype(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class ScheduleName(StrEnum):
+    """What the learning rate does after the warm-up: nothing, fall all along, or fall at the end (wsd)."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    wsd = "wsd"
 
 
 class Tracking(StrEnum):
@@ -145,8 +159,9 @@ class SourceConfig:
     path: str = ""
     """File (.jsonl, .jsonl.gz, .parquet) or hub:owner/name:config:split; a downloaded hub folder is
     hub:FOLDER:config:split."""
-    instruction: str = ""
-    """Instruction of queries that have none of their own; "" is none."""
+    instruction: Any = ""
+    """Instruction of queries that have none of their own; "" is none. Of a list each row takes one after the other, an
+    epoch each, from a random one on."""
     documents: list[str] | None = None
     """Corpora in which this source's document ids are looked up; null is data.documents, [] takes its rows as texts."""
     rows: int | None = None
@@ -157,6 +172,15 @@ class SourceConfig:
     """Share of the global batches, as in data.weights; every source has one, or none has."""
     licence: str | None = None
     """Licence of the data, for the model's card; null is not given."""
+    global_batch_queries: int | None = None
+    """Queries of this source's global batches; null is the run's."""
+    negatives_per_query: int | None = None
+    """Hard negatives drawn from each row of this source; null is the run's."""
+
+    @property
+    def instructions(self) -> list[str]:
+        """The instructions that queries without one of their own take in turn."""
+        return self.instruction if isinstance(self.instruction, list) else [self.instruction]
 
     def validate_as(self, name: str) -> None:
         """Refuse, under the source's name, a missing path and values outside their range."""
@@ -166,6 +190,11 @@ class SourceConfig:
         require(self.rows is None or self.rows > 0, f"{field}.rows", self.rows, "must be positive, or null")
         words = self.min_positive_words
         require(words >= 0, f"{field}.min_positive_words", words, "must be 0 (keep all rows) or positive")
+        texts = self.instructions and all(isinstance(text, str) for text in self.instructions)
+        require(bool(texts), f"{field}.instruction", self.instruction, "must be a text or a list of texts")
+        for name, least in (("global_batch_queries", 1), ("negatives_per_query", 0)):
+            number = getattr(self, name)
+            require(number is None or number >= least, f"{field}.{name}", number, f"must be {least} or more, or null")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -299,10 +328,11 @@ class TrainConfig:
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING
     parallel: ParallelConfig = MISSING
-    query_max_tokens: int = positive()
-    """Tokens of a query's input, instruction and tags included; its end is cut. Paper: 2,048."""
-    document_max_tokens: int = positive()
-    """Tokens of a document's input. Paper: 2,048."""
+    query_max_tokens: int | None = positive()
+    """Tokens of a query's input, instruction and tags included; its end is cut. null: the paper's 2,048, or the model's
+    learned positions where they are fewer (512 in BERT)."""
+    document_max_tokens: int | None = positive()
+    """Tokens of a document's input; null as above."""
     global_batch_queries: int = positive()
     """Queries of an optimizer step over all ranks; each is scored against the documents of all. Paper: 2,048."""
     negatives_per_query: int = at_least(0)
@@ -321,13 +351,26 @@ class TrainConfig:
     epochs: float = positive()
     """Passes over all rows when max_steps is null."""
     learning_rate: float = positive()
-    """Peak of AdamW's rate; constant after the warm-up. Paper: 2e-5."""
+    """Peak of AdamW's rate. Paper: 2e-5."""
     embedding_learning_rate: float | None = positive()
     """Peak rate of the token embeddings; null is learning_rate. A new model learns far faster with a higher one."""
+    schedule: ScheduleName = MISSING
+    """The rate after the warm-up. linear and cosine fall until the end, wsd stays and falls linearly at the end. Paper:
+    constant."""
     warmup_steps: int = at_least(0)
     """Steps of linear warm-up. Paper: 60."""
+    warmup_ratio: float | None = within(0, 1)
+    """The warm-up as a share of the run's steps, rounded up, in place of warmup_steps; null is warmup_steps."""
+    decay_ratio: float = within(0, 1, "(]")
+    """Share of the run's steps, at its end, over which wsd falls. 0.1 to 0.2 is usual: arXiv 2405.18392."""
+    final_rate_ratio: float = within(0, 1)
+    """Share of the peak that linear, cosine and wsd fall towards; one step after the last would have it."""
     weight_decay: float = at_least(0)
     """AdamW's decoupled decay of matrices. Paper: 0."""
+    adam_betas: list[float] = within(0, 1, "[)")
+    """AdamW's decay of the averages of gradients and of their squares. torch's own: [0.9,0.999]."""
+    adam_eps: float = positive()
+    """Added to AdamW's denominator. torch's own: 1e-8."""
     max_gradient_norm: float = at_least(0)
     """Gradients of a larger global 2-norm are scaled down to it; 0 never clips."""
     skip_nonfinite_steps: int = at_least(0)
@@ -366,6 +409,7 @@ class TrainConfig:
         steps = self.profile_steps
         ordered = steps is None or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
         require(ordered, "profile_steps", steps, "must be two steps, the first and the last, counted from 1")
+        require(len(self.adam_betas) == 2, "adam_betas", self.adam_betas, "must be two numbers")
         if self.planned_gpu is not None and self.planned_memory_gib is not None:
             raise UserError("planned_memory_gib and planned_gpu exclude each other; give one of them")
         self.validate_frozen_weights()
@@ -378,6 +422,70 @@ class TrainConfig:
         lora = self.lora
         names = ("rank", "alpha", "dropout", "targets", "dora")
         return {name: getattr(lora, name) for name in names} | {"seed": self.seed} if lora.rank else None
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of a query's and of a document's input."""
+        return self.query_max_tokens or PAPER_TOKENS, self.document_max_tokens or PAPER_TOKENS
+
+    def with_lengths(self, positions: int | None) -> "TrainConfig":
+        """Return a copy in which no length is null. Rank 0 says in a line if the model's learned positions lower one.
+
+        Raises:
+            UserError: A length that was given is beyond the positions.
+        """
+        given = {"query_max_tokens": self.query_max_tokens, "document_max_tokens": self.document_max_tokens}
+        most = positions or PAPER_TOKENS
+        long = {name: length for name, length in given.items() if positions and (length or 0) > positions}
+        if long:
+            asked = " and ".join(f"{name}={length}" for name, length in long.items())
+            remedy = " ".join(f"{name}={positions}" for name in long)
+            raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
+        lowered = [f"{name}={most}" for name, length in given.items() if length is None and most < PAPER_TOKENS]
+        if lowered and rank() == 0:
+            print(*lowered, f"(the model has {most} positions)")
+        query, document = (min(most, PAPER_TOKENS) if length is None else length for length in given.values())
+        return replace(self, query_max_tokens=query, document_max_tokens=document)
+
+    @property
+    def batch_sizes(self) -> list[tuple[int, int]]:
+        """Queries and negatives per query of each source's batches: files, then named sources."""
+        usual = self.global_batch_queries, self.negatives_per_query
+        sizes = [usual] * len(self.data.files)
+        for source in self.data.sources.values():
+            negatives = source.negatives_per_query
+            sizes.append((source.global_batch_queries or usual[0], usual[1] if negatives is None else negatives))
+        return sizes
+
+    @property
+    def rates_depend_on_length(self) -> bool:
+        """Whether the rate of a step depends on how many there are in all."""
+        return self.schedule is not ScheduleName.constant or self.warmup_ratio is not None
+
+    def warmup_over(self, total_steps: int) -> int:
+        """Return the steps of the warm-up of a run of so many steps."""
+        # Rounded first: 0.07 x 100 is a little more than 7 in floating point.
+        share = self.warmup_ratio
+        return self.warmup_steps if share is None else math.ceil(round(share * total_steps, 6))
+
+    def describe_schedule(self, total_steps: int | None) -> list[str]:
+        """Say in a line what the learning rate does, and in a second one if the run ends within the warm-up."""
+        fall = f"to {self.final_rate_ratio:.0%} of the peak"
+        after = {
+            ScheduleName.constant: "constant",
+            ScheduleName.wsd: f"constant, over the last {self.decay_ratio:.0%} of the steps linear {fall}",
+        }.get(self.schedule, f"{self.schedule} {fall}")
+        if total_steps is None:
+            share = "" if self.warmup_ratio is None else f"{self.warmup_ratio:.0%} of the"
+            return [f"warm-up {share or self.warmup_steps} steps, then {after}"]
+        warmup = self.warmup_over(total_steps)
+        lines = [f"warm-up {warmup:,} steps, then {after}"]
+        if warmup > total_steps:
+            lines.append(
+                f"WARNING: warmup_steps={warmup} is longer than the run of {total_steps} steps, whose rate ends at "
+                f"{total_steps / warmup:.0%} of its peak; warmup_ratio=0.1 is a tenth of any run"
+            )
+        return lines
 
     def validate_frozen_weights(self) -> None:
         """Refuse a format of frozen weights where nothing is frozen, or where nothing can multiply it."""
@@ -406,11 +514,12 @@ class TrainConfig:
 
     def validate_ranks(self) -> None:
         """Refuse a launch that this engine, or this batch, cannot be split over."""
-        from reasonir.core.processes import launched_for, world_size
-
         ranks = (self.planned_ranks or world_size()) if self.dry_run else world_size()
-        if self.global_batch_queries % ranks:
-            raise UserError(f"global_batch_queries={self.global_batch_queries} does not divide by {ranks} ranks")
+        batches = {f"data.sources.{name}.": source for name, source in self.data.sources.items()} | {"": self}
+        for prefix, holder in batches.items():
+            if (holder.global_batch_queries or 0) % ranks:
+                size = f"{prefix}global_batch_queries={holder.global_batch_queries}"
+                raise UserError(f"{size} does not divide by {ranks} ranks")
         if ranks > 1 and self.parallel.engine is EngineName.single:
             raise UserError(f"parallel=single cannot use {ranks} ranks; launch one process, or choose parallel=ddp")
         launched = launched_for()

@@ -19,7 +19,8 @@ from reasonir.train.prepare import INITIAL_MODEL, Work, adapt
 # Options that the card lists: those that decide what was learned.
 SETTINGS = (
     "query_max_tokens", "document_max_tokens", "global_batch_queries", "negatives_per_query", "learning_rate",
-    "embedding_learning_rate", "warmup_steps", "weight_decay", "max_gradient_norm", "temperature", "seed",
+    "embedding_learning_rate", "schedule", "warmup_steps", "warmup_ratio", "weight_decay", "max_gradient_norm",
+    "temperature", "seed",
 )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         if config.lora.merge:
             merge_adapters(encoder)
     encoder.trunk.to(_export_dtype(config.export_dtype, config.model.path))
-    longest = max(config.query_max_tokens, config.document_max_tokens)
+    longest = max(config.lengths)
     instruction = work.batches.common_query_instruction
     facts = TrainingFacts(
         name=config.push_to_hub, folder_name=folder.resolve().name, base_path=config.model.path,

@@ -31,7 +31,13 @@ from reasonir.model.trunk.precision import repeatable_kernels
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import DropBy, GatherPrecision, TrainConfig
 from reasonir.train.data.batches import GlobalBatch
-from reasonir.train.data.sources import describe_sources, describe_stores, list_sources, published_total
+from reasonir.train.data.sources import (
+    describe_sources,
+    describe_stores,
+    list_sources,
+    published_average,
+    published_total,
+)
 from reasonir.train.export import export
 from reasonir.train.memory.estimate import explain_out_of_memory
 from reasonir.train.memory.machine import (
@@ -44,10 +50,11 @@ from reasonir.train.memory.machine import (
 )
 from reasonir.train.memory.measure import Meter, memory_snapshot, peak_flops, peak_gib, profiled
 from reasonir.train.memory.plan import plan_figures, render_plan
+from reasonir.train.memory.sizes import read_shape
 from reasonir.train.objectives import Objective
 from reasonir.train.objectives.false_negatives import DropAbove, without_false_negatives
 from reasonir.train.objectives.infonce import info_nce
-from reasonir.train.optim import build_adamw, set_learning_rate
+from reasonir.train.optim import Schedule, build_adamw
 from reasonir.train.parallel.cross_device import text_cost
 from reasonir.train.parallel.engine import Engine, open_engine
 from reasonir.train.parallel.ranks import Ranks, open_ranks
@@ -62,12 +69,16 @@ PREFETCHED_BATCHES = 2
 def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
     refuse_misfits(config.model.path, PresetOptions(**config.model.embedding))
+    shape = read_shape(config.model.path, config.model.sizes, fetch=not config.dry_run)
+    config = config.with_lengths(shape.positions)
     if config.dry_run:
         sources, published = list_sources(config.data), config.data.published_rows
         rows, lines = published_total(sources, published), describe_sources(sources, published)
         ranks_planned = config.planned_ranks or world_size()
         device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
-        print(render_plan(plan_figures(config, ranks_planned, rows, lines, device)))
+        average = published_average(sources, config.global_batch_queries)
+        known = None if average is None else rows
+        print(render_plan(plan_figures(config, ranks_planned, known, lines, device, average)))
         return
     with (
         repeatable_kernels(config.deterministic),
@@ -95,7 +106,6 @@ def train(config: TrainConfig) -> None:
                 CheckpointWriter(folder / "checkpoints", ranks, config.keep_checkpoints),
                 StepLog(metrics, work, _meter(ranks, work, adapters=config.lora.rank > 0), config.profile_steps),
                 seed=config.seed,
-                warmup_steps=config.warmup_steps,
                 save_every_steps=config.save_every_steps,
                 save_every_minutes=config.save_every_minutes,
                 skip_nonfinite_steps=config.skip_nonfinite_steps,
@@ -116,14 +126,15 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     if ranks.leads:
         data = describe_stores(work.batches.stores) + work.differences_from_published
         device = this_device(ranks.device)
-        print(render_plan(plan_figures(config, ranks.world, work.batches.rows, data, device)))
+        batches = work.batches
+        print(render_plan(plan_figures(config, ranks.world, batches.rows, data, device, batches.average_queries)))
         _print_start(ranks, work, config.parallel.engine.value)
     # 2 engine and step
     rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
     engine = open_engine(
         config.parallel.engine.value,
         work.encoder,
-        lambda encoder: build_adamw(encoder, *rates, config.weight_decay),
+        lambda encoder: build_adamw(encoder, *rates, config.weight_decay, betas=config.adam_betas, eps=config.adam_eps),
         ranks,
         max_gradient_norm=config.max_gradient_norm,
         precision=work.state.precision,
@@ -143,7 +154,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
     )
     # 3 buffers, then the checkpoint's moments: the try has moved the optimizer's state
     if work.state.step < work.total_steps:
-        limits = (config.query_max_tokens, config.document_max_tokens)
+        limits = config.lengths
         tried = (config.chunk_tokens, max(limits), config.graph_memory_gib, config.gradient_checkpointing)
         with refuse_out_of_memory(explain_out_of_memory(*tried)):
             _probe_on_device(work.encoder, engine, work.state.precision)
@@ -284,7 +295,6 @@ def _run_steps(
     log: StepLog,
     *,
     seed: int,
-    warmup_steps: int,
     save_every_steps: int,
     save_every_minutes: float,
     skip_nonfinite_steps: int,
@@ -304,7 +314,7 @@ def _run_steps(
             may_skip = state.skipped_steps < skip_nonfinite_steps
             try:
                 done = optimizer_step(
-                    ranks, engine, step, batch, wishes, seed=seed, warmup_steps=warmup_steps, may_skip=may_skip
+                    ranks, engine, step, batch, wishes, seed=seed, schedule=work.schedule, may_skip=may_skip
                 )
             except RunStopped:
                 # All ranks are here, and the weights are those of the step before.
@@ -373,7 +383,7 @@ def optimizer_step(
     wishes: Wishes,
     *,
     seed: int,
-    warmup_steps: int,
+    schedule: Schedule,
     may_skip: bool,
 ) -> StepOutcome:
     """Compute the gradient of one global batch and apply it.
@@ -387,7 +397,7 @@ def optimizer_step(
         batch: The same on all ranks.
         wishes: Of this rank. Any rank may stop the run; rank 0's clock decides when to save.
         seed: Seed of dropout.
-        warmup_steps: Steps of linear warm-up.
+        schedule: Gives the step its learning rate.
         may_skip: Whether a loss or gradient that is not finite is passed over.
     Raises:
         RunStopped: On every rank, before the optimizer touches the weights, if loss or gradient is not finite, or if a
@@ -398,7 +408,7 @@ def optimizer_step(
     seeds = np.random.SeedSequence((seed, batch.step, ranks.rank))
     torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
     engine.begin()
-    rate = set_learning_rate(engine.param_groups, batch.step, warmup_steps)
+    rate = schedule.set_rates(engine.param_groups, batch.step)
     with stop_out_of_memory(batch.step + 1, alone=ranks.world == 1):
         result = step(batch)
     ranks.phase(f"step {batch.step + 1}: reducing the gradient")

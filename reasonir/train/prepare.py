@@ -5,13 +5,12 @@ Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reasonir.core.errors import UserError
 from reasonir.core.run_folder import RunFolder
 from reasonir.model.adapters import add_adapters, checkpoint_layers
 from reasonir.model.encoder import Encoder
@@ -32,6 +31,7 @@ from reasonir.train.data.sources import (
     training_texts,
 )
 from reasonir.train.memory.estimate import SHARDED
+from reasonir.train.optim import Schedule
 from reasonir.train.parallel.cross_device import attention_share_of
 from reasonir.train.parallel.ranks import Ranks
 
@@ -52,7 +52,7 @@ GROUPS_THAT_MAY_CHANGE = ("parallel.",)
 class Work:
     """What a rank brings to the engine.
 
-    run: rank 0's output folder, else None. total_steps: of the whole run. state: where the run stands.
+    run: rank 0's output folder, else None. state: where the run stands.
     resumed_from: the checkpoint that holds the optimizer's state; None at step 0. differences_from_published: a line
     for each difference between the rows found and the rows published. layer_parameters: weights of the layers, without
     embeddings.
@@ -63,12 +63,17 @@ class Work:
     sources: list[Source]
     batches: MixedBatches
     differences_from_published: list[str]
-    total_steps: int
+    schedule: Schedule
     state: TrainingState
     precision_reason: str
     resumed_from: CheckpointReader | None
     layer_parameters: int
     attention_share: float
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.schedule.total_steps
 
 
 def prepare(config: TrainConfig, ranks: Ranks) -> Work:
@@ -88,21 +93,28 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
         encoder = Encoder.from_pretrained(path, dtype=torch.float32, **config.model.embedding,
                                           in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
-    limits = {name: getattr(config, name) for name in ("query_max_tokens", "document_max_tokens")}
-    _require_positions(encoder, limits)
-    stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
-                          processes=config.data.processes or 1, **limits)  # fmt: skip
+    # Families whose positions config.json does not tell are refused here.
+    query_limit, document_limit = config.with_lengths(encoder.max_positions).lengths
+    stores = open_sources(sources, documents, encoder.template, query_max_tokens=query_limit,
+                          document_max_tokens=document_limit, cache_dir=config.data.cache_dir,
+                          processes=config.data.processes or 1)  # fmt: skip
     batches = MixedBatches(stores, mixing_weights(sources), config.global_batch_queries, config.negatives_per_query,
-                           config.seed)  # fmt: skip
+                           config.seed, own_batch_queries=[source.batch_queries for source in sources],
+                           own_negatives=[source.negatives_per_query for source in sources])  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, encoder, batches.fingerprint)
     total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
+    schedule, before = (
+        Schedule(config.schedule, config.warmup_over(steps), steps, config.decay_ratio, config.final_rate_ratio)
+        for steps in (total_steps, state.planned_steps or total_steps)
+    )
+    schedule.require_same_past(state.step, before)
     batches.require_weight(range(state.step, total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
-        _write_first_files(run, encoder if config.model.path is None else None, max(limits.values()))
+        _write_first_files(run, encoder if config.model.path is None else None, max(config.lengths))
     # 4 what trains
     if frozen is not WeightFormat.fp32:
         hold_in_bf16(encoder.trunk)
@@ -113,7 +125,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     sizes = _trunk_sizes(encoder)
     return Work(
         run=run, encoder=encoder.train(), sources=sources, batches=batches, layer_parameters=sizes[0],
-        attention_share=attention_share_of(*sizes), total_steps=total_steps, state=state,
+        attention_share=attention_share_of(*sizes), schedule=schedule,
+        state=replace(state, planned_steps=total_steps if config.rates_depend_on_length else None),
         differences_from_published=report_rows(sources, stores, config.data.published_rows),
         precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
@@ -154,15 +167,6 @@ def _position(
         return reader.state, "as it began"
     chosen, reason = choose_precision(precision, encoder.device, encoder.trunk, backward=True)
     return TrainingState(0, chosen, 0, data_fingerprint), reason
-
-
-def _require_positions(encoder: Encoder, limits: dict[str, int]) -> None:
-    """Refuse token limits, by the options' names, that are beyond the model's learned positions."""
-    positions = encoder.max_positions or math.inf
-    if long := {name: limit for name, limit in limits.items() if limit > positions}:
-        asked = " and ".join(f"{name}={limit}" for name, limit in long.items())
-        remedy = " ".join(f"{name}={positions}" for name in long)
-        raise UserError(f"{asked}: the model has only {positions} positions; give {remedy}")
 
 
 def adapt(encoder: Encoder, dropout: float | None, adapters: dict[str, Any] | None, *, checkpoint: bool) -> None:

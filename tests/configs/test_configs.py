@@ -120,7 +120,7 @@ def test_help_shows_what_a_named_source_has(capsys: pytest.CaptureFixture[str]) 
         train_cli.main(["--help"])
     page = capsys.readouterr().out
     rows = help_page.option_rows(SourceConfig, "data.sources.NAME.")
-    assert len(rows) == 7
+    assert len(rows) == 9
     assert all(f"  {name}  ({kind})" in page and document.split()[0] in page for name, kind, document in rows)
     assert "data.sources  (dict[str, SourceConfig])" in page
 
@@ -137,6 +137,48 @@ def test_every_engine_composes(monkeypatch: pytest.MonkeyPatch, parallel: str) -
 def test_every_adapter_composes(monkeypatch: pytest.MonkeyPatch, lora: str) -> None:
     config = composed(monkeypatch, train_cli.main, [*TRAIN, f"lora={lora}"])
     assert (config.lora.rank > 0) == (lora != "none") and config.lora.dora == (lora == "dora")
+    # Adapters have numbers of their own; without them every number is the paper's.
+    expected = (2e-5, None, 0.0) if lora == "none" else (1e-4, 0.1, 0.05)
+    assert (config.learning_rate, config.warmup_ratio, config.lora.dropout) == expected
+    assert (config.warmup_steps, config.weight_decay, config.lora.alpha) == (60, 0.0, 32.0)
+
+
+def test_what_the_user_or_an_experiment_gives_outranks_the_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = composed(monkeypatch, train_cli.main, [*TRAIN, "lora=lora", "learning_rate=3e-4", "warmup_ratio=null"])
+    assert (given.learning_rate, given.warmup_ratio, given.lora.dropout) == (3e-4, None, 0.05)
+    # The paper's rate and warm-up are the defaults; its experiment leaves those of adapters alone.
+    paper, adapted = (
+        composed(monkeypatch, train_cli.main, [*TRAIN, "+experiment=vl_hq", f"lora={lora}"])
+        for lora in ("none", "dora")
+    )
+    assert (paper.learning_rate, paper.warmup_steps, paper.warmup_ratio) == (2e-5, 60, None)
+    assert (adapted.learning_rate, adapted.warmup_ratio, adapted.lora.dora) == (1e-4, 0.1, True)
+    own = composed(monkeypatch, train_cli.main, [*TRAIN, "+experiment=quickstart", "lora=lora"])
+    assert (own.learning_rate, own.lora.dropout) == (3e-4, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("data.files=rows.jsonl", ["rows.jsonl"]),
+        ("data.files=[a.jsonl,b.jsonl]", ["a.jsonl", "b.jsonl"]),
+        ("data.files='with space, comma.jsonl'", ["with space, comma.jsonl"]),
+        ("data.files=hub:owner/name:config:split", ["hub:owner/name:config:split"]),
+        ("data.files=${oc.decode:'[x]'}", ["x"]),
+    ],
+)
+def test_a_list_takes_a_single_value(monkeypatch: pytest.MonkeyPatch, word: str, expected: list[str]) -> None:
+    assert composed(monkeypatch, train_cli.main, ["output_dir=out", word]).data.files == expected
+
+
+def test_every_kind_of_list_takes_a_single_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["data=vl", "data.documents=corpus", "data.sources.vl.documents=bright", "lora.targets=q_proj"]
+    config = composed(monkeypatch, train_cli.main, ["output_dir=out", *words, "++data.weights=2"])
+    assert (config.data.documents, config.data.sources["vl"].documents) == (["corpus"], ["bright"])
+    assert (config.lora.targets, config.data.weights) == (["q_proj"], [2.0])
+    assert composed(monkeypatch, train_cli.main, [*TRAIN, "data.documents=null"]).data.documents is None
+    bright = composed(monkeypatch, eval_cli.main, ["bright", "data.dir=d", "retriever=bm25", "tasks=biology"])
+    assert bright.tasks == ["biology"]
 
 
 def test_deepspeed_json_takes_new_keys_with_a_plus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +272,14 @@ TRAIN_REFUSALS = [
     (["max_steps=abc"], "max_steps=abc"),
     (["global_batch_queries=3.5"], "global_batch_queries=3.5"),
     (["resume=maybe"], "resume=maybe"),
-    (["data.files=rows.jsonl"], "data.files=rows.jsonl"),
+    (["data.files={a: b}"], "data.files={a: b}"),
+    (["schedule=step"], "expected one of [constant, linear, cosine, wsd]"),
+    (["warmup_ratio=2"], "warmup_ratio=2.0 must lie in [0, 1]"),
+    (["decay_ratio=0"], "decay_ratio=0.0 must lie in (0, 1]"),
+    (["final_rate_ratio=-1"], "final_rate_ratio=-1.0"),
+    (["adam_betas=[0.9]"], "adam_betas=[0.9] must be two numbers"),
+    (["adam_betas=[0.9,1]"], "adam_betas=[0.9, 1.0] must lie in [0, 1)"),
+    (["adam_eps=0"], "adam_eps=0.0"),
     (["data.weights=[x]"], "data.weights"),
     (["precision=fp8"], "expected one of [auto, fp32, bf16]"),
     (["parallel=nothing"], "parallel/nothing"),
@@ -273,6 +322,14 @@ TRAIN_REFUSALS = [
     (["+data.sources={new: {rows: 3}}"], "data.sources.new.path is missing: give data.sources.new.path=FILE"),
     (["data=vl", "data.sources.vl.path="], "data.sources.vl.path is missing"),
     (["data=vl", "data.sources.vl.rows=abc"], "data.sources.vl.rows=abc"),
+    (["data=vl", "data.sources.vl.instruction=3"], "data.sources.vl.instruction=3 must be a text or a list of texts"),
+    (["data=vl", "data.sources.vl.instruction=[]"], "data.sources.vl.instruction=[]"),
+    (["data=vl", "data.sources.vl.global_batch_queries=0"], "data.sources.vl.global_batch_queries=0 must be 1 or more"),
+    (["data=vl", "data.sources.vl.negatives_per_query=-1"], "data.sources.vl.negatives_per_query=-1"),
+    (
+        ["data=vl", "data.sources.vl.global_batch_queries=9", "dry_run=true", "planned_ranks=2", "parallel=ddp"],
+        "data.sources.vl.global_batch_queries=9 does not divide by 2 ranks",
+    ),
     (["data=vl", "data.sources.vl.rows=0"], "data.sources.vl.rows=0"),
     (["data=vl", "data.sources.vl.min_positive_words=-1"], "data.sources.vl.min_positive_words=-1"),
     (["data=vl", "data.published_rows=0"], "data.published_rows=0"),

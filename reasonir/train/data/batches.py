@@ -6,6 +6,7 @@ prefetching does not change the order and a resumed run jumps to any step.
 Letters: B queries of a global batch, N distinct documents of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from reasonir.core.stamp import digest_of
 from reasonir.train.data.token_store import TokenStore
 
 # Numbers of random streams: two uses of one seed must not share their draws.
-SHUFFLE, SCHEDULE, CHOICE = 0, 1, 2
+SHUFFLE, SCHEDULE, CHOICE, INSTRUCTION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,20 @@ class MixedBatches:
         global_batch_queries: int,
         negatives_per_query: int,
         seed: int,
+        *,
+        own_batch_queries: Sequence[int | None] = (),
+        own_negatives: Sequence[int | None] = (),
     ) -> None:
         """Mix sources.
 
         Args:
             stores: Tokens of the sources.
-            weights: Share of the batches of each source, any scale; None is in proportion to rows.
+            weights: Share of the batches of each source, any scale; None draws all rows once an epoch.
             global_batch_queries: B.
             negatives_per_query: Hard negatives drawn for each query, if its row has as many.
             seed: Of the order.
+            own_batch_queries: B of each source; None, or nothing at all, is the one above.
+            own_negatives: Hard negatives of each source, likewise.
         """
         if weights is not None and (len(weights) != len(stores) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
             raise UserError(f"data.weights={weights} must be {len(stores)} finite numbers, not negative, not all zero")
@@ -74,8 +80,9 @@ class MixedBatches:
         self.batch_queries = global_batch_queries
         self.negatives_per_query = negatives_per_query
         self.seed = seed
-        shares = np.array(weights if weights is not None else [store.rows for store in stores], dtype=np.float64)
-        self.shares = shares / shares.sum()
+        self.sizes = fill_in(own_batch_queries, global_batch_queries, len(stores))
+        self.negatives = fill_in(own_negatives, negatives_per_query, len(stores))
+        self.shares = batch_shares([store.rows for store in stores], weights, self.sizes, global_batch_queries)
         self._schedule = np.empty((0, 2), dtype=np.int64)
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
 
@@ -87,13 +94,21 @@ class MixedBatches:
     @property
     def steps_per_epoch(self) -> float:
         """Steps that hold as many rows as there are."""
-        return self.rows / self.batch_queries
+        return self.rows / self.average_queries
+
+    @property
+    def average_queries(self) -> float:
+        """Queries of a batch, on average over many."""
+        return average_queries(self.shares, self.sizes, self.batch_queries)
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that the sequence of batches depends on."""
         parts = [*(store.key for store in self.stores), self.shares.tolist(), self.batch_queries]
-        return digest_of([repr([*parts, self.negatives_per_query, self.seed])])
+        # Where no source has numbers of its own, the hash is that of older checkpoints.
+        usual = {*self.sizes} == {self.batch_queries} and {*self.negatives} == {self.negatives_per_query}
+        own = [] if usual else [self.sizes, self.negatives]
+        return digest_of([repr([*parts, self.negatives_per_query, self.seed, *own])])
 
     @property
     def common_query_instruction(self) -> str:
@@ -134,7 +149,7 @@ class MixedBatches:
         source, batch = self.source_of(step)
         size = self.stores[source].rows
         # Rows of the source's endless sequence; a batch may reach over the end of an epoch.
-        positions = np.arange(batch * self.batch_queries, (batch + 1) * self.batch_queries)
+        positions = np.arange(batch * self.sizes[source], (batch + 1) * self.sizes[source])
         epochs = positions // size
         rows = np.empty(len(positions), dtype=np.int64)
         for epoch in np.unique(epochs):
@@ -161,13 +176,13 @@ class MixedBatches:
             [self._rotated(source, store.listed("positive", r), r, e, 1)[0] for r, e in zip(rows, epochs, strict=True)]
         )
         negatives = [
-            self._rotated(source, store.listed("negative", r), r, e, self.negatives_per_query)
+            self._rotated(source, store.listed("negative", r), r, e, self.negatives[source])
             for r, e in zip(rows, epochs, strict=True)
         ]
         # 2 a document of several rows is embedded once: as two columns it would be its own negative
         documents, columns = np.unique(np.concatenate([positives, *negatives]), return_inverse=True)
         # 3 tokens and labels
-        queries = store.arrays["row_query"][rows]
+        queries = self._queries(source, rows, epochs)
         prefixes, lines = store.arrays["prefix_tokens"], store.arrays["lines"]
         positive_index = columns[: len(rows)].astype(np.int64)
         return GlobalBatch(
@@ -200,12 +215,22 @@ class MixedBatches:
                         "no loss; remove rows of weight 0, or raise global_batch_queries"
                     )
 
-    def _rotated(self, source: int, listed: np.ndarray, row: int, epoch: int, count: int) -> np.ndarray:
+    def _queries(self, source: int, rows: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """Return the query texts of some rows, (B,): of several instructions each row takes one, the next an epoch."""
+        asked = self.stores[source].arrays["row_query"][rows]
+        if asked.ndim == 1:
+            return asked
+        drawn = zip(asked, rows, epochs, strict=True)
+        return np.array([self._rotated(source, texts, r, e, 1, INSTRUCTION)[0] for texts, r, e in drawn])
+
+    def _rotated(
+        self, source: int, listed: np.ndarray, row: int, epoch: int, count: int, stream: int = CHOICE
+    ) -> np.ndarray:
         """Return `count` entries of a list, or all if it has fewer; each epoch takes the next ones, all in turn."""
         if len(listed) <= count:
             return listed
         # A start of its own for each row, else all rows would begin with the first of their lists.
-        mixed = np.random.SeedSequence((self.seed, CHOICE, source, int(row))).generate_state(1)[0]
+        mixed = np.random.SeedSequence((self.seed, stream, source, int(row))).generate_state(1)[0]
         start = int(mixed) + int(epoch) * count
         return listed[(start + np.arange(count)) % len(listed)]
 
@@ -216,7 +241,7 @@ class MixedBatches:
         used = np.array([self.source_of(step)[0] for step in range(steps_done)], dtype=np.int64)
         for source, store in enumerate(self.stores):
             batches = int((used == source).sum())
-            drawn = batches * self.batch_queries
+            drawn = batches * self.sizes[source]
             report.append(
                 {
                     "path": store.path,
@@ -232,6 +257,39 @@ class MixedBatches:
                 }
             )
         return report
+
+
+def fill_in(own: Sequence[int | None], usual: int, count: int) -> list[int]:
+    """Return a number for each source: its own where it has one, else the run's.
+
+    Args:
+        own: Of each source, None where it has none; empty if no source has one.
+        usual: The run's.
+        count: Of sources.
+    """
+    return [usual if number is None else number for number in own or [None] * count]
+
+
+def batch_shares(
+    rows: Sequence[int], weights: Sequence[float] | None, sizes: Sequence[int], usual_size: int
+) -> np.ndarray:
+    """Return each source's share of the batches.
+
+    Args:
+        rows: Of each source.
+        weights: Shares of any scale; None draws every row once an epoch.
+        sizes: Queries of each source's batches.
+        usual_size: Queries of a batch of the run.
+    """
+    # A factor of exactly 1 where sizes are usual: the shares are those of the rows to the last bit.
+    parts = weights if weights is not None else [n * (usual_size / size) for n, size in zip(rows, sizes, strict=True)]
+    shares = np.array(parts, dtype=np.float64)
+    return shares / shares.sum()
+
+
+def average_queries(shares: np.ndarray, sizes: Sequence[int], usual_size: int) -> float:
+    """Return the queries of a batch, on average over many; exactly the usual size where all batches have it."""
+    return usual_size + float(shares @ (np.array(sizes) - usual_size))
 
 
 def _known_answers(

@@ -6,15 +6,17 @@ that differ from what was published, are reported.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.data.collections import merge_lookups, read_lookup
 from reasonir.data.rows import Lookup
-from reasonir.data.training_rows import read_training_examples
+from reasonir.data.training_rows import InstructedText, read_training_examples
 from reasonir.model.templates import Template
 from reasonir.train.config import DataConfig
+from reasonir.train.data.batches import average_queries, batch_shares, fill_in
 from reasonir.train.data.token_store import TokenStore, open_token_store
 
 # Texts by document id, for each combination of corpora; None under (), for rows that hold texts.
@@ -27,17 +29,19 @@ class Source:
 
     name: its key in data.sources, or the path of a plain file. documents: corpora in which its ids are looked up, ()
     for none. published_rows: None if nothing was published. weight: its share of batches, None in proportion to rows.
-    licence: as given, for the model's card.
+    licence: as given, for the model's card. batch_queries, negatives_per_query: None where they are the run's.
     """
 
     name: str
     path: str
-    instruction: str
+    instructions: tuple[str, ...]
     documents: tuple[str, ...]
     published_rows: int | None
     min_positive_words: int
     weight: float | None
     licence: str | None = None
+    batch_queries: int | None = None
+    negatives_per_query: int | None = None
 
     @property
     def is_named(self) -> bool:
@@ -48,13 +52,13 @@ class Source:
 def list_sources(data: DataConfig) -> list[Source]:
     """Return the sources in the order of data.weights: plain files, then named ones."""
     shared = tuple(data.documents or ())
-    sources = [Source(path, path, "", shared, None, 0, None) for path in data.files]
+    sources = [Source(path, path, ("",), shared, None, 0, None) for path in data.files]
     for name, source in data.sources.items():
         documents = shared if source.documents is None else tuple(source.documents)
-        words = source.min_positive_words
-        sources.append(
-            Source(name, source.path, source.instruction, documents, source.rows, words, source.weight, source.licence)
-        )
+        sources.append(Source(
+            name, source.path, tuple(source.instructions), documents, source.rows, source.min_positive_words,
+            source.weight, source.licence, source.global_batch_queries, source.negatives_per_query,
+        ))  # fmt: skip
     if data.weights is None:
         return sources
     return [replace(source, weight=weight) for source, weight in zip(sources, data.weights, strict=True)]
@@ -100,8 +104,10 @@ def training_texts(sources: list[Source], documents: Documents) -> Iterator[str]
     seen: set[int] = set()
     for source in sources:
         words = source.min_positive_words  # rows left out are counted where they are tokenised
-        for example in read_training_examples(source.path, documents[source.documents], source.instruction, words):
-            for piece in (example.query, *example.positives, *example.negatives):
+        examples = read_training_examples(source.path, documents[source.documents], "", words)
+        for example, instruction in zip(examples, cycle(source.instructions), strict=False):
+            query = InstructedText(example.query.instruction or instruction, example.query.text)
+            for piece in (query, *example.positives, *example.negatives):
                 # Hashes in place of texts: a corpus of many gigabytes would not fit twice.
                 if hash(piece.text) not in seen:
                     seen.add(hash(piece.text))
@@ -142,7 +148,7 @@ def open_sources(
                 document_max_tokens,
                 Path(cache_dir).expanduser(),
                 progress.update,
-                instruction=source.instruction,
+                instructions=source.instructions,
                 min_positive_words=source.min_positive_words,
                 processes=processes,
             )
@@ -191,7 +197,7 @@ def report_rows(sources: list[Source], stores: list[TokenStore], published_rows:
     named = [store for source, store in pairs if source.is_named]
     # A plain file is none of the published data sets, and its rows are not in their sum.
     if published_rows is not None and named:
-        together = Source("all named sources", "", "", (), published_rows, 0, None)
+        together = Source("all named sources", "", ("",), (), published_rows, 0, None)
         lines.append(compare_rows(together, sum(store.rows + store.left_out for store in named), 0))
     return [line for line in lines if line is not None]
 
@@ -215,6 +221,18 @@ def published_total(sources: list[Source], published_rows: int | None) -> int | 
     return None if None in counts else sum(count or 0 for count in counts)
 
 
+def published_average(sources: list[Source], usual: int) -> float | None:
+    """Return the queries of a batch, on average over many; None if published rows are needed for it and unknown."""
+    sizes = fill_in([source.batch_queries for source in sources], usual, len(sources))
+    rows = [source.published_rows for source in sources]
+    weights = mixing_weights(sources)
+    if set(sizes) == {usual}:
+        return usual
+    if weights is None and None in rows:
+        return None
+    return average_queries(batch_shares([count or 0 for count in rows], weights, sizes, usual), sizes, usual)
+
+
 def describe_sources(sources: list[Source], published_rows: int | None) -> list[str]:
     """Return a line for each source: where it would be read, and what is expected of it. Reads nothing.
 
@@ -227,18 +245,28 @@ def describe_sources(sources: list[Source], published_rows: int | None) -> list[
         parts = [_describe_place(source.path)]
         if source.published_rows is not None:
             parts.append(f"{source.published_rows:,} rows published")
-        parts.append(f"instruction {source.instruction!r}" if source.instruction else "instructions of its own or none")
+        parts.append(_describe_instructions(source.instructions))
         if source.min_positive_words:
             parts.append(f"rows left out whose every positive has fewer than {source.min_positive_words} words")
         if source.documents:
             parts.append(f"ids looked up in {' and '.join(_describe_place(path) for path in source.documents)}")
         if source.weight is not None:
             parts.append(f"weight {source.weight:g}")
+        if source.batch_queries is not None:
+            parts.append(f"{source.batch_queries:,} queries a batch")
+        if source.negatives_per_query is not None:
+            parts.append(f"{source.negatives_per_query} negatives a query")
         label = f" {source.name}" if source.is_named else ""
         lines.append(f"source{label}: {'; '.join(parts)}")
     if published_rows is not None:
         lines.append(f"named sources together: {published_rows:,} rows published")
     return lines
+
+
+def _describe_instructions(instructions: tuple[str, ...]) -> str:
+    if len(instructions) > 1:
+        return f"one of {len(instructions)} instructions in each epoch"
+    return f"instruction {instructions[0]!r}" if instructions[0] else "instructions of its own or none"
 
 
 def input_paths(sources: list[Source]) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -48,8 +48,9 @@ class TokenStore:
     """A tokenised source.
 
     Text i has token ids tokens_flat[offsets[i]:offsets[i+1]]; the first prefix_tokens[i] of them are not pooled.
-    text_hashes[i] identifies its text without the instruction. Row r asks query text row_query[r] and lists texts
-    positives[positive_offsets[r]:positive_offsets[r+1]], negatives likewise. It is line lines[r] of the file.
+    text_hashes[i] identifies its text without the instruction. Row r asks query text row_query[r], or row_query[r, k]
+    where there are several instructions. It lists texts positives[positive_offsets[r]:positive_offsets[r+1]], negatives
+    likewise. It is line lines[r] of the file.
     """
 
     path: str
@@ -113,7 +114,7 @@ def open_token_store(
     cache_dir: Path,
     on_progress: Callable[[int], None] | None = None,
     *,
-    instruction: str = "",
+    instructions: Sequence[str] = ("",),
     min_positive_words: int = 0,
     processes: int = 1,
 ) -> TokenStore:
@@ -127,14 +128,15 @@ def open_token_store(
         document_max_tokens: Tokens of a document's input.
         cache_dir: Folder of tokenised sources.
         on_progress: Called with the number of rows done.
-        instruction: Instruction of queries that have none.
+        instructions: Of queries that have none; each query is tokenised with each.
         min_positive_words: Rows whose every positive has fewer words are left out and counted.
         processes: That tokenise; 1 is this one.
     Raises:
         UserError: Rows cannot be read, an instruction is longer than the token limit, or no row is left.
     """
     # The cache key: whatever changes a token changes it.
-    settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, instruction, min_positive_words]
+    named = instructions[0] if len(instructions) == 1 else list(instructions)
+    settings = [FORMAT, template.fingerprint, query_max_tokens, document_max_tokens, named, min_positive_words]
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = digest_of([json.dumps(identity)])[:40]
     folder = cache_dir / "tokens" / key
@@ -147,9 +149,9 @@ def open_token_store(
                 remove_leftovers(folder)
             meta = _facts(folder)
             if meta is None:
-                growing = _Growing()
+                growing = _Growing(tuple(instructions))
                 examples = read_training_examples(
-                    path, documents, instruction, min_positive_words, growing.leave_out, growing.report
+                    path, documents, "", min_positive_words, growing.leave_out, growing.report
                 )
                 limits = {"query": query_max_tokens, "document": document_max_tokens}
                 meta = _build(path, growing, examples, template, limits, folder, on_progress, processes)
@@ -185,6 +187,7 @@ def _documents_hash(documents: Lookup | None) -> str | None:
 class _Growing:
     """The arrays of a store while it is built, 8 bytes an entry. `known` takes some 150 bytes a distinct text."""
 
+    instructions: tuple[str, ...]
     offsets: array = field(default_factory=lambda: array("q", [0]))
     prefix_tokens: array = field(default_factory=lambda: array("q"))
     text_hashes: array = field(default_factory=lambda: array("Q"))
@@ -205,6 +208,11 @@ class _Growing:
         """Count a row that the filter holds back."""
         self.left_out += 1
 
+    def queries_of(self, example: TrainingExample) -> list[InstructedText]:
+        """Return a row's query with each instruction; its own instruction outranks those of the source."""
+        own, text = example.query.instruction, example.query.text
+        return [InstructedText(own or instruction, text) for instruction in self.instructions]
+
 
 def _build(
     path: str,
@@ -224,7 +232,7 @@ def _build(
             batches, ahead = tee(_note_rows(growing, some) for some in rows)
             with closing(_encode_in_order(ahead, _Tokeniser(template, limits), processes)) as encoded:
                 for batch in batches:
-                    with _naming_the_line(batch.rows, template, limits, path):
+                    with _naming_the_line(growing, batch.rows, template, limits, path):
                         texts = next(encoded)
                     for ids in _append(growing, batch, texts):
                         stream.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
@@ -263,8 +271,9 @@ def _note_rows(growing: _Growing, rows: list[TrainingExample]) -> _Batch:
         return growing.known[key]
 
     for example in rows:
-        growing.row_query.append(index_of(example.query, "query"))
-        growing.query_instructions.add(example.query.instruction)
+        queries = growing.queries_of(example)
+        growing.row_query.extend(index_of(piece, "query") for piece in queries)
+        growing.query_instructions.update(piece.instruction for piece in queries)
         growing.positives.extend(index_of(piece, "document") for piece in example.positives)
         growing.negatives.extend(index_of(piece, "document") for piece in example.negatives)
         growing.positive_offsets.append(len(growing.positives))
@@ -327,14 +336,14 @@ def _append(growing: _Growing, batch: _Batch, encoded: Encoded) -> Iterator[np.n
 
 @contextmanager
 def _naming_the_line(
-    rows: list[TrainingExample], template: Template, limits: dict[str, int], path: str
+    growing: _Growing, rows: list[TrainingExample], template: Template, limits: dict[str, int], path: str
 ) -> Iterator[None]:
     """Give the template's refusal the line of the first row that causes it."""
     try:
         yield
     except UserError:
         for example in rows:
-            texts = {"query": [example.query], "document": [*example.positives, *example.negatives]}
+            texts = {"query": growing.queries_of(example), "document": [*example.positives, *example.negatives]}
             try:
                 for side, pieces in texts.items():
                     template.encode([(piece.instruction, piece.text) for piece in pieces], limits[side])
@@ -346,11 +355,15 @@ def _naming_the_line(
 def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:
     # meta.json is written last: it holds the sizes of all other files.
     kinds = {"prefix_tokens": np.int32, "text_hashes": np.uint64, "weights": np.float32}
+    each = len(growing.instructions)
     for name in ARRAYS:
-        np.save(folder / f"{name}.npy", np.array(getattr(growing, name), dtype=kinds.get(name, np.int64)))
+        numbers = np.array(getattr(growing, name), dtype=kinds.get(name, np.int64))
+        if name == "row_query" and each > 1:
+            numbers = numbers.reshape(-1, each)
+        np.save(folder / f"{name}.npy", numbers)
     instructions = sorted(growing.query_instructions)
     meta = {
-        "rows": len(growing.row_query),
+        "rows": len(growing.lines),
         "left_out": growing.left_out,
         "unusable": growing.report.unusable,
         "format": growing.report.format,

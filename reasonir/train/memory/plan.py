@@ -87,12 +87,15 @@ def plan_traffic(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """All figures of the page. sources: a line on each data source. mfu: share of the device's peak for the hours."""
+    """All figures of the page. sources: a line on each data source. schedule: lines on the learning rate. mfu: share of
+    the device's peak for the hours."""
 
     setting: MemorySetting
     traffic: TrafficFigures
     memory: MemoryFigures
     sources: list[str]
+    learning_rate: float
+    schedule: list[str]
     gather_precision: str
     device: Device
     mfu: float
@@ -102,7 +105,12 @@ class RunFigures:
 
 
 def plan_figures(
-    config: TrainConfig, ranks: int, rows: int | None, sources: list[str], device: Device = GPUS[PlannedGpu.h100]
+    config: TrainConfig,
+    ranks: int,
+    rows: int | None,
+    sources: list[str],
+    device: Device = GPUS[PlannedGpu.h100],
+    average_queries: float | None = None,
 ) -> RunFigures:
     """Derive every figure of a run from its options.
 
@@ -112,13 +120,17 @@ def plan_figures(
         rows: Rows of all sources, as published; None if the rows of one are unknown.
         sources: A line on each, for the page.
         device: What each of them computes on.
+        average_queries: Of a batch, over all sources; None if all are as large.
     """
     shape, lora = read_shape(config.model.path, config.model.sizes), config.lora
     if lora.rank:
         shape = with_adapters(shape, rank=lora.rank, targets=lora.targets, dora=lora.dora)
+    # Of sources with batches of their own the largest batch is planned.
+    lengths = config.lengths
+    queries, negatives = max(config.batch_sizes, key=lambda size: size[0] * (lengths[0] + (1 + size[1]) * lengths[1]))
     batch = plan_batch(
-        queries=config.global_batch_queries, negatives_per_query=config.negatives_per_query,
-        query_max_tokens=config.query_max_tokens, document_max_tokens=config.document_max_tokens,
+        queries=queries, negatives_per_query=negatives, average_queries=average_queries,
+        query_max_tokens=lengths[0], document_max_tokens=lengths[1],
         chunk_tokens=config.chunk_tokens, ranks=ranks, rows=rows,
         max_steps=config.max_steps, epochs=config.epochs,
     )  # fmt: skip
@@ -147,6 +159,7 @@ def plan_figures(
     )  # fmt: skip
     return RunFigures(
         setting=setting, traffic=traffic, memory=plan_memory(setting), sources=sources,
+        learning_rate=config.learning_rate, schedule=config.describe_schedule(batch.steps),
         gather_precision=config.parallel.gather_precision.value, device=device, mfu=config.planned_mfu,
         kept_checkpoints=config.keep_checkpoints, suggestions=suggest_savings(setting, device.memory_gib),
         recommendation=recommend_engine(setting, device.memory_gib),
@@ -184,18 +197,21 @@ def _batch_lines(plan: RunFigures) -> list[str]:
     batch, shape = plan.setting.batch, plan.setting.shape
     lines = ["data", *(f"  {line}" for line in plan.sources), ""]
     each = f"{batch.queries:,} / {batch.ranks:,} ranks"
+    most = "" if batch.average_queries == batch.queries else "<= "
     lines += [
-        _line("queries a step", f"{batch.queries:,}", f"{batch.rank_queries:,} a rank = {each}"),
-        _line("documents a step", f"{batch.documents:,}", f"{batch.rank_documents:,} a rank"),
+        _line("queries a step", f"{most}{batch.queries:,}", f"{batch.rank_queries:,} a rank = {each}"),
+        _line("documents a step", f"{most}{batch.documents:,}", f"{batch.rank_documents:,} a rank"),
         _line("tokens a step", f"<= {batch.step_tokens:,}", f"<= {batch.rank_tokens:,} a rank"),
         _line("chunks a rank and step", f"<= {batch.rank_chunks:,}", f"of {plan.setting.chunk_tokens:,} tokens"),
     ]
     if batch.steps_per_epoch is not None:
-        note = f"{batch.rows:,} rows / {batch.queries:,} queries"
+        note = f"{batch.rows:,} rows / {batch.average_queries:,.6g} queries"
         lines.append(_line("steps an epoch", f"{batch.steps_per_epoch:,.1f}", note))
     if batch.steps is not None and batch.run_tokens is not None:
         note = "" if batch.epochs is None else f"{batch.epochs:.2f} epochs"
         lines += [_line("steps", f"{batch.steps:,}", note), _line("tokens of the run", f"<= {batch.run_tokens:,}")]
+    first, *warnings = plan.schedule
+    lines += [_line("learning rate", f"{plan.learning_rate:g}", first), *(f"  {line}" for line in warnings)]
     lines += [
         "",
         f"model: sizes from {shape.source}" + ("" if shape.exact else " (unknown family: estimated)"),

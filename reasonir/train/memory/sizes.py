@@ -12,6 +12,12 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 
+# Families with learned positions, by transformers' names, and how many of the table's rows stand before the text's.
+POSITIONS_BEFORE_TEXT = {
+    "bert": 0, "distilbert": 0, "electra": 0, "albert": 0, "gpt2": 0, "opt": 0,
+    "roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
@@ -37,6 +43,7 @@ class ModelShape:
     exact: bool
     source: str
     dora: bool = False
+    positions: int | None = None
 
     @property
     def layer_matrix_parameters(self) -> int:
@@ -54,12 +61,15 @@ class ModelShape:
         return max(self.vocabulary_size * self.hidden_size, *(a * b for a, b in self.matrices.values()))
 
 
-def read_shape(model_path: str | None, new: dict[str, int]) -> ModelShape:
-    """Return the sizes in the config.json of a folder, or of a hub id in the local cache; else those of a new Llama.
+def read_shape(model_path: str | None, new: dict[str, int], *, fetch: bool = False) -> ModelShape:
+    """Return the sizes in the config.json of a folder or of a hub id; where it is not there, those of a new Llama.
 
-    `new` has the new Llama's, by the names of the options.
+    Args:
+        model_path: Folder or hub id; None is a new Llama.
+        new: The new Llama's sizes, by the names of the options.
+        fetch: Whether a hub's file may be fetched; else the local cache answers.
     """
-    file = None if model_path is None else _find_config_file(model_path)
+    file = None if model_path is None else _find_config_file(model_path, fetch)
     if file is not None:
         return shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
     written = {"model_type": "llama", "rms_norm_eps": 1e-6, "hidden_size": new["hidden_size"],
@@ -70,20 +80,22 @@ def read_shape(model_path: str | None, new: dict[str, int]) -> ModelShape:
     return shape_of_json(written, f"the options model.*{absent}")
 
 
-def _find_config_file(path: str) -> Path | None:
-    """Return the config.json of a model folder, or of a hub id in the local cache; None if it is not cached."""
+def _find_config_file(path: str, fetch: bool) -> Path | None:
+    """Return the config.json of a model folder, or of a hub id; None if it is not there."""
     folder = Path(path).expanduser()
     if (folder / "config.json").is_file():
         return folder / "config.json"
     if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"model.path={path}: no such model folder (config.json is missing)")
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    read = hf_hub_download if fetch else try_to_load_from_cache
     try:
-        cached = try_to_load_from_cache(path.removeprefix("hub:"), "config.json")
-    except ValueError:  # it does not even look like a hub id
+        found = read(path.removeprefix("hub:"), "config.json")
+    # It does not even look like a hub id; or the hub does not answer, which loading the model will say better.
+    except (ValueError, OSError):
         return None
-    return Path(cached) if isinstance(cached, str) else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _read_size(content: dict[str, Any], source: str, name: str, *others: str, default: int | None = None) -> int:
@@ -139,12 +151,14 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
         small = sum(outputs for _, outputs in matrices.values()) + 4 * hidden
         positions = content.get("max_position_embeddings", 0) + content.get("type_vocab_size", 0)
         outside, frozen = (vocabulary + positions + 2) * hidden, hidden * (hidden + 1)
+    before = POSITIONS_BEFORE_TEXT.get(kind)
+    positions = None if before is None else read("max_position_embeddings", "n_positions") - before
     trained = outside + layers * (sum(a * b for a, b in matrices.values()) + small)
     return ModelShape(
         hidden_size=hidden, intermediate_size=inner, layers=layers, heads=heads, key_value_heads=key_value_heads,
         head_size=head, vocabulary_size=vocabulary, gated=gated, parameters=trained + frozen,
         trained_parameters=trained, matrices=matrices, prefix="layers" if gated else "encoder.layer",
-        exact=kind in ("llama", "mistral", "qwen2", "qwen3", "bert"), source=source,
+        exact=kind in ("llama", "mistral", "qwen2", "qwen3", "bert"), source=source, positions=positions,
     )  # fmt: skip
 
 
@@ -189,6 +203,7 @@ class BatchFigures:
     longest_text: int
     step_tokens: int
     rows: int | None
+    average_queries: float
     steps_per_epoch: float | None
     steps: int | None
     epochs: float | None
@@ -206,11 +221,12 @@ def plan_batch(
     rows: int | None,
     max_steps: int | None,
     epochs: float,
+    average_queries: float | None = None,
 ) -> BatchFigures:
     """Count what a step and the run hold at most: each query brings 1 + negatives documents of full length.
 
     Args:
-        queries: Of a global batch.
+        queries: Of the largest global batch.
         negatives_per_query: Hard negatives of each query.
         query_max_tokens: Tokens of a query's input.
         document_max_tokens: Tokens of a document's input.
@@ -219,6 +235,7 @@ def plan_batch(
         rows: Of all sources; None if unknown.
         max_steps: Optimizer steps; None takes epochs x rows / queries, rounded up.
         epochs: Passes over all rows.
+        average_queries: Of a global batch, over all sources; None if all are as large.
     """
     documents = queries * (1 + negatives_per_query)
     local_queries, local_documents = math.ceil(queries / ranks), math.ceil(documents / ranks)
@@ -229,12 +246,14 @@ def plan_batch(
         if filled + length > chunk_tokens:
             chunks, filled = chunks + 1, 0
         filled += length
-    per_epoch = None if rows is None else rows / queries
+    average_queries = average_queries or queries
+    per_epoch = None if rows is None else rows / average_queries
     steps = max_steps or (None if per_epoch is None else max(1, math.ceil(epochs * per_epoch)))
     step_tokens = queries * query_max_tokens + documents * document_max_tokens
     return BatchFigures(
         queries=queries, documents=documents, ranks=ranks, rank_queries=local_queries, rank_documents=local_documents,
         rank_tokens=sum(lengths), rank_chunks=chunks, longest_text=max(query_max_tokens, document_max_tokens),
+        average_queries=average_queries,
         step_tokens=step_tokens, rows=rows, steps_per_epoch=per_epoch, steps=steps,
         epochs=steps / per_epoch if steps and per_epoch else None, run_tokens=steps * step_tokens if steps else None,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from reasonir.core.errors import UserError
 from reasonir.core.files import write_jsonl
 from reasonir.core.prefetch import prefetch
+from reasonir.core.stamp import digest_of
 from reasonir.data.rows import Ambiguous
 from reasonir.train.data.batches import GlobalBatch, MixedBatches
 from reasonir.train.data.sources import describe_format
@@ -249,6 +250,89 @@ def test_no_answer_counts_as_negative_and_all_else_does(tmp_path: Path) -> None:
     assert same_query > 10
 
 
+LISTED = ("find it", "", "what answers this ?")
+
+
+def instructions_of(plan: GlobalBatch) -> list[tuple[int, ...]]:
+    return [tuple(ids[:prefix].tolist()) for ids, prefix in zip(plan.query_ids, plan.query_prefixes, strict=True)]
+
+
+def written(instruction: str) -> tuple[int, ...]:
+    return tuple(WordTemplate.one(instruction, "", 8).ids.tolist())
+
+
+def test_of_several_instructions_each_row_takes_one_after_the_other(tmp_path: Path) -> None:
+    rows = [*plain_rows("a", 11), {"query": ["own words", "q"], "pos": ["p"], "neg": ["n"]}]
+    store = open_store(tmp_path, rows, instructions=LISTED)
+    assert store.rows == 12 and store.meta["query_instruction"] is None
+    batches = mix([store], queries=12)
+    epochs = [batches.batch(step) for step in range(6)]
+    taken = [dict(zip(plan.row_names, instructions_of(plan), strict=True)) for plan in epochs]
+    own = f"{store.path}:12"
+    assert {names.pop(own) for names in taken} == {written("own words")}
+    expected = sorted(map(written, LISTED))
+    for name in taken[0]:
+        in_turn = [names[name] for names in taken]
+        assert sorted(in_turn[:3]) == sorted(in_turn[3:]) == expected and in_turn[:3] == in_turn[3:], name
+    assert all(len(set(names.values())) == 3 for names in taken), "rows begin with different ones"
+    # A pure function of seed, source, row and epoch: any order of asking, any process.
+    again = mix([open_store(tmp_path, rows, instructions=LISTED)], queries=12)
+    assert [contents(again.batch(step)) for step in reversed(range(6))] == [contents(plan) for plan in epochs][::-1]
+    assert [instructions_of(mix([store], 12, seed=4).batch(0))] != [instructions_of(epochs[0])]
+
+
+def test_a_list_of_one_instruction_is_the_instruction(tmp_path: Path) -> None:
+    rows = plain_rows("a", 7)
+    plain, listed = (open_store(tmp_path, rows, instructions=given) for given in (("find",), ["find"]))
+    assert plain.key == listed.key and plain.arrays["row_query"].ndim == 1
+    bare, several = open_store(tmp_path, rows), open_store(tmp_path, rows, instructions=("", "find"))
+    assert bare.arrays["row_query"].ndim == 1 and several.arrays["row_query"].shape == (7, 2)
+    documents = [mix([store]).batch(0).document_ids for store in (bare, several)]
+    assert all(np.array_equal(a, b) for a, b in zip(*documents, strict=True)), "instructions change no document"
+
+
+def test_an_instruction_of_a_list_that_is_too_long_is_named_by_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: the instruction leaves no room"):
+        open_store(tmp_path, plain_rows("a", 2), instructions=("find", "one two three four five six seven eight"))
+
+
+def own_sizes(stores: list[TokenStore], weights: list[float] | None = None) -> MixedBatches:
+    return MixedBatches(stores, weights, 4, 1, 3, own_batch_queries=[2, None, 3], own_negatives=[None, 0, None])
+
+
+def test_sources_have_batches_and_negatives_of_their_own(stores: list[TokenStore]) -> None:
+    batches = own_sizes(stores)
+    for step in range(30):
+        plan = batches.batch(step)
+        source, _ = batches.source_of(step)
+        assert len(plan.query_ids) == [2, 4, 3][source]
+        # A batch that reaches into the next epoch may hold a row twice.
+        assert len(plan.document_ids) == len(set(plan.row_names)) * [2, 1, 2][source]
+        check_plan(plan)
+    # Without weights an epoch holds every row once: 23 / 2, 10 / 4 and 3 / 3 batches.
+    assert batches.shares == pytest.approx(np.array([11.5, 2.5, 1.0]) / 15)
+    assert batches.steps_per_epoch == pytest.approx(15)
+    report = batches.epoch_report(150)
+    assert all(entry["epochs"] == pytest.approx(10, abs=1) for entry in report)
+    assert [entry["rows_drawn"] for entry in report] == [
+        entry["batches"] * size for entry, size in zip(report, (2, 4, 3), strict=True)
+    ]
+    weighted = own_sizes(stores, [1.0, 1.0, 2.0])
+    assert weighted.average_queries == pytest.approx(0.25 * 2 + 0.25 * 4 + 0.5 * 3)
+    assert weighted.steps_per_epoch == pytest.approx(36 / 3)
+
+
+def test_numbers_of_their_own_are_part_of_the_fingerprint_and_the_usual_ones_are_not(stores: list[TokenStore]) -> None:
+    plain, own = mix(stores), own_sizes(stores)
+    assert plain.fingerprint != own.fingerprint
+    named = MixedBatches(stores, None, 4, 1, 3, own_batch_queries=[None, 4, 4], own_negatives=[1, None, 1])
+    assert named.fingerprint == plain.fingerprint and named.shares.tolist() == plain.shares.tolist()
+    assert plain.steps_per_epoch == plain.rows / 4
+    # Written down from the release before sources had numbers of their own.
+    parts = [*(store.key for store in stores), plain.shares.tolist(), 4, 1, 3]
+    assert plain.fingerprint == digest_of([repr(parts)])
+
+
 def test_a_document_shared_by_rows_stands_once(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "pos": ["the same"], "neg": [f"n{i % 2}"]} for i in range(4)]
     plan = mix([open_store(tmp_path, rows)]).batch(0)
@@ -315,7 +399,8 @@ CHANGES: dict[str, dict] = {
     "template": {"template": WordTemplate("other")},
     "documents": {"documents": {"p": "another text", "n": "b"}},
     "rows": {"rows": [{"query": "q2", "pos": ["p"], "neg": ["n"]}]},
-    "instruction": {"instruction": "find"},
+    "instruction": {"instructions": ("find",)},
+    "instructions": {"instructions": ("", "find")},
     "filter": {"min_positive_words": 1},
 }
 
@@ -365,12 +450,12 @@ def test_a_store_that_lost_bytes_is_built_again(name: str, tmp_path: Path) -> No
 
 def test_a_store_counts_the_rows_it_leaves_out(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "pos": ["label" if i % 3 else "more words"]} for i in range(10)]
-    store = open_store(tmp_path, rows, min_positive_words=2, instruction="find it")
+    store = open_store(tmp_path, rows, min_positive_words=2, instructions=("find it",))
     assert (store.rows, store.left_out) == (4, 6)
     assert store.arrays["lines"].tolist() == [1, 4, 7, 10]
     assert store.meta["query_instruction"] == "find it"
     assert store.arrays["prefix_tokens"][store.arrays["row_query"]].tolist() == [2] * 4
-    again = open_store(tmp_path, rows, min_positive_words=2, instruction="find it")
+    again = open_store(tmp_path, rows, min_positive_words=2, instructions=("find it",))
     assert (again.key, again.left_out) == (store.key, 6)
     assert mix([store]).epoch_report(0)[0]["rows_left_out"] == 6
     assert open_store(tmp_path, rows).left_out == 0

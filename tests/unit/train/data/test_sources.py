@@ -1,6 +1,7 @@
 """Sources from configuration to batches: files, a copy of the hub's data set, ids, counts that differ."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reasonir.train.data.sources import (
     list_sources,
     mixing_weights,
     open_sources,
+    published_average,
     read_all_documents,
     report_rows,
     training_texts,
@@ -141,12 +143,37 @@ def test_a_corpus_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_files_come_first_and_share_the_settings_of_the_data(tmp_path: Path) -> None:
     named = {"a": SourceConfig(path="a.jsonl", instruction="find", rows=7, min_positive_words=2, weight=3.0)}
     first, second = list_sources(data(tmp_path, ("f.jsonl",), sources=named, documents=["corpus"]))
-    assert first == Source("f.jsonl", "f.jsonl", "", ("corpus",), None, 0, None)
-    assert second == Source("a", "a.jsonl", "find", ("corpus",), 7, 2, 3.0)
+    assert first == Source("f.jsonl", "f.jsonl", ("",), ("corpus",), None, 0, None)
+    assert second == Source("a", "a.jsonl", ("find",), ("corpus",), 7, 2, 3.0)
     assert mixing_weights(list_sources(data(tmp_path, sources=named))) == [3.0]
     named["a"].weight = None
     assert mixing_weights(list_sources(data(tmp_path, ("f.jsonl",), sources=named))) is None
     assert mixing_weights(list_sources(data(tmp_path, ("f.jsonl",), sources=named, weights=[0.0, 2.0]))) == [0.0, 2.0]
+
+
+def test_numbers_and_instructions_of_a_source_reach_its_line_and_the_average(tmp_path: Path) -> None:
+    own = SourceConfig(path="a.jsonl", rows=60, instruction=["find", ""], global_batch_queries=2, negatives_per_query=7)
+    named = {"a": own, "b": SourceConfig(path="b.jsonl", rows=40)}
+    found = list_sources(data(tmp_path, sources=named))
+    assert found[0].instructions == ("find", "")
+    line, plain = describe_sources(found, None)
+    assert "one of 2 instructions in each epoch; 2 queries a batch; 7 negatives a query" in line
+    assert "instructions of its own or none" in plain and "a batch" not in plain
+    # 30 batches of 2 and 10 of 4
+    assert published_average(found, 4) == pytest.approx(2.5)
+    assert published_average(found[1:], 4) == 4
+    assert published_average([replace(source, published_rows=None) for source in found], 4) is None
+    weighted = [replace(source, published_rows=None, weight=1.0) for source in found]
+    assert published_average(weighted, 4) == pytest.approx(3)
+
+
+def test_a_tokenizer_learns_from_every_instruction_of_a_list(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"query": f"q{i}", "pos": [f"p{i}"]} for i in range(4)])
+    for instruction, seen in (("find", ["find"] * 4), (["find", ""], ["find", "", "find", ""])):
+        named = {"a": SourceConfig(path=f"{tmp_path}/rows.jsonl", instruction=instruction)}
+        found = list_sources(data(tmp_path, sources=named))
+        texts = list(training_texts(found, read_all_documents(found)))
+        assert [text.split("\n")[0] for text in texts if text.split("\n")[-1].startswith("q")] == seen
 
 
 @pytest.mark.parametrize(
@@ -162,7 +189,7 @@ def test_files_come_first_and_share_the_settings_of_the_data(tmp_path: Path) -> 
 def test_counts_are_compared_with_what_was_published(
     published: int | None, words: int, counts: tuple[int, int], expected: str | None
 ) -> None:
-    assert compare_rows(Source("x", "x.jsonl", "", (), published, words, None), *counts) == expected
+    assert compare_rows(Source("x", "x.jsonl", ("",), (), published, words, None), *counts) == expected
 
 
 def test_a_sum_is_compared_over_the_named_sources(tmp_path: Path, tiny) -> None:
