@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 60
 TRAIN = [
-    "query_max_tokens=40", "document_max_tokens=40", "global_batch_queries=4", f"max_steps={STEPS}",
+    "query_max_tokens=80", "document_max_tokens=80", "global_batch_queries=4", f"max_steps={STEPS}",
     "save_every_steps=20", "learning_rate=0.001", "warmup_steps=3", "precision=fp32", "negatives.drop_above=0.99",
 ]  # fmt: skip
 
