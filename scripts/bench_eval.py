@@ -51,7 +51,7 @@ def make_input(folder: Path, queries: int, documents: int, dimension: int) -> No
 def usual(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
     import pytrec_eval
 
-    from reasonir.eval.scores.metrics import CUTS, FAMILIES
+    from reasonir.retrieval.metrics import CUTS, FAMILIES
 
     scores = (np.load(folder / "queries.npy") @ np.load(folder / "documents.npy", mmap_mode="r").T).tolist()
     run = {}
@@ -65,7 +65,7 @@ def usual(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, d
 
 
 def ours(folder: Path, ids: list[str], excluded: np.ndarray, qrels: dict[str, dict[str, int]]) -> dict[str, Any]:
-    from reasonir.eval.scores.metrics import METRIC_OF_MEASURE, score_run
+    from reasonir.retrieval.metrics import METRIC_OF_MEASURE, score_run
     from reasonir.retrieval.top_k import as_run, exact_top_k
 
     documents = np.load(folder / "documents.npy", mmap_mode="r")

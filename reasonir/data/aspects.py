@@ -4,7 +4,7 @@ They come in two forms. An example of a BRIGHT folder may hold `aspects`, a list
 Bright-Pro (arXiv 2605.04018, yale-nlp/Bright-Pro on the hub) keeps them in a configuration of its own, `aspects`, with
 rows `id`, `weight`, `supporting_docs`; a folder holds these rows in aspects.jsonl. The id of such a row names its
 query: a prefix, the query's id, a number, as in "biology-0-a1" or "biology-0-aspect-1". Invariant: every aspect has a
-positive weight and at least one document of the corpus. Metrics live in `reasonir.eval.scores.aspect_metrics`.
+positive weight and at least one document of the corpus. Metrics live in `reasonir.retrieval.aspect_metrics`.
 """
 
 import math

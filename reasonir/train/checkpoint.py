@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.core.files import flush_to_disk, whole_path
+from reasonir.train.dev.record import DevRecord
 from reasonir.train.parallel.engine import Engine, Piece, local
 from reasonir.train.parallel.ranks import Ranks
 
@@ -39,7 +40,7 @@ class TrainingState:
 
     step: batches done. precision: as `auto` chose at the start. tokens: of all ranks. skipped_steps: batches whose
     gradient was not applied, because it was not finite. planned_steps: length of the run where its rates depend on
-    that.
+    that. dev: what was measured on dev sets; None where nothing was.
     """
 
     step: int
@@ -48,11 +49,17 @@ class TrainingState:
     data_fingerprint: str
     skipped_steps: int = 0
     planned_steps: int | None = None
+    dev: DevRecord | None = None
 
     @property
     def updates(self) -> int:
         """Steps that the optimizer made."""
         return self.step - self.skipped_steps
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return what `state.json` holds of it; `CheckpointReader` reads it back."""
+        # A run without a dev set leaves the file that it always left.
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def after(self, step: int, tokens: int, *, skipped: bool) -> "TrainingState":
         """Return the position after one more batch.
@@ -66,17 +73,18 @@ class TrainingState:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one at a time, and keeps the newest few."""
+    """Writes checkpoints in a thread, one at a time, and keeps the newest few, and the best one if asked."""
 
-    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, keep: int, keep_best: bool = False) -> None:
         """Set up for a run.
 
         Args:
             folder: Where checkpoints go; all ranks see it.
             ranks: All ranks of the run.
             keep: Number of newest checkpoints that rank 0 leaves there.
+            keep_best: Whether it leaves the best one of the state's dev record too.
         """
-        self.folder, self.ranks, self.keep = folder, ranks, keep
+        self.folder, self.ranks, self.keep, self.keep_best = folder, ranks, keep, keep_best
         self.saved_step = 0
         self.saved_at = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -127,8 +135,8 @@ class CheckpointWriter:
             if time.monotonic() > deadline:
                 raise RunStopped(f"not all ranks wrote to {scratch} within {self.ranks.timeout_seconds:g} s")
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        fields = {name: value for name in TrainingState.__slots__ if (value := getattr(state, name)) is not None}
-        (scratch / STATE_FILE).write_text(json.dumps({**fields, "ranks": self.ranks.world}), encoding="utf-8")
+        fields = {**state.as_fields(), "ranks": self.ranks.world}
+        (scratch / STATE_FILE).write_text(json.dumps(fields), encoding="utf-8")
         for file in (scratch / STATE_FILE, scratch):
             flush_to_disk(file)
         target = self.folder / f"step_{state.step}"
@@ -137,9 +145,10 @@ class CheckpointWriter:
         os.replace(scratch, target)
         # A power cut after the rename must not lose the name.
         flush_to_disk(self.folder)
+        best = state.dev.best_step if self.keep_best and state.dev is not None else state.step
         for step, path in list_checkpoints(self.folder)[: -self.keep]:
             # The one just written stays, even where folders of later steps lie beside it.
-            if step != state.step:
+            if step not in (state.step, best):
                 shutil.rmtree(path)
 
 
@@ -173,7 +182,8 @@ class CheckpointReader:
         self.path = path
         fields: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         ranks = fields.pop("ranks")
-        self.state = TrainingState(**fields)
+        dev = fields.pop("dev", None)
+        self.state = TrainingState(**fields, dev=None if dev is None else DevRecord(**dev))
         self._open = ExitStack()
         self._runs: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
         files = sorted(path.glob("rank_*.safetensors"))
@@ -304,18 +314,23 @@ def open_newest(folder: Path, data_fingerprint: str) -> CheckpointReader | None:
     return reader
 
 
-def load_newest_weights(folder: Path, data_fingerprint: str, module: torch.nn.Module) -> None:
-    """Put the weights of the newest complete checkpoint into the trainable parameters of a whole module.
+def load_weights_of(folder: Path, step: int, module: torch.nn.Module) -> TrainingState:
+    """Put the weights after a step into the trainable parameters of a whole module; return the state of then.
 
     Args:
-        folder: Of the checkpoints; it holds one at least.
-        data_fingerprint: Of the data that the run was trained on.
+        folder: Of the checkpoints.
+        step: Of the checkpoint.
         module: The module.
+    Raises:
+        UserError: There is no such checkpoint.
     """
-    reader = open_newest(folder, data_fingerprint)
-    assert reader is not None
+    path = folder / f"step_{step}"
+    if not (path / STATE_FILE).is_file():
+        raise UserError(f"{path} is missing, it held the best step; dev.keep=last with resume=true exports the last")
+    reader = CheckpointReader(path)
     load_weights(reader, module)
     reader.close()
+    return reader.state
 
 
 def remove_partial(folder: Path) -> None:

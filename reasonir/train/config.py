@@ -85,6 +85,13 @@ class ScheduleName(StrEnum):
     wsd = "wsd"
 
 
+class DevKeep(StrEnum):
+    """Which step's model is exported: the one that measured best, or the last one."""
+
+    best = "best"
+    last = "last"
+
+
 class Tracking(StrEnum):
     """Where metrics go beside metrics.jsonl."""
 
@@ -299,6 +306,61 @@ class LoraConfig:
             raise UserError("lora.targets is empty; name layers, or take all: lora.targets=[all-linear]")
 
 
+DEV_DATA = ("dir", "share", "split", "instruction", "max_queries", "max_documents")
+
+
+@dataclass(kw_only=True, slots=True)
+class DevConfig:
+    """Measuring while it trains: loss and nDCG@10 on queries that are not trained on. Off without dir and share."""
+
+    dir: str | None = MISSING
+    """What is measured on: a BRIGHT or BEIR folder, hub:owner/name, or training rows (a file, or
+    hub:owner/name:config:split). The mean over its tasks counts."""
+    share: float = within(0, 1, "[)")
+    """In place of dir: this share of the distinct training queries is held out, all their rows. Rows that share a
+    positive with a held-out row leave training too. The documents are those of the whole source."""
+    split: str | None = MISSING
+    """Of a BEIR set's qrels; null is dev, validation or test, the first that the folder has."""
+    instruction: str = MISSING
+    """Before the queries of dir: auto (bright for BRIGHT's tasks, else the one instruction of all training queries),
+    bright, none, or a text in which {task} stands for the task. Training rows have their own."""
+    max_queries: int = positive()
+    """Queries of all tasks together, at most; a larger set is sampled by seed."""
+    max_documents: int = positive()
+    """Documents of all tasks together, at most: all relevant ones of the queries, the rest sampled by seed. They take
+    nearly all the time of a measurement."""
+    every_steps: int = positive()
+    """Steps between two measurements; the last step is always measured."""
+    keep: DevKeep = MISSING
+    """best keeps the checkpoint of the best nDCG@10 beside the newest ones and exports it; last exports the last
+    step."""
+    patience: int = at_least(0)
+    """Measurements in a row without a better nDCG@10 after which the run ends, finished; 0 never ends it."""
+
+    def validate(self) -> None:
+        """Refuse two sets in place of one."""
+        if self.dir is not None and self.share:
+            raise UserError("dev.dir and dev.share exclude each other; give one of them")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is measured on: fields of `train.dev.sets.DevData`."""
+        return {name: getattr(self, name) for name in DEV_DATA}
+
+    @property
+    def plan(self) -> list[str]:
+        """A line for `dry_run` that says what will be measured; nothing where nothing is."""
+        place = self.dir or (f"{self.share:.1%} of the training queries" if self.share else None)
+        most = f"at most {self.max_queries:,} queries and {self.max_documents:,} documents"
+        return [f"dev: every {self.every_steps} steps on {place}, {most}"] if place else []
+
+    @property
+    def pace(self) -> dict[str, Any]:
+        """When is measured, and what follows: arguments of `train.dev.measure.DevMeasurements`."""
+        best = self.keep is DevKeep.best
+        return {"every_steps": self.every_steps, "patience": self.patience, "keep_best": best}
+
+
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
     """Train a bi-encoder with the contrastive loss over global batches (GradCache, packed input).
@@ -328,6 +390,7 @@ class TrainConfig:
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING
     parallel: ParallelConfig = MISSING
+    dev: DevConfig = MISSING
     query_max_tokens: int | None = positive()
     """Tokens of a query's input, instruction and tags included; its end is cut. null: the paper's 2,048, or the model's
     learned positions where they are fewer (512 in BERT)."""

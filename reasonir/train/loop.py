@@ -38,6 +38,7 @@ from reasonir.train.data.sources import (
     published_average,
     published_total,
 )
+from reasonir.train.dev.measure import DevMeasurements
 from reasonir.train.export import export
 from reasonir.train.memory.estimate import explain_out_of_memory
 from reasonir.train.memory.machine import (
@@ -73,7 +74,8 @@ def train(config: TrainConfig) -> None:
     config = config.with_lengths(shape.positions)
     if config.dry_run:
         sources, published = list_sources(config.data), config.data.published_rows
-        rows, lines = published_total(sources, published), describe_sources(sources, published)
+        rows = published_total(sources, published)
+        lines = describe_sources(sources, published) + config.dev.plan
         ranks_planned = config.planned_ranks or world_size()
         device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
         average = published_average(sources, config.global_batch_queries)
@@ -93,7 +95,10 @@ def train(config: TrainConfig) -> None:
         work = replace(work, state=ranks.gather(work.state)[0])
         engine, step = _start_engine(config, ranks, work)
         state = work.state
-        if state.step < work.total_steps:
+        objective = partial(info_nce, temperature=config.temperature)
+        dev = DevMeasurements(work.dev_sets, ranks, step, objective, **config.dev.pace)
+        dev.announce(work.total_steps)
+        if state.step < work.total_steps and not dev.ends(state.dev):
             folder = Path(config.output_dir)
             metrics = None
             if ranks.leads:
@@ -103,8 +108,9 @@ def train(config: TrainConfig) -> None:
                 work,
                 engine,
                 step,
-                CheckpointWriter(folder / "checkpoints", ranks, config.keep_checkpoints),
+                CheckpointWriter(folder / "checkpoints", ranks, config.keep_checkpoints, dev.keep_best),
                 StepLog(metrics, work, _meter(ranks, work, adapters=config.lora.rank > 0), config.profile_steps),
+                dev,
                 seed=config.seed,
                 save_every_steps=config.save_every_steps,
                 save_every_minutes=config.save_every_minutes,
@@ -265,7 +271,8 @@ class StepLog:
     def append(self, row: dict[str, Any]) -> None:
         """Write a step's row."""
         if self._metrics is not None:
-            row |= self._meter.columns(row["train/tokens"], row["train/step_seconds"])
+            apart = row.get("dev/seconds", 0.0)
+            row |= self._meter.columns(row["train/tokens"], row["train/step_seconds"], apart)
             self._metrics.append(row)
             rate, real = row["train/tokens_per_second"], row["train/real_token_fraction"]
             loss = "skipped" if row["train/loss_nats"] is None else f"loss {row['train/loss_nats']:.3f}"
@@ -274,10 +281,10 @@ class StepLog:
             slow = f", {waited:.1f} s waiting for data" if waited > 0.1 * row["train/step_seconds"] else ""
             self._progress.update(1, note + slow)
 
-    def summarise(self) -> None:
-        """Track what the finished run used of every source."""
+    def summarise(self, steps: int) -> None:
+        """Track what the finished run used of every source in so many steps."""
         if self._metrics is not None:
-            self._metrics.summarise(self._work.batches.epoch_report(self._work.total_steps))
+            self._metrics.summarise(self._work.batches.epoch_report(steps))
 
     def close(self) -> None:
         """End the metrics file and the progress line."""
@@ -293,13 +300,14 @@ def _run_steps(
     step: TrainingStep,
     writer: CheckpointWriter,
     log: StepLog,
+    dev: DevMeasurements,
     *,
     seed: int,
     save_every_steps: int,
     save_every_minutes: float,
     skip_nonfinite_steps: int,
 ) -> TrainingState:
-    """Run optimizer steps until the last; save on schedule, at the end, and before any stop.
+    """Run optimizer steps until the last, or until `dev` ends them; save on schedule, at the end, and before any stop.
 
     Raises:
         SystemExit: The run was asked to stop; 128 + the signal's number, after a checkpoint.
@@ -321,19 +329,22 @@ def _run_steps(
                 _save_before_leaving(ranks, engine, writer, state)
                 raise
             state = state.after(batch.step + 1, done.row["train/tokens"], skipped=done.skipped)
+            if dev.due(state.step, total):
+                state = replace(state, dev=dev.measure(state.step, state.dev, done.row))
             log.append(done.row)
             # A checkpoint that failed in the thread ends the run at the next step, not at the next checkpoint.
             writer.check()
             due = done.wishes.save or (save_every_steps and state.step % save_every_steps == 0)
-            if due or done.wishes.stop or state.step == total:
+            last = state.step == total or dev.ends(state.dev)
+            if due or done.wishes.stop or last or dev.wants_kept(state.dev, state.step):
                 ranks.phase(f"step {state.step}: saving")
                 writer.save(engine, state)
-            if done.wishes.stop and state.step < total:
+            if (done.wishes.stop or last) and state.step < total:
                 break
-        if state.step == total:
-            log.summarise()
+        if last:
+            log.summarise(state.step)
         _save_before_leaving(ranks, engine, writer, state)
-        if state.step < total:
+        if not last:
             _leave_early(ranks, state, asked)
     return state
 

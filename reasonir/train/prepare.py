@@ -21,6 +21,7 @@ from reasonir.model.trunk.precision import choose_precision, hold_in_bf16
 from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
 from reasonir.train.config import EngineName, TrainConfig, WeightFormat
 from reasonir.train.data.batches import MixedBatches
+from reasonir.train.data.hold_out import hold_out
 from reasonir.train.data.sources import (
     Source,
     list_sources,
@@ -30,6 +31,7 @@ from reasonir.train.data.sources import (
     report_rows,
     training_texts,
 )
+from reasonir.train.dev.sets import DevData, DevSet, open_sets, require_place
 from reasonir.train.memory.estimate import SHARDED
 from reasonir.train.optim import Schedule
 from reasonir.train.parallel.cross_device import attention_share_of
@@ -41,6 +43,7 @@ MAY_CHANGE_ON_RESUME = (
     "skip_nonfinite_steps", "keep_checkpoints", "tracking", "tracking_group", "push_to_hub", "chunk_tokens",
     "graph_memory_gib", "gradient_checkpointing", "data.cache_dir", "data.processes", "dry_run", "planned_ranks",
     "profile_steps", "planned_gpu", "planned_memory_gib", "planned_mfu", "lora.merge", "model.licence", "export_dtype",
+    "dev.keep", "dev.patience",
 )  # fmt: skip
 # Folder of a new model before its first step: ranks beside rank 0, and a resumed run, begin from it.
 INITIAL_MODEL = "initial_model"
@@ -54,14 +57,15 @@ class Work:
 
     run: rank 0's output folder, else None. state: where the run stands.
     resumed_from: the checkpoint that holds the optimizer's state; None at step 0. differences_from_published: a line
-    for each difference between the rows found and the rows published. layer_parameters: weights of the layers, without
-    embeddings.
+    for each difference between the rows found and the rows published, and for rows held out. dev_sets: what the run is
+    measured on, none where nothing is. layer_parameters: weights of the layers, without embeddings.
     """
 
     run: RunFolder | None
     encoder: Encoder
     sources: list[Source]
     batches: MixedBatches
+    dev_sets: list[DevSet]
     differences_from_published: list[str]
     schedule: Schedule
     state: TrainingState
@@ -82,6 +86,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     run = RunFolder(config.output_dir, config, resume=config.resume, ignored=MAY_CHANGE_ON_RESUME,
                     ignored_groups=GROUPS_THAT_MAY_CHANGE) if ranks.leads else None  # fmt: skip
     # 1 data and model: a new tokenizer is learned from the texts, then all texts are tokenised
+    require_place(config.dev.dir)
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
     path, frozen = config.model.path or _built_before(folder, config.resume, ranks), config.model.dtype
@@ -94,13 +99,18 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         encoder = Encoder.from_pretrained(path, dtype=torch.float32, **config.model.embedding,
                                           in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
     # Families whose positions config.json does not tell are refused here.
-    query_limit, document_limit = config.with_lengths(encoder.max_positions).lengths
-    stores = open_sources(sources, documents, encoder.template, query_max_tokens=query_limit,
-                          document_max_tokens=document_limit, cache_dir=config.data.cache_dir,
-                          processes=config.data.processes or 1)  # fmt: skip
-    batches = MixedBatches(stores, mixing_weights(sources), config.global_batch_queries, config.negatives_per_query,
-                           config.seed, own_batch_queries=[source.batch_queries for source in sources],
+    lengths = config.with_lengths(encoder.max_positions).lengths
+    limits: dict[str, Any] = dict(zip(("query_max_tokens", "document_max_tokens"), lengths, strict=True))
+    stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
+                          processes=config.data.processes or 1, **limits)  # fmt: skip
+    split = hold_out(stores, config.dev.share, config.dev.max_queries, config.seed)
+    batches = MixedBatches(split.training, mixing_weights(sources), config.global_batch_queries,
+                           config.negatives_per_query, config.seed,
+                           own_batch_queries=[source.batch_queries for source in sources],
                            own_negatives=[source.negatives_per_query for source in sources])  # fmt: skip
+    dev = DevData(**config.dev.data, **limits, seed=config.seed, documents=tuple(config.data.documents or ()))
+    dev_sets = open_sets(dev, sources, stores, split.held_out, encoder.template, batches.common_query_instruction,
+                         config.data.cache_dir)  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
@@ -127,8 +137,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         run=run, encoder=encoder.train(), sources=sources, batches=batches, layer_parameters=sizes[0],
         attention_share=attention_share_of(*sizes), schedule=schedule,
         state=replace(state, planned_steps=total_steps if config.rates_depend_on_length else None),
-        differences_from_published=report_rows(sources, stores, config.data.published_rows),
-        precision_reason=reason, resumed_from=reader,
+        differences_from_published=report_rows(sources, stores, config.data.published_rows) + split.lines,
+        dev_sets=dev_sets, precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ Letters: B queries and N documents of the global batch, Q queries and M document
 chunks (its queries, its documents, and repeated texts in idle chunks), D embedding dimension.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -217,6 +218,23 @@ class TrainingStep:
         device, low = self.ranks.device.type, self.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=self.casts_once):
             return self.engine.embed(chunk.texts)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Let `embed` compute as the finished model does, without dropout and graphs; random numbers stay."""
+        model, on_cuda = self.engine.embed, self.ranks.device.type == "cuda"
+        model.eval()
+        with (
+            torch.random.fork_rng([self.ranks.device] if on_cuda else []),
+            torch.no_grad(),
+            torch.autocast(self.ranks.device.type, enabled=False),  # casts of weights live as long as this
+        ):
+            yield
+        model.train()
+
+    def embed_packed(self, texts: PackedTexts, label: str) -> torch.Tensor:
+        """Embed the texts of one pass: float32 (texts, D). `label` is what the watchdog calls it."""
+        return self.embed(Chunk(texts, label))
 
     def loss_and_gradient(
         self, embeddings_CD: torch.Tensor, share: Share, scale: float = 1.0

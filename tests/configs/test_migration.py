@@ -74,6 +74,8 @@ TYPED = {
     "save_steps=100": "save_every_steps=N",
     "save_total_limit=2": "keep_checkpoints=N",
     "resume_from_checkpoint=true": "resume=true",
+    "eval_steps=50": "dev.every_steps=N",
+    "load_best_model_at_end=true": "dev.keep=best",
     "report_to=wandb": "tracking=wandb|tensorboard",
     "deepspeed=ds.json": "parallel=zero1|zero2|zero3",
     "scale=20": "temperature=T, which is 1 / scale",

@@ -11,8 +11,8 @@ import pytest
 
 from reasonir.core.errors import UserError
 from reasonir.data.bright import read_bright
-from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import qrels_of, read_results
+from reasonir.retrieval.metrics import score_run
 from tests.kit.collections import run
 from tests.kit.texts import note_encoded
 

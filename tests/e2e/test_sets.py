@@ -8,10 +8,10 @@ import pytest
 from reasonir.core.files import read_jsonl
 from reasonir.data.bright import read_bright
 from reasonir.data.trec import read_qrels, read_run
-from reasonir.eval.scores.aspect_metrics import aspect_metrics
-from reasonir.eval.scores.metrics import CUTS
 from reasonir.eval.scores.results import read_results
+from reasonir.retrieval.aspect_metrics import aspect_metrics
 from reasonir.retrieval.fusion import in_order
+from reasonir.retrieval.metrics import CUTS
 from tests.kit.collections import run
 from tests.kit.hub_sets import bright_pro, hub_set
 from tests.kit.shared import SHARED_DATA, requires_shared_data

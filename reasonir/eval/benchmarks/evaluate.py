@@ -23,11 +23,11 @@ from reasonir.data.rewritings import rewritten_file
 from reasonir.data.trec import write_run
 from reasonir.eval.benchmarks import resume
 from reasonir.eval.benchmarks.config import MAY_DIFFER, WITHOUT_PAGES, BeirConfig, BrightConfig, resolve
-from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import aspects_of, qrels_of, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.retrieval.config import HybridConfig, RetrievalConfig, Retriever
 from reasonir.retrieval.fusion import describe_fusion
+from reasonir.retrieval.metrics import score_run
 from reasonir.retrieval.ranking import HYBRID_PARTS, Searcher, SearchTask, open_searcher
 
 Metrics = dict[str, float]

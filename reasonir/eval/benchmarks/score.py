@@ -11,8 +11,8 @@ from reasonir.core.run_folder import build_manifest
 from reasonir.data.bright import PLACEHOLDER
 from reasonir.data.trec import read_qrels, read_run
 from reasonir.eval.benchmarks.config import ScoreConfig
-from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import QUERIES_FILE
+from reasonir.retrieval.metrics import score_run
 
 SHOWN_METRICS = ("ndcg_at_10", "map_at_100", "recall_at_1", "recall_at_10", "recall_at_100", "mrr")
 

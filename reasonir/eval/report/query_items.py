@@ -12,8 +12,8 @@ from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.eval.report.page import Passages, cut, short_score
 from reasonir.eval.report.runs import METRIC, MeasuredRun, Shared
-from reasonir.eval.scores.metrics import score_run
 from reasonir.retrieval.fusion import in_order
+from reasonir.retrieval.metrics import score_run
 
 # Hits shown of a query; its metric is nDCG@10.
 HITS = 10

@@ -26,13 +26,13 @@ from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
 from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, size_of
 from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, count_questions
 from reasonir.eval.rerank.places import describe_places, render_places
-from reasonir.eval.scores.metrics import score_run
 from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
 from reasonir.llm.context import open_context
 from reasonir.llm.conversations import Conversation, hold_conversations
 from reasonir.llm.prompts import OWN_FILES, Prompt, describe_prompts, load_prompt, start_with_prompts
+from reasonir.retrieval.metrics import score_run
 from reasonir.text.lengths import SAFE_BYTES
 from reasonir.text.markdown import markdown_table
 

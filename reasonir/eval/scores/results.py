@@ -19,7 +19,7 @@ from reasonir.core.files import read_jsonl, write_json, write_jsonl
 from reasonir.data.aspects import Aspect
 from reasonir.data.collections import Collection
 from reasonir.data.trec import Run, read_run, write_run
-from reasonir.eval.scores.metrics import RunMetrics, score_run
+from reasonir.retrieval.metrics import RunMetrics, score_run
 
 Aspects = Mapping[str, Sequence[Aspect]]
 """Query id to its aspects, where the data names them."""

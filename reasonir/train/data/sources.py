@@ -271,7 +271,11 @@ def _describe_instructions(instructions: tuple[str, ...]) -> str:
 
 def input_paths(sources: list[Source]) -> list[str]:
     """Return the files and corpora that the sources read from the local disk, each once."""
-    named = [path for source in sources for path in (source.path, *source.documents)]
+    return local_places([path for source in sources for path in (source.path, *source.documents)])
+
+
+def local_places(named: list[str]) -> list[str]:
+    """Return those of some paths and hub names that lie on the local disk, each once."""
     places = [_hub_name(path) if _is_hub(path) else path for path in named]
     return [path for path in dict.fromkeys(places) if Path(path).exists()]
 

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, tee
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +41,8 @@ ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
 )  # fmt: skip
+# Those with one entry a row.
+PER_ROW = ("row_query", "weights", "lines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class TokenStore:
     def rows(self) -> int:
         """Number of training rows."""
         return len(self.arrays["row_query"])
+
+    @property
+    def queries(self) -> np.ndarray:
+        """Text index of each row's query, with the first of its instructions, (rows,)."""
+        return self.arrays["row_query"].reshape(self.rows, -1)[:, 0]
 
     @property
     def tokens(self) -> int:
@@ -103,6 +110,24 @@ class TokenStore:
         """Return the text indices of a row's "positive" or "negative" list."""
         offsets = self.arrays[f"{kind}_offsets"]
         return self.arrays[f"{kind}s"][offsets[row] : offsets[row + 1]]
+
+    def listed_by(self, kind: str, chosen: np.ndarray) -> np.ndarray:
+        """Return which entries of the "positive" or "negative" lists, laid end to end, belong to the chosen rows.
+
+        Args:
+            kind: "positive" or "negative".
+            chosen: bool, one a row.
+        """
+        return np.repeat(chosen, np.diff(self.arrays[f"{kind}_offsets"]))
+
+    def only_rows(self, chosen: np.ndarray) -> "TokenStore":
+        """Return a view that has the chosen rows alone (bool, one a row), over the same texts and with its own key."""
+        arrays = self.arrays | {name: self.arrays[name][chosen] for name in PER_ROW}
+        for kind in ("positive", "negative"):
+            counts = np.diff(self.arrays[f"{kind}_offsets"])[chosen]
+            arrays[f"{kind}_offsets"] = np.concatenate([[0], np.cumsum(counts)])
+            arrays[f"{kind}s"] = self.arrays[f"{kind}s"][self.listed_by(kind, chosen)]
+        return replace(self, key=digest_of([self.key, np.packbits(chosen).tobytes().hex()])[:40], arrays=arrays)
 
 
 def open_token_store(

@@ -64,13 +64,18 @@ class Meter:
             self._flops = self._passes * self._forward_flops(lengths)
             yield batch
 
-    def columns(self, tokens: int, step_seconds: float) -> dict[str, float]:
+    def columns(self, tokens: int, step_seconds: float, apart: float = 0.0) -> dict[str, float]:
         """Return the columns of a step that has ended.
 
         `wall` counts from the row before: waiting, step, saving, logging.
+
+        Args:
+            tokens: Of the step.
+            step_seconds: It took.
+            apart: Seconds since the row before that belong to no training.
         """
         now = time.perf_counter()
-        wall, self._row_at = now - self._row_at, now
+        wall, self._row_at = now - self._row_at - apart, now
         found = {
             "train/data_wait_seconds": round(self._waited, 4),
             "train/wall_tokens_per_second": round(tokens / wall, 1),

@@ -62,7 +62,7 @@ class Engine:
             ranks: All ranks of the run.
             limit: Largest global gradient norm; 0 allows any.
         """
-        self.embed: Callable[..., torch.Tensor] = encoder
+        self.embed: torch.nn.Module = encoder
         self.optimizer, self.ranks, self.limit = optimizer, ranks, limit
         self.named: dict[str, Any] = _trained_weights(encoder)
         self.parameters = list(encoder.parameters())

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasonir.eval.scores.metrics import score_run
 from reasonir.retrieval import bm25 as lexical
 from reasonir.retrieval.bm25 import STOP_WORDS, BM25Index, analyse, stem, tie_ranks, tokenise
 from reasonir.retrieval.config import Lexical
+from reasonir.retrieval.metrics import score_run
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.reference import bm25 as reference
 from tests.reference import ndcg, porter

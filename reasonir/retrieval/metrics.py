@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytrec_eval
 
 from reasonir.data.aspects import Aspect
-from reasonir.eval.scores.aspect_metrics import aspect_metric_names, aspect_metrics
+from reasonir.retrieval.aspect_metrics import aspect_metric_names, aspect_metrics
 from reasonir.retrieval.fusion import in_order
 
 # 10 is the cut of BRIGHT's nDCG, 1 that of its recall on whole pages, 25 Bright-Pro's.

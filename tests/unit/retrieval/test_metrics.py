@@ -7,8 +7,8 @@ import pytest
 import pytrec_eval
 
 from reasonir.data.bright import BRIGHT_TASKS
-from reasonir.eval.scores.metrics import CUTS, METRIC_OF_MEASURE, score_run
 from reasonir.eval.scores.published import BRIGHT_SIZES, ORIGINAL, REWRITTEN, published_rows
+from reasonir.retrieval.metrics import CUTS, METRIC_OF_MEASURE, score_run
 from tests.kit.shared import SHARED_DATA, requires_shared_data
 from tests.reference.ndcg import ndcg
 

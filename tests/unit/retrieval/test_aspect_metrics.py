@@ -7,8 +7,8 @@ import random
 import pytest
 
 from reasonir.data.aspects import Aspect
-from reasonir.eval.scores.aspect_metrics import aspect_metrics, ideal_ranking
-from reasonir.eval.scores.metrics import CUTS, score_run
+from reasonir.retrieval.aspect_metrics import aspect_metrics, ideal_ranking
+from reasonir.retrieval.metrics import CUTS, score_run
 from tests.reference import alpha_ndcg as slow
 
 PAIR = [Aspect("x", 1.0, ("a", "b")), Aspect("y", 1.0, ("c",))]
