@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains in rounds: the current model mines hard negatives for the rows, then trains on them.
-#   MODEL=FOLDER ROWS=rows.jsonl CORPUS=docs.jsonl ROUNDS=3 scripts/refresh.sh negatives.drop_above=0.95
+#   MODEL=FOLDER ROWS=rows.jsonl CORPUS=docs.jsonl ROUNDS=3 scripts/refresh.sh warmup_ratio=0.1 negatives.drop_above=0.95
 # Environment: MODEL (folder or hub id of the retriever to begin with), ROWS (training rows), CORPUS (documents to mine from:
 # BRIGHT or BEIR folder, JSONL of id and content, or a folder of .txt and .md files), ROUNDS (1), OUTPUT_DIR (outputs/refresh),
 # MINE (options of mining that win over those below), EXPERIMENT (none), NPROC, MAX_RESTARTS and PYTHON as for scripts/train.sh.
