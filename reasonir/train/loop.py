@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -73,14 +73,7 @@ def train(config: TrainConfig) -> None:
     shape = read_shape(config.model.path, config.model.sizes, fetch=not config.dry_run)
     config = config.with_lengths(shape.positions)
     if config.dry_run:
-        sources, published = list_sources(config.data), config.data.published_rows
-        rows = published_total(sources, published)
-        lines = describe_sources(sources, published) + config.dev.plan
-        ranks_planned = config.planned_ranks or world_size()
-        device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
-        average = published_average(sources, config.global_batch_queries)
-        known = None if average is None else rows
-        print(render_plan(plan_figures(config, ranks_planned, known, lines, device, average)))
+        _print_plan(config)
         return
     with (
         repeatable_kernels(config.deterministic),
@@ -121,6 +114,18 @@ def train(config: TrainConfig) -> None:
             if ranks.leads:
                 export(config, work, engine, state)
         ranks.barrier()
+
+
+def _print_plan(config: TrainConfig) -> None:
+    """Say what the run would do, from its options and the published sizes of its data."""
+    sources, published = list_sources(config.data), config.data.published_rows
+    rows = published_total(sources, published)
+    lines = describe_sources(sources, published) + config.dev.plan
+    ranks_planned = config.planned_ranks or world_size()
+    device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
+    average = published_average(sources, config.global_batch_queries)
+    known = None if average is None else rows
+    print(render_plan(plan_figures(config, ranks_planned, known, lines, device, average)))
 
 
 def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine, TrainingStep]:
@@ -320,14 +325,10 @@ def _run_steps(
         for batch in log.follow(batches):
             wishes = Wishes(bool(asked), _minutes_since(writer.saved_at) >= (save_every_minutes or math.inf))
             may_skip = state.skipped_steps < skip_nonfinite_steps
-            try:
+            with _saved_if_stopped(ranks, engine, writer, state):
                 done = optimizer_step(
                     ranks, engine, step, batch, wishes, seed=seed, schedule=work.schedule, may_skip=may_skip
                 )
-            except RunStopped:
-                # All ranks are here, and the weights are those of the step before.
-                _save_before_leaving(ranks, engine, writer, state)
-                raise
             state = state.after(batch.step + 1, done.row["train/tokens"], skipped=done.skipped)
             if dev.due(state.step, total):
                 state = replace(state, dev=dev.measure(state.step, state.dev, done.row))
@@ -347,6 +348,16 @@ def _run_steps(
         if not last:
             _leave_early(ranks, state, asked)
     return state
+
+
+@contextmanager
+def _saved_if_stopped(ranks: Ranks, engine: Engine, writer: CheckpointWriter, state: TrainingState) -> Iterator[None]:
+    """Save the state before a step that stops the run: all ranks are here, with the weights of the step before."""
+    try:
+        yield
+    except RunStopped:
+        _save_before_leaving(ranks, engine, writer, state)
+        raise
 
 
 def _leave_early(ranks: Ranks, state: TrainingState, asked: list[int]) -> NoReturn:
@@ -415,9 +426,7 @@ def optimizer_step(
             process of one rank lacks memory.
     """
     begun = time.perf_counter()
-    # Randomness depends on (seed, step, rank) alone: a resumed run draws what the unbroken one draws.
-    seeds = np.random.SeedSequence((seed, batch.step, ranks.rank))
-    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+    _seed_dropout(seed, batch.step, ranks.rank)
     engine.begin()
     rate = schedule.set_rates(engine.param_groups, batch.step)
     with stop_out_of_memory(batch.step + 1, alone=ranks.world == 1):
@@ -450,6 +459,12 @@ def optimizer_step(
         **{f"train/{name}": int(count) for name, count in zip(result.counts, counts, strict=True)},
     }
     return StepOutcome(row, Wishes(stop > 0, save > 0), skipped)
+
+
+def _seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Make randomness depend on these three alone: a resumed run draws what the unbroken one draws."""
+    seeds = np.random.SeedSequence((seed, step, rank))
+    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
 
 def _apply(engine: Engine, loss: float) -> float:

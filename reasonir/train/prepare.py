@@ -89,15 +89,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     require_place(config.dev.dir)
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
-    path, frozen = config.model.path or _built_before(folder, config.resume, ranks), config.model.dtype
-    if path is None:
-        preset = PresetOptions(**config.model.embedding).of_new_model()
-        encoder = _build_encoder(training_texts(sources, documents), config.model.sizes, config.seed, preset)
-    else:
-        in_shards = path == config.model.path and _reads_shards(config.parallel.engine, frozen, dora=config.lora.dora)
-        # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
-        encoder = Encoder.from_pretrained(path, dtype=torch.float32, **config.model.embedding,
-                                          in_shards=in_shards, four_bits=frozen is WeightFormat.nf4)  # fmt: skip
+    built_before = _built_before(folder, config.resume, ranks)
+    encoder = _open_encoder(config, built_before, training_texts(sources, documents))
     # Families whose positions config.json does not tell are refused here.
     lengths = config.with_lengths(encoder.max_positions).lengths
     limits: dict[str, Any] = dict(zip(("query_max_tokens", "document_max_tokens"), lengths, strict=True))
@@ -113,15 +106,11 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
                          config.data.cache_dir)  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
+    frozen = config.model.dtype
     asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, encoder, batches.fingerprint)
-    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
-    schedule, before = (
-        Schedule(config.schedule, config.warmup_over(steps), steps, config.decay_ratio, config.final_rate_ratio)
-        for steps in (total_steps, state.planned_steps or total_steps)
-    )
-    schedule.require_same_past(state.step, before)
-    batches.require_weight(range(state.step, total_steps))
+    schedule = _schedule(config, state, batches.steps_per_epoch)
+    batches.require_weight(range(state.step, schedule.total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
         _write_first_files(run, encoder if config.model.path is None else None, max(config.lengths))
@@ -136,10 +125,38 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     return Work(
         run=run, encoder=encoder.train(), sources=sources, batches=batches, layer_parameters=sizes[0],
         attention_share=attention_share_of(*sizes), schedule=schedule,
-        state=replace(state, planned_steps=total_steps if config.rates_depend_on_length else None),
+        state=replace(state, planned_steps=schedule.total_steps if config.rates_depend_on_length else None),
         differences_from_published=report_rows(sources, stores, config.data.published_rows) + split.lines,
         dev_sets=dev_sets, precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
+
+
+def _open_encoder(config: TrainConfig, built_before: str | None, texts: Iterable[str]) -> Encoder:
+    """Load the model that training begins from; without a path build one, whose tokenizer is learned from the texts."""
+    path, frozen = config.model.path or built_before, config.model.dtype
+    if path is None:
+        preset = PresetOptions(**config.model.embedding).of_new_model()
+        return _build_encoder(texts, config.model.sizes, config.seed, preset)
+    in_shards = path == config.model.path and _reads_shards(config.parallel.engine, frozen, dora=config.lora.dora)
+    # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
+    return Encoder.from_pretrained(
+        path,
+        dtype=torch.float32,
+        **config.model.embedding,
+        in_shards=in_shards,
+        four_bits=frozen is WeightFormat.nf4,
+    )
+
+
+def _schedule(config: TrainConfig, state: TrainingState, steps_per_epoch: float) -> Schedule:
+    """Return the rates of the whole run; refuse a length under which the steps done would have had others."""
+    total_steps = config.max_steps or max(1, math.ceil(config.epochs * steps_per_epoch))
+    schedule, before = (
+        Schedule(config.schedule, config.warmup_over(steps), steps, config.decay_ratio, config.final_rate_ratio)
+        for steps in (total_steps, state.planned_steps or total_steps)
+    )
+    schedule.require_same_past(state.step, before)
+    return schedule
 
 
 def _reads_shards(engine: EngineName, frozen: WeightFormat, *, dora: bool) -> bool:

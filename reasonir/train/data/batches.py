@@ -288,7 +288,13 @@ def batch_shares(
 
 
 def average_queries(shares: np.ndarray, sizes: Sequence[int], usual_size: int) -> float:
-    """Return the queries of a batch, on average over many; exactly the usual size where all batches have it."""
+    """Return the queries of a batch, on average over many; exactly the usual size where all batches have it.
+
+    Args:
+        shares: Of the batches, by source; they sum to 1.
+        sizes: Queries of each source's batches.
+        usual_size: Of a source without a size of its own.
+    """
     return usual_size + float(shares @ (np.array(sizes) - usual_size))
 
 

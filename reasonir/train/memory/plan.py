@@ -123,16 +123,14 @@ def plan_figures(
         average_queries: Of a batch, over all sources; None if all are as large.
     """
     shape, lora = read_shape(config.model.path, config.model.sizes), config.lora
-    if lora.rank:
-        shape = with_adapters(shape, rank=lora.rank, targets=lora.targets, dora=lora.dora)
+    shape = with_adapters(shape, rank=lora.rank, targets=lora.targets, dora=lora.dora)
     # Of sources with batches of their own the largest batch is planned.
     lengths = config.lengths
     queries, negatives = max(config.batch_sizes, key=lambda size: size[0] * (lengths[0] + (1 + size[1]) * lengths[1]))
     batch = plan_batch(
         queries=queries, negatives_per_query=negatives, average_queries=average_queries,
-        query_max_tokens=lengths[0], document_max_tokens=lengths[1],
-        chunk_tokens=config.chunk_tokens, ranks=ranks, rows=rows,
-        max_steps=config.max_steps, epochs=config.epochs,
+        query_max_tokens=lengths[0], document_max_tokens=lengths[1], chunk_tokens=config.chunk_tokens, ranks=ranks,
+        rows=rows, max_steps=config.max_steps, epochs=config.epochs,
     )  # fmt: skip
     engine, json_options = config.parallel.engine, config.parallel.deepspeed
     zero = json_options.get("zero_optimization", {})
@@ -154,8 +152,7 @@ def plan_figures(
     traffic = plan_traffic(
         shape, batch, engine=engine, entry_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
         weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes,
-        forward_passes=2 * batch.rank_chunks - setting.kept_chunks,
-        backward_passes=batch.rank_chunks,
+        forward_passes=2 * batch.rank_chunks - setting.kept_chunks, backward_passes=batch.rank_chunks,
     )  # fmt: skip
     return RunFigures(
         setting=setting, traffic=traffic, memory=plan_memory(setting), sources=sources,

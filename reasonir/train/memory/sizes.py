@@ -169,12 +169,14 @@ def with_adapters(shape: ModelShape, *, rank: int, targets: list[str], dora: boo
 
     Args:
         shape: The model without adapters.
-        rank: Above 0.
+        rank: 0 is no adapter, and the shape as it is.
         targets: Names of the linear layers, whole or from a dot on; "all-linear" is every one.
         dora: Whether the magnitude of each output is learned too.
     Raises:
         UserError: The model has no layer of such a name.
     """
+    if not rank:
+        return shape
     added, used = 0, set()
     for name, (inputs, outputs) in shape.matrices.items():
         for layer in range(shape.layers):
