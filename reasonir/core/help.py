@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -72,6 +73,8 @@ def _type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
+# Every command line asks several times, and parsing takes tens of milliseconds.
+@functools.cache
 def _field_docstrings(schema: type) -> dict[str, str]:
     """Map field name to the string literal that follows it in the class body.
 
