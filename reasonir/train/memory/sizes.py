@@ -71,7 +71,11 @@ def read_shape(model_path: str | None, new: dict[str, int], *, fetch: bool = Fal
     """
     file = None if model_path is None else _find_config_file(model_path, fetch)
     if file is not None:
-        return shape_of_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"model.path={model_path}: {file} cannot be read ({error})") from error
+        return shape_of_json(content, str(file))
     written = {"model_type": "llama", "rms_norm_eps": 1e-6, "hidden_size": new["hidden_size"],
                "intermediate_size": new["intermediate_size"], "num_hidden_layers": new["layers"],
                "num_attention_heads": new["heads"], "num_key_value_heads": new["key_value_heads"],

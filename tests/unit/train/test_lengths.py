@@ -44,6 +44,12 @@ def test_positions_are_read_as_the_loaded_model_has_them(tmp_path: Path, kind: s
     assert found is None or found in (64, 66)
 
 
+def test_a_broken_config_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^model\.path=.*config\.json cannot be read"):
+        read_shape(str(tmp_path), {})
+
+
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     made = composed(monkeypatch, train_cli.main, [*TRAIN, "document_max_tokens=200"])
