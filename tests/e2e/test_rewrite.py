@@ -313,7 +313,6 @@ def test_kills_change_no_byte_and_pay_nothing_twice(
         (["length_tokens=[64,0]"], "length_tokens=[64, 0] must be positive"),
         (["length_tokens=[64,64]"], "names 64 twice"),
         (["length_tokens=[]"], "null sets no length"),
-        (["length_tokens=64"], "length_tokens"),
         (["samples=0"], "samples=0"),
         (["name=a/b"], "name=a/b must be a plain name"),
         (["name=original"], "name=original must be"),

@@ -5,7 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.files import write_jsonl
+from reasonir.model import Encoder
+from reasonir.train.dev.sets import DevData, DevSet, open_sets
 from tests.kit.texts import tiny_training, training_rows, write_rows
+
+DEV_DEFAULTS: dict[str, Any] = {
+    "dir": None, "share": 0.0, "split": None, "instruction": "auto", "max_queries": 100, "max_documents": 100,
+    "query_max_tokens": 160, "document_max_tokens": 160, "documents": (), "seed": 0,
+}  # fmt: skip
+
+
+def opened(tiny: Encoder, folder: Path, common: str = "find it", **changes: Any) -> list[DevSet]:
+    """Return the dev sets that these options open.
+
+    Args:
+        tiny: Whose template turns texts into tokens.
+        folder: For the token cache.
+        common: The instruction of the training queries.
+        **changes: Options that are not `DEV_DEFAULTS`.
+    """
+    data = DevData(**{**DEV_DEFAULTS, **changes})
+    return open_sets(data, [], [], [], tiny.template, common, str(folder / "cache"))
 
 
 def measured_training(folder: Path, steps: int) -> list[str]:

@@ -17,9 +17,9 @@ from reasonir.train.objectives.infonce import info_nce
 from reasonir.train.parallel.engine import Engine
 from reasonir.train.parallel.ranks import Ranks
 from reasonir.train.step import TrainingStep
+from tests.kit.dev_runs import opened
 from tests.reference.infonce import info_nce as slow_info_nce
 from tests.reference.ndcg import ndcg
-from tests.unit.train.dev.test_sets import opened
 
 OBJECTIVE = partial(info_nce, temperature=0.1)
 

@@ -1,24 +1,12 @@
 """Dev sets of every form of data: who answers whom, limits, instructions."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from reasonir.core.errors import UserError
 from reasonir.model import Encoder
-from reasonir.train.dev.sets import DevData, DevSet, open_sets
+from reasonir.train.dev.sets import DevSet
+from tests.kit.dev_runs import opened
 from tests.kit.texts import SENTENCES, write_rows
-
-DEFAULTS: dict[str, Any] = {
-    "dir": None, "share": 0.0, "split": None, "instruction": "auto", "max_queries": 100, "max_documents": 100,
-    "query_max_tokens": 160, "document_max_tokens": 160, "documents": (), "seed": 0,
-}  # fmt: skip
-
-
-def opened(tiny: Encoder, folder: Path, common: str = "find it", **changes: Any) -> list[DevSet]:
-    data = DevData(**{**DEFAULTS, **changes})
-    return open_sets(data, [], [], [], tiny.template, common, str(folder / "cache"))
 
 
 def words(tiny: Encoder, dev: DevSet, place: int) -> str:
