@@ -491,6 +491,11 @@ class TrainConfig:
         """Tokens of a query's and of a document's input."""
         return self.query_max_tokens or PAPER_TOKENS, self.document_max_tokens or PAPER_TOKENS
 
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The two lengths by their options' names."""
+        return dict(zip(("query_max_tokens", "document_max_tokens"), self.lengths, strict=True))
+
     def with_lengths(self, positions: int | None) -> "TrainConfig":
         """Return a copy in which no length is null. Rank 0 says in a line if the model's learned positions lower one.
 

@@ -89,11 +89,10 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     require_place(config.dev.dir)
     sources = list_sources(config.data)
     documents = read_all_documents(sources)
-    built_before = _built_before(folder, config.resume, ranks)
-    encoder = _open_encoder(config, built_before, training_texts(sources, documents))
+    texts = training_texts(sources, documents)
+    encoder = _open_encoder(config, _built_before(folder, config.resume, ranks), texts)
     # Families whose positions config.json does not tell are refused here.
-    lengths = config.with_lengths(encoder.max_positions).lengths
-    limits: dict[str, Any] = dict(zip(("query_max_tokens", "document_max_tokens"), lengths, strict=True))
+    limits: dict[str, Any] = config.with_lengths(encoder.max_positions).limits
     stores = open_sources(sources, documents, encoder.template, cache_dir=config.data.cache_dir,
                           processes=config.data.processes or 1, **limits)  # fmt: skip
     split = hold_out(stores, config.dev.share, config.dev.max_queries, config.seed)
@@ -106,8 +105,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
                          config.data.cache_dir)  # fmt: skip
     # 2 position
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    frozen = config.model.dtype
-    asked = config.precision.value if frozen is WeightFormat.fp32 else "bf16"
+    asked = config.precision.value if config.model.dtype is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, encoder, batches.fingerprint)
     schedule = _schedule(config, state, batches.steps_per_epoch)
     batches.require_weight(range(state.step, schedule.total_steps))
@@ -115,7 +113,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     if run is not None:
         _write_first_files(run, encoder if config.model.path is None else None, max(config.lengths))
     # 4 what trains
-    if frozen is not WeightFormat.fp32:
+    if config.model.dtype is not WeightFormat.fp32:
         hold_in_bf16(encoder.trunk)
     adapt(encoder, config.model.dropout, config.adapters, checkpoint=config.gradient_checkpointing)
     if reader is not None:
