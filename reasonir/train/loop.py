@@ -142,15 +142,11 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         _print_start(ranks, work, config.parallel.engine.value)
     # 2 engine and step
     rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
+    adamw = partial(build_adamw, betas=config.adam_betas, eps=config.adam_eps)
     engine = open_engine(
-        config.parallel.engine.value,
-        work.encoder,
-        lambda encoder: build_adamw(encoder, *rates, config.weight_decay, betas=config.adam_betas, eps=config.adam_eps),
-        ranks,
-        max_gradient_norm=config.max_gradient_norm,
-        precision=work.state.precision,
-        deepspeed=config.parallel.deepspeed,
-    )
+        config.parallel.engine.value, work.encoder, lambda encoder: adamw(encoder, *rates, config.weight_decay), ranks,
+        max_gradient_norm=config.max_gradient_norm, precision=work.state.precision, deepspeed=config.parallel.deepspeed,
+    )  # fmt: skip
     half = config.parallel.gather_precision is GatherPrecision.bf16
     step = TrainingStep(
         engine,

@@ -110,6 +110,9 @@ def _read_size(content: dict[str, Any], source: str, name: str, *others: str, de
     return int(found)
 
 
+INNER_SIZES = ("intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
+
+
 def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     """Read sizes from a transformers config.json and count parameters.
 
@@ -125,9 +128,7 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     kind = content.get("model_type", "")
     hidden = read("hidden_size", "d_model", "n_embd", "dim")
     wide_by_rule = 4 * hidden if kind in ("gpt2", "falcon", "bloom") else None
-    inner = read(
-        "intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim", default=wide_by_rule
-    )
+    inner = read(*INNER_SIZES, default=wide_by_rule)
     layers = read("num_hidden_layers", "num_layers", "n_layer", "n_layers")
     heads = read("num_attention_heads", "num_heads", "n_head", "n_heads")
     vocabulary = read("vocab_size")
