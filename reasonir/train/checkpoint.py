@@ -61,6 +61,11 @@ class TrainingState:
         # A run without a dev set leaves the file that it always left.
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What stands in the manifest."""
+        return {"steps": self.step, "tokens": self.tokens, "skipped_steps": self.skipped_steps}
+
     def after(self, step: int, tokens: int, *, skipped: bool) -> "TrainingState":
         """Return the position after one more batch.
 

@@ -54,24 +54,18 @@ def export(config: TrainConfig, work: Work, engine: Engine, state: TrainingState
         if config.lora.merge:
             merge_adapters(encoder)
     encoder.trunk.to(_export_dtype(config.export_dtype, config.model.path))
-    longest = max(config.lengths)
-    instruction = work.batches.common_query_instruction
     facts = TrainingFacts(
         name=config.push_to_hub, folder_name=folder.resolve().name, base_path=config.model.path,
         licence=config.model.licence, work=work, state=exported, adapter_rank=config.lora.rank,
         engine=config.parallel.engine.value, settings={name: getattr(config, name) for name in SETTINGS},
     )  # fmt: skip
     with kept_measurements(folder / "model"):
-        save_encoder(encoder, str(folder / "model"), query_instruction=instruction, max_tokens=longest)
+        save_encoder(encoder, str(folder / "model"), query_instruction=work.batches.common_query_instruction,
+                     max_tokens=max(config.lengths))  # fmt: skip
         write_card(folder / "model", encoder, facts)
     work.run.finish(
         inputs=[*input_paths(work.sources), *local_places([config.dev.dir] if config.dev.dir else [])],
-        counts={
-            "steps": state.step,
-            "tokens": state.tokens,
-            "skipped_steps": state.skipped_steps,
-            "sources": work.batches.epoch_report(state.step),
-        },
+        counts=state.counts | {"sources": work.batches.epoch_report(state.step)},
         differences_from_published=work.differences_from_published,
         precision=state.precision,
         model_parameters=parameters,
