@@ -147,20 +147,23 @@ def plan_figures(
     if config.graph_memory_gib is None:
         free = device.memory_gib - plan_memory(setting).device_gib
         setting = replace(setting, graph_memory_gib=max(0.0, GRAPH_SHARE["cpu"] * free))
-    # The mixed-precision policy of fsdp2 gathers weights in bfloat16 (parallel/engine.py).
-    lowered = engine is EngineName.fsdp2 and config.precision is not Precision.fp32
     traffic = plan_traffic(
         shape, batch, engine=engine, entry_bytes=2 if config.parallel.gather_precision is GatherPrecision.bf16 else 4,
-        weight_bytes=2 if lowered else setting.weight_bytes, gradient_bytes=setting.weight_bytes,
+        weight_bytes=_gathered_bytes(engine, config.precision, setting), gradient_bytes=setting.weight_bytes,
         forward_passes=2 * batch.rank_chunks - setting.kept_chunks, backward_passes=batch.rank_chunks,
     )  # fmt: skip
     return RunFigures(
         setting=setting, traffic=traffic, memory=plan_memory(setting), sources=sources,
-        learning_rate=config.learning_rate, schedule=config.describe_schedule(batch.steps),
-        gather_precision=config.parallel.gather_precision.value, device=device, mfu=config.planned_mfu,
-        kept_checkpoints=config.keep_checkpoints, suggestions=suggest_savings(setting, device.memory_gib),
+        learning_rate=config.learning_rate, schedule=config.describe_schedule(batch.steps), device=device,
+        gather_precision=config.parallel.gather_precision.value, kept_checkpoints=config.keep_checkpoints,
+        suggestions=suggest_savings(setting, device.memory_gib), mfu=config.planned_mfu,
         recommendation=recommend_engine(setting, device.memory_gib),
     )  # fmt: skip
+
+
+def _gathered_bytes(engine: EngineName, precision: Precision, setting: MemorySetting) -> int:
+    # The mixed-precision policy of fsdp2 gathers weights in bfloat16 (parallel/engine.py).
+    return 2 if engine is EngineName.fsdp2 and precision is not Precision.fp32 else setting.weight_bytes
 
 
 def _frozen_bytes(dtype: WeightFormat, shape: ModelShape) -> float:
