@@ -3,6 +3,7 @@
 Run by test_loading.py: python -m tests.distributed.loading_worker MODEL ENGINE OUT
 """
 
+import gc
 import hashlib
 import json
 import sys
@@ -10,7 +11,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from reasonir.model import Encoder
@@ -22,25 +22,38 @@ from tests.distributed.parity_worker import deepspeed_json
 READS = {"fsdp2": "_read_own_rows", "zero3": "_partition_as_read"}
 
 
+def own_bytes() -> int:
+    """Return the memory of this process that is backed by no file and not shared with whom it was forked from."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
+    # What a fork has not written to is anonymous and shared; what it has written to is private and dirty.
+    return kib["Private_Dirty"] * 1024
+
+
 class Peak:
-    """The most private memory of this process, MiB beyond what it had, sampled in a thread."""
+    """The most memory of its own that this process took, MiB beyond what it had, sampled in a thread.
+
+    Pages of the checkpoint's file do not count: the kernel gives them up where memory is short.
+    """
 
     def __init__(self) -> None:
         """Start."""
-        self._process, self._done = psutil.Process(), threading.Event()
-        self._before = self.most = self._process.memory_full_info().uss
+        # A collection writes into every object: the pages of a forked process become its own, now and not meanwhile.
+        gc.collect()
+        self._done = threading.Event()
+        self._before = self.most = own_bytes()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._done.wait(0.005):
-            self.most = max(self.most, self._process.memory_full_info().uss)
+            self.most = max(self.most, own_bytes())
 
     def stop(self) -> float:
         """Return the peak."""
         self._done.set()
         self._thread.join()
-        return (max(self.most, self._process.memory_full_info().uss) - self._before) / 2**20
+        return (max(self.most, own_bytes()) - self._before) / 2**20
 
 
 def digest(engine: engines.Engine) -> str:

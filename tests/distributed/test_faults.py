@@ -111,9 +111,9 @@ def test_every_engine_passes_over_a_batch_that_is_not_finite_on_one_rank(tmp_pat
     for engine in ("ddp", "zero1", "zero2", "zero3", "fsdp2"):
         folder = tmp_path / engine
         done = run(folder, options, f"parallel={engine}", fault="nan", step=3)
-        assert done.returncode == 0 and done.stdout.count("skipped: step 3: loss nan on rank 1") == 1, done.stdout[
-            -4000:
-        ]
+        assert done.returncode == 0, done.stdout[-4000:]
+        # A document that is not finite ruins the losses of all ranks, a query those of its own.
+        assert done.stdout.count("skipped: step 3: loss nan on rank") == 1, done.stdout[-4000:]
         assert json.loads((folder / "manifest.json").read_text())["counts"]["skipped_steps"] == 1
         assert logged_steps(folder) == list(range(1, STEPS + 1))
         ends[engine] = weights(folder)
@@ -151,7 +151,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, options: list[st
     folder = tmp_path / "run"
     done = run(folder, options, "parallel=ddp", fault="full_disk", step=3)
     assert done.returncode == TORCHRUNS_OWN
-    (line,) = [line for line in done.stdout.splitlines() if "reasonir-train: error:" in line]
+    line, *others = [line for line in done.stdout.splitlines() if "reasonir-train: error:" in line]
+    assert all("lost another rank" in other for other in others), "the other rank may speak before torchrun ends it"
     assert "could not be written" in line and "resume=true" in line
     assert saved_steps(folder) == [2]
     last = run(folder, options, "parallel=ddp")

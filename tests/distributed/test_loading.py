@@ -28,8 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_a_rank_holds_its_shard_and_the_largest_weight(tmp_path: Path, model: str) -> None:
-    engine = "fsdp2"
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_a_rank_holds_its_shard_and_the_largest_weight(tmp_path: Path, model: str, engine: str) -> None:
     out = tmp_path / "figures.json"
     done = launch(RANKS, ["-m", "tests.distributed.loading_worker", model, engine, str(out)], seconds=900)
     assert done.returncode == 0, done.stdout[-6000:]
