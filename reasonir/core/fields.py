@@ -115,23 +115,6 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-class AttentionChoice(StrEnum):
-    """Which tokens of its text a token sees; auto is what the preset says."""
-
-    auto = "auto"
-    bidirectional = "bidirectional"
-    causal = "causal"
-
-
-class PoolingChoice(StrEnum):
-    """Which states become the embedding; auto is what the preset says."""
-
-    auto = "auto"
-    mean = "mean"
-    last = "last"
-    cls = "cls"
-
-
 class TemplateChoice(StrEnum):
     """How texts become embeddings (form of the input, attention, pooling): a preset of `reasonir.model.presets`.
 

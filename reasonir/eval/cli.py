@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from reasonir.core.command import run_command
@@ -83,7 +84,8 @@ def _compare(config: CompareConfig) -> None:
 def _card(config: CardConfig) -> None:
     from reasonir.eval.benchmarks.card import write_measurements
 
-    write_measurements(config)
+    contamination = None if config.contamination is None else Path(config.contamination)
+    write_measurements(Path(config.model.path), config.results, config.metric, contamination)
 
 
 def _contamination(config: ContaminationConfig) -> None:

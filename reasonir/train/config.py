@@ -10,15 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import (
-    AttentionChoice,
-    PoolingChoice,
-    Precision,
-    TemplateChoice,
-    at_least,
-    positive,
-    within,
-)
+from reasonir.core.fields import Precision, TemplateChoice, at_least, positive, within
 from reasonir.core.processes import launched_for, rank, world_size
 
 # Of a query and of a document, where neither the options nor the model say less.
@@ -34,6 +26,23 @@ class EngineName(StrEnum):
     zero2 = "zero2"
     zero3 = "zero3"
     fsdp2 = "fsdp2"
+
+
+class AttentionChoice(StrEnum):
+    """Which tokens of its text a token sees; auto is what the preset says."""
+
+    auto = "auto"
+    bidirectional = "bidirectional"
+    causal = "causal"
+
+
+class PoolingChoice(StrEnum):
+    """Which states become the embedding; auto is what the preset says."""
+
+    auto = "auto"
+    mean = "mean"
+    last = "last"
+    cls = "cls"
 
 
 class WeightFormat(StrEnum):
@@ -503,7 +512,7 @@ class TrainConfig:
             UserError: A length that was given is beyond the positions.
         """
         given = {"query_max_tokens": self.query_max_tokens, "document_max_tokens": self.document_max_tokens}
-        most = positions or PAPER_TOKENS
+        most = min(positions or PAPER_TOKENS, PAPER_TOKENS)
         long = {name: length for name, length in given.items() if positions and (length or 0) > positions}
         if long:
             asked = " and ".join(f"{name}={length}" for name, length in long.items())
@@ -512,7 +521,7 @@ class TrainConfig:
         lowered = [f"{name}={most}" for name, length in given.items() if length is None and most < PAPER_TOKENS]
         if lowered and rank() == 0:
             print(*lowered, f"(the model has {most} positions)")
-        query, document = (min(most, PAPER_TOKENS) if length is None else length for length in given.values())
+        query, document = (most if length is None else length for length in given.values())
         return replace(self, query_max_tokens=query, document_max_tokens=document)
 
     @property
@@ -529,6 +538,13 @@ class TrainConfig:
     def rates_depend_on_length(self) -> bool:
         """Whether the rate of a step depends on how many there are in all."""
         return self.schedule is not ScheduleName.constant or self.warmup_ratio is not None
+
+    def rates(self, total_steps: int) -> dict[str, Any]:
+        """Arguments of `train.optim.Schedule` for a run of so many steps."""
+        return {
+            "name": self.schedule, "warmup_steps": self.warmup_over(total_steps), "total_steps": total_steps,
+            "decay_ratio": self.decay_ratio, "final_ratio": self.final_rate_ratio,
+        }  # fmt: skip
 
     def warmup_over(self, total_steps: int) -> int:
         """Return the steps of the warm-up of a run of so many steps."""

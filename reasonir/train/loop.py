@@ -123,7 +123,7 @@ def _print_plan(config: TrainConfig) -> None:
     lines = describe_sources(sources, published) + config.dev.plan
     ranks_planned = config.planned_ranks or world_size()
     device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
-    average = published_average(sources, config.global_batch_queries)
+    average = published_average(sources, [queries for queries, _ in config.batch_sizes], config.global_batch_queries)
     known = None if average is None else rows
     print(render_plan(plan_figures(config, ranks_planned, known, lines, device, average)))
 

@@ -4,7 +4,7 @@ Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
                           processes=config.data.processes or 1, **limits)  # fmt: skip
     split = hold_out(stores, config.dev.share, config.dev.max_queries, config.seed)
     batches = MixedBatches(split.training, mixing_weights(sources), config.global_batch_queries,
-                           config.negatives_per_query, config.seed,
-                           own_batch_queries=[source.batch_queries for source in sources],
-                           own_negatives=[source.negatives_per_query for source in sources])  # fmt: skip
+                           config.negatives_per_query, config.seed, batch_sizes=config.batch_sizes)  # fmt: skip
     dev = DevData(**config.dev.data, **limits, seed=config.seed, documents=tuple(config.data.documents or ()))
     dev_sets = open_sets(dev, sources, stores, split.held_out, encoder.template, batches.common_query_instruction,
                          config.data.cache_dir)  # fmt: skip
@@ -107,7 +105,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = config.precision.value if config.model.dtype is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, encoder, batches.fingerprint)
-    schedule = _schedule(config, state, batches.steps_per_epoch)
+    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
+    schedule = _schedule(config.rates, total_steps, state)
     batches.require_weight(range(state.step, schedule.total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
@@ -146,14 +145,10 @@ def _open_encoder(config: TrainConfig, built_before: str | None, texts: Iterable
     )
 
 
-def _schedule(config: TrainConfig, state: TrainingState, steps_per_epoch: float) -> Schedule:
+def _schedule(rates: Callable[[int], dict[str, Any]], total_steps: int, state: TrainingState) -> Schedule:
     """Return the rates of the whole run; refuse a length under which the steps done would have had others."""
-    total_steps = config.max_steps or max(1, math.ceil(config.epochs * steps_per_epoch))
-    schedule, before = (
-        Schedule(config.schedule, config.warmup_over(steps), steps, config.decay_ratio, config.final_rate_ratio)
-        for steps in (total_steps, state.planned_steps or total_steps)
-    )
-    schedule.require_same_past(state.step, before)
+    schedule = Schedule(**rates(total_steps))
+    schedule.require_same_past(state.step, Schedule(**rates(state.planned_steps or total_steps)))
     return schedule
 
 

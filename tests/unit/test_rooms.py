@@ -35,7 +35,7 @@ MAX_FILES = 12
 
 # The files that a command's function lies in: they resolve its options and hand plain arguments down.
 MAIN_PATHS = {
-    "eval/audit/compare.py", "eval/audit/contamination.py", "eval/benchmarks/card.py", "eval/benchmarks/evaluate.py",
+    "eval/audit/compare.py", "eval/audit/contamination.py", "eval/benchmarks/evaluate.py",
     "eval/benchmarks/fuse.py", "eval/benchmarks/score.py", "eval/rag/answer_questions.py",
     "eval/rag/datastore/build.py", "eval/rag/datastore/encode.py", "eval/report/report.py", "eval/rerank/rerank.py",
     "eval/rewrite/rewrite.py", "eval/rewrite/scaling.py", "retrieval/ann/build.py", "synth/corpus/filter.py",

@@ -9,23 +9,29 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
-from reasonir.eval.benchmarks.config import CardConfig
 from reasonir.eval.scores.results import macro_average, read_results
 from reasonir.model.card import CARD_FILE, CONTAMINATION, EVALUATION, replace_section
 from reasonir.model.folders import weights_digest
 from reasonir.text.markdown import markdown_table
 
 
-def write_measurements(config: CardConfig) -> None:
-    """Replace the card's table of results, its statement on contamination, or both."""
-    card = Path(config.model.path) / CARD_FILE
+def write_measurements(model: Path, results: list[str], metric: str, contamination: Path | None) -> None:
+    """Replace the card's table of results, its statement on contamination, or both.
+
+    Args:
+        model: A folder that training wrote.
+        results: Folders of results with its weights; [] leaves the table as it is.
+        metric: Which metric of the results is shown.
+        contamination: Folder of a measured overlap; None leaves the statement as it is.
+    """
+    card = model / CARD_FILE
     if not card.is_file():
         raise UserError(f"{card}: no such file; model.path=FOLDER is one that training wrote")
     bodies = {}
-    if config.results:
-        bodies[EVALUATION] = _results_table(Path(config.model.path), config.results, config.metric)
-    if config.contamination is not None:
-        bodies[CONTAMINATION] = _overlap_statement(Path(config.contamination))
+    if results:
+        bodies[EVALUATION] = _results_table(model, results, metric)
+    if contamination is not None:
+        bodies[CONTAMINATION] = _overlap_statement(contamination)
     for name, body in bodies.items():
         replace_section(card, name, body)
         print(f"{name}\n\n{body}\n")

@@ -91,7 +91,7 @@ def packed_attention(
     if query.is_cuda and torch.is_autocast_enabled("cuda"):
         low = torch.get_autocast_dtype("cuda")
         query_THC, key_TGC, value_TGC = query_THC.to(low), key_TGC.to(low), value_TGC.to(low)
-    # SDPA's backward pass on a CPU takes half as long again in bfloat16 as in float32.
+    # SDPA's backward pass on a CPU is slower in bfloat16 than in float32 (docs/log.md, 2026-11-29).
     if query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         query_THC, key_TGC, value_TGC = query_THC.float(), key_TGC.float(), value_TGC.float()
     if softcap is None and dropout == 0.0 and _kernel_takes(query_THC, value_TGC):

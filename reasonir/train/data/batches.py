@@ -58,8 +58,7 @@ class MixedBatches:
         negatives_per_query: int,
         seed: int,
         *,
-        own_batch_queries: Sequence[int | None] = (),
-        own_negatives: Sequence[int | None] = (),
+        batch_sizes: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Mix sources.
 
@@ -69,8 +68,7 @@ class MixedBatches:
             global_batch_queries: B.
             negatives_per_query: Hard negatives drawn for each query, if its row has as many.
             seed: Of the order.
-            own_batch_queries: B of each source; None, or nothing at all, is the one above.
-            own_negatives: Hard negatives of each source, likewise.
+            batch_sizes: B and hard negatives of each source; nothing is the two above for all.
         """
         if weights is not None and (len(weights) != len(stores) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
             raise UserError(f"data.weights={weights} must be {len(stores)} finite numbers, not negative, not all zero")
@@ -80,8 +78,8 @@ class MixedBatches:
         self.batch_queries = global_batch_queries
         self.negatives_per_query = negatives_per_query
         self.seed = seed
-        self.sizes = fill_in(own_batch_queries, global_batch_queries, len(stores))
-        self.negatives = fill_in(own_negatives, negatives_per_query, len(stores))
+        pairs = batch_sizes or [(global_batch_queries, negatives_per_query)] * len(stores)
+        self.sizes, self.negatives = ([pair[side] for pair in pairs] for side in (0, 1))
         self.shares = batch_shares([store.rows for store in stores], weights, self.sizes, global_batch_queries)
         self._schedule = np.empty((0, 2), dtype=np.int64)
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
@@ -257,17 +255,6 @@ class MixedBatches:
                 }
             )
         return report
-
-
-def fill_in(own: Sequence[int | None], usual: int, count: int) -> list[int]:
-    """Return a number for each source: its own where it has one, else the run's.
-
-    Args:
-        own: Of each source, None where it has none; empty if no source has one.
-        usual: The run's.
-        count: Of sources.
-    """
-    return [usual if number is None else number for number in own or [None] * count]
 
 
 def batch_shares(

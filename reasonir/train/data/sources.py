@@ -16,7 +16,7 @@ from reasonir.data.rows import Lookup
 from reasonir.data.training_rows import InstructedText, read_training_examples
 from reasonir.model.templates import Template
 from reasonir.train.config import DataConfig
-from reasonir.train.data.batches import average_queries, batch_shares, fill_in
+from reasonir.train.data.batches import average_queries, batch_shares
 from reasonir.train.data.token_store import TokenStore, open_token_store
 
 # Texts by document id, for each combination of corpora; None under (), for rows that hold texts.
@@ -221,9 +221,14 @@ def published_total(sources: list[Source], published_rows: int | None) -> int | 
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def published_average(sources: list[Source], usual: int) -> float | None:
-    """Return the queries of a batch, on average over many; None if published rows are needed for it and unknown."""
-    sizes = fill_in([source.batch_queries for source in sources], usual, len(sources))
+def published_average(sources: list[Source], sizes: list[int], usual: int) -> float | None:
+    """Return the queries of a batch, on average over many; None if published rows are needed for it and unknown.
+
+    Args:
+        sources: Of the run.
+        sizes: Queries of each source's batches.
+        usual: Queries of a batch of the run.
+    """
     rows = [source.published_rows for source in sources]
     weights = mixing_weights(sources)
     if set(sizes) == {usual}:

@@ -1,6 +1,7 @@
 """Sizes of a model and of a batch from the options alone: parameters, how many of them train, texts, tokens, steps.
 
-Invariant: no weight, no torch, no network. Tokens and chunks are upper limits: every text at its maximum.
+Invariant: no weight and no torch; the network only where a caller asks for a hub model's config.json. Tokens and chunks
+are upper limits: every text at its maximum.
 """
 
 import json
@@ -17,6 +18,10 @@ POSITIONS_BEFORE_TEXT = {
     "bert": 0, "distilbert": 0, "electra": 0, "albert": 0, "gpt2": 0, "opt": 0,
     "roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2,
 }  # fmt: skip
+
+
+# The width of the feed-forward layers, by the names of different families.
+INNER_SIZES = ("intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +115,6 @@ def _read_size(content: dict[str, Any], source: str, name: str, *others: str, de
     return int(found)
 
 
-INNER_SIZES = ("intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
-
-
 def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     """Read sizes from a transformers config.json and count parameters.
 
@@ -124,7 +126,7 @@ def shape_of_json(content: dict[str, Any], source: str) -> ModelShape:
     content = content.get("text_config") or content
 
     read = partial(_read_size, content, source)
-    # The other names are T5's, GPT-2's and DistilBERT's.
+    # The other names, also of `INNER_SIZES`, are T5's, GPT-2's and DistilBERT's.
     kind = content.get("model_type", "")
     hidden = read("hidden_size", "d_model", "n_embd", "dim")
     wide_by_rule = 4 * hidden if kind in ("gpt2", "falcon", "bloom") else None

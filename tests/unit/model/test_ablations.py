@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import AttentionChoice, PoolingChoice
 from reasonir.model import Encoder
 from reasonir.model.folders import refuse_misfits, save_encoder
 from reasonir.model.pooling import Pooling
@@ -17,6 +16,7 @@ from reasonir.model.presets import PRESETS, PresetOptions
 from reasonir.model.sentence_transformers import choose_preset
 from reasonir.model.tiny import BOS, EOS, build_tiny
 from reasonir.model.trunk.bidirectional import Attention
+from reasonir.train.config import AttentionChoice, PoolingChoice
 from tests.kit.families import FAMILIES, write_family
 from tests.kit.layouts import write_trunk
 from tests.kit.smollm2 import MODEL, needs_smollm2

@@ -297,7 +297,7 @@ def test_an_instruction_of_a_list_that_is_too_long_is_named_by_line(tmp_path: Pa
 
 
 def own_sizes(stores: list[TokenStore], weights: list[float] | None = None) -> MixedBatches:
-    return MixedBatches(stores, weights, 4, 1, 3, own_batch_queries=[2, None, 3], own_negatives=[None, 0, None])
+    return MixedBatches(stores, weights, 4, 1, 3, batch_sizes=[(2, 1), (4, 0), (3, 1)])
 
 
 def test_sources_have_batches_and_negatives_of_their_own(stores: list[TokenStore]) -> None:
@@ -325,7 +325,7 @@ def test_sources_have_batches_and_negatives_of_their_own(stores: list[TokenStore
 def test_numbers_of_their_own_are_part_of_the_fingerprint_and_the_usual_ones_are_not(stores: list[TokenStore]) -> None:
     plain, own = mix(stores), own_sizes(stores)
     assert plain.fingerprint != own.fingerprint
-    named = MixedBatches(stores, None, 4, 1, 3, own_batch_queries=[None, 4, 4], own_negatives=[1, None, 1])
+    named = MixedBatches(stores, None, 4, 1, 3, batch_sizes=[(4, 1)] * 3)
     assert named.fingerprint == plain.fingerprint and named.shares.tolist() == plain.shares.tolist()
     assert plain.steps_per_epoch == plain.rows / 4
     # Written down from the release before sources had numbers of their own.

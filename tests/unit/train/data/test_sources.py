@@ -160,11 +160,11 @@ def test_numbers_and_instructions_of_a_source_reach_its_line_and_the_average(tmp
     assert "one of 2 instructions in each epoch; 2 queries a batch; 7 negatives a query" in line
     assert "instructions of its own or none" in plain and "a batch" not in plain
     # 30 batches of 2 and 10 of 4
-    assert published_average(found, 4) == pytest.approx(2.5)
-    assert published_average(found[1:], 4) == 4
-    assert published_average([replace(source, published_rows=None) for source in found], 4) is None
+    assert published_average(found, [2, 4], 4) == pytest.approx(2.5)
+    assert published_average(found[1:], [4], 4) == 4
+    assert published_average([replace(source, published_rows=None) for source in found], [2, 4], 4) is None
     weighted = [replace(source, published_rows=None, weight=1.0) for source in found]
-    assert published_average(weighted, 4) == pytest.approx(3)
+    assert published_average(weighted, [2, 4], 4) == pytest.approx(3)
 
 
 def test_a_tokenizer_learns_from_every_instruction_of_a_list(tmp_path: Path) -> None:
