@@ -9,12 +9,9 @@ in a file is found before anything is asked, and the file's hash stands in every
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
 import yaml
 
 from reasonir.core.errors import UserError
@@ -22,6 +19,7 @@ from reasonir.core.files import whole_file
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.llm.records import Completion, Message
+from reasonir.llm.wordings import Frame, Wording, read_number, read_wording
 
 OWN_FILES = Path(__file__).resolve().parents[1] / "prompts"
 ROLES = ("system", "user", "assistant")
@@ -29,8 +27,6 @@ ROLES = ("system", "user", "assistant")
 SHOWN_CHARACTERS, SHOWN_OF_CUT_OFF = 8_000, 400
 # Names that the turns of rewrite.yaml may use.
 REWRITE_VARIABLES = ("instruction", "query", "length_tokens", "length_words")
-# StrictUndefined: a misspelt variable is an error and not an empty text.
-_environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +35,33 @@ class Prompt:
 
     example: the turns of an item that is already answered, which come before the question. retries: wordings of the
     turn after a rejected answer; the last one serves all further attempts. lists: further lists of texts, by name.
+    frame: keeps documents and answers from being taken for words of the prompt.
     """
 
     name: str
     version: str
     sha256: str
     source: bytes
-    turns: tuple[tuple[str, jinja2.Template], ...]
+    turns: tuple[tuple[str, Wording], ...]
     example: tuple[Message, ...]
-    retries: tuple[jinja2.Template, ...]
+    retries: tuple[Wording, ...]
     schema: dict[str, Any] | None
     instruction: str
     lists: Mapping[str, list[str]]
+    frame: Frame
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """Return the conversation that asks for an item."""
-        asked = tuple(Message(role, template.render(values).strip()) for role, template in self.turns)
+        kept = {name: self.frame.keep(value) for name, value in values.items()}
+        asked = tuple(Message(role, wording.render(kept).strip()) for role, wording in self.turns)
         # Servers take a system turn at the beginning only.
         system = tuple(message for message in asked if message.role == "system")
         return (*system, *self.example, *asked[len(system) :])
 
     def own_texts(self) -> tuple[str, ...]:
         """Return the words that are the prompt's own, piece by piece: turns, retries, example; no values of an item."""
-        return (*_own_texts(self.source), *(message.content for message in self.example))
+        wordings = (*(wording for _, wording in self.turns), *self.retries)
+        return (*(text for wording in wordings for text in wording.own), *(turn.content for turn in self.example))
 
     def schema_of(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the schema of an item's answer, whose lengths may depend on the item; None for a plain text."""
@@ -80,22 +80,14 @@ class Prompt:
             repeated: Whether the answer before was the same. It is not shown again then, because a model that reads
                 its own words twice writes them a third time.
         """
-        feedback = self.retries[min(attempt, len(self.retries)) - 1].render(reason=reason).strip()
+        wording = self.retries[min(attempt, len(self.retries)) - 1]
+        feedback = wording.render({"reason": self.frame.keep(reason)}).strip()
         if repeated:
             last = messages[-1]
             return (*messages[:-1], Message(last.role, f"{last.content}\n\n{feedback}"))
         shown = SHOWN_OF_CUT_OFF if rejected.finish == "length" else SHOWN_CHARACTERS
-        answer = Message("assistant", rejected.text[:shown].strip() or "(nothing)")
+        answer = Message("assistant", self.frame.keep(rejected.text[:shown]).strip() or "(nothing)")
         return (*messages, answer, Message("user", feedback))
-
-
-@lru_cache(maxsize=32)
-def _own_texts(source: bytes) -> tuple[str, ...]:
-    content = yaml.safe_load(source)
-    retry = content.get("retry") or []
-    texts = [*(turn["text"] for turn in content["turns"]), *([retry] if isinstance(retry, str) else retry)]
-    nodes = (node for text in texts for node in _environment.parse(text).find_all(jinja2.nodes.TemplateData))
-    return tuple(node.data for node in nodes)
 
 
 def draw_number(seed: int, *names: object) -> int:
@@ -149,20 +141,21 @@ def load_prompt(
     # Bytes, because their hash stands in every row that the prompt makes.
     raw = path.read_bytes()
     content = _parse(path, raw)
-    unknown = content.keys() - {"version", "turns", "retry", "schema", "instruction", "about", "example", *lists}
-    if unknown:
-        raise UserError(f"{path}: unknown entry {sorted(unknown)[0]!r}")
+    known = {"version", "turns", "retry", "schema", "instruction", "about", "example", *lists}
+    if unknown := sorted(str(name) for name in content if name not in known):
+        raise UserError(f"{path}: unknown entry {unknown[0]!r}")
     for field in ("version", "turns", "retry") if retried else ("version", "turns"):
         if not content.get(field):
             raise UserError(f"{path}: `{field}` is missing")
     schema = content.get("schema")
-    if schema is not None and (not isinstance(schema, dict) or schema.get("type") != "object"):
-        raise UserError(f"{path}: `schema` must be a JSON schema of type object")
+    if schema is not None:
+        _check_schema(path, schema, top=True)
     asked = ["text"] if schema is None else schema.get("required", [])
     missing = [field for field in answer.split() if field not in asked]
     if missing:
         raise UserError(f"{path}: `schema` must require the field `{missing[0]}`")
     turns = tuple(_turns(path, content["turns"], variables))
+    retries = _retries(path, content.get("retry", ""))
     return Prompt(
         name=name,
         version=str(content["version"]),
@@ -170,24 +163,35 @@ def load_prompt(
         source=raw,
         turns=turns,
         example=_example(path, content.get("example"), turns, variables) if example else (),
-        retries=_retries(path, content.get("retry", "")),
+        retries=retries,
         schema=None if schema is None else _schema(path, schema, variables),
         instruction=str(content.get("instruction") or "").strip(),
         lists={name: _texts(path, name, content.get(name)) for name in lists},
+        frame=Frame([*(wording for _, wording in turns), *retries]),
     )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without references, by which a file of ten lines can stand for a schema of millions of parts."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a prompt file holds no references (*name)")
+        return super().compose_node(parent, index)
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(raw.decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(raw.decode("utf-8"), _Loader)
+    # ValueError: also bytes that are not UTF-8, and a date that is none.
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: broken YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a prompt file holds version, turns and retry")
     return content
 
 
-def _turns(path: Path, turns: Any, variables: Collection[str]) -> list[tuple[str, jinja2.Template]]:
+def _turns(path: Path, turns: Any, variables: Collection[str]) -> list[tuple[str, Wording]]:
     whole = isinstance(turns, list) and all(
         isinstance(turn, dict) and turn.keys() == {"role", "text"} for turn in turns
     )
@@ -198,7 +202,25 @@ def _turns(path: Path, turns: Any, variables: Collection[str]) -> list[tuple[str
         raise UserError(f"{path}: role {wrong!r} must be one of {', '.join(ROLES)}")
     if turns[-1]["role"] != "user":
         raise UserError(f"{path}: the last turn must be the user's")
-    return [(turn["role"], _template(path, f"turns[{n}]", turn["text"], variables)) for n, turn in enumerate(turns)]
+    return [
+        (turn["role"], read_wording(f"{path}: `turns[{n}]`", turn["text"], variables)) for n, turn in enumerate(turns)
+    ]
+
+
+def _check_schema(path: Path, schema: Any, *, top: bool = False) -> None:
+    """Refuse a schema that answers could not be held against."""
+    kinds = ("object",) if top else ("object", "array", "string", "integer", "number", "boolean")
+    if not isinstance(schema, dict) or schema.get("type", "string") not in kinds:
+        raise UserError(f"{path}: `schema` must be a JSON schema of type {', '.join(kinds)}")
+    for name, kind in (("required", list), ("enum", list), ("properties", dict), ("items", dict)):
+        if name in schema and not isinstance(schema[name], kind):
+            raise UserError(f"{path}: `schema`: `{name}` must be a {kind.__name__}")
+    for limit in ("minimum", "maximum", "minItems", "minLength"):
+        # A number may be a template, which `_schema` reads.
+        if not isinstance(value := schema.get(limit, 0), int | float) and "{{" not in str(value):
+            raise UserError(f"{path}: `schema`: `{limit}` must be a number")
+    for part in (*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])):
+        _check_schema(path, part)
 
 
 def _schema(path: Path, part: Any, variables: Collection[str]) -> Any:
@@ -207,7 +229,7 @@ def _schema(path: Path, part: Any, variables: Collection[str]) -> Any:
         return {name: _schema(path, value, variables) for name, value in part.items()}
     if isinstance(part, list):
         return [_schema(path, value, variables) for value in part]
-    return _template(path, "schema", part, variables) if isinstance(part, str) and "{{" in part else part
+    return read_number(f"{path}: `schema`", part, variables) if isinstance(part, str) and "{{" in part else part
 
 
 def _fill(part: Any, values: Mapping[str, Any]) -> Any:
@@ -215,16 +237,16 @@ def _fill(part: Any, values: Mapping[str, Any]) -> Any:
         return {name: _fill(value, values) for name, value in part.items()}
     if isinstance(part, list):
         return [_fill(value, values) for value in part]
-    return int(part.render(values)) if isinstance(part, jinja2.Template) else part
+    return part.number(values) if isinstance(part, Wording) else part
 
 
-def _retries(path: Path, retry: Any) -> tuple[jinja2.Template, ...]:
+def _retries(path: Path, retry: Any) -> tuple[Wording, ...]:
     wordings = retry if isinstance(retry, list) and retry else [retry]
-    return tuple(_template(path, "retry", text, ("reason",)) for text in wordings)
+    return tuple(read_wording(f"{path}: `retry`", text, ("reason",)) for text in wordings)
 
 
 def _example(
-    path: Path, example: Any, turns: Sequence[tuple[str, jinja2.Template]], variables: Collection[str]
+    path: Path, example: Any, turns: Sequence[tuple[str, Wording]], variables: Collection[str]
 ) -> tuple[Message, ...]:
     """Return the file's own turns for a foreign item, and the answer to them."""
     if example is None:
@@ -235,24 +257,9 @@ def _example(
     missing = sorted(set(variables) - (values.keys() if isinstance(values, dict) else set()))
     if missing:
         raise UserError(f"{path}: `example` gives no value for {missing[0]!r}")
-    asked = [Message(role, template.render(values).strip()) for role, template in turns if role != "system"]
-    written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    asked = [Message(role, wording.render(values).strip()) for role, wording in turns if role != "system"]
+    written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, default=str)
     return (*asked, Message("assistant", written.strip()))
-
-
-def _template(path: Path, place: str, text: Any, variables: Collection[str]) -> jinja2.Template:
-    if not isinstance(text, str):
-        raise UserError(f"{path}: `{place}` must be a text")
-    try:
-        # Found now: StrictUndefined raises only when the branch that holds the name is rendered.
-        used = jinja2.meta.find_undeclared_variables(_environment.parse(text))
-        template = _environment.from_string(text)
-    except jinja2.TemplateError as error:
-        raise UserError(f"{path}: `{place}`: {error}") from error
-    unknown = sorted(used - set(variables))
-    if unknown:
-        raise UserError(f"{path}: `{place}` uses {unknown[0]!r}; there are {', '.join(sorted(variables))}")
-    return template
 
 
 def _texts(path: Path, name: str, value: Any) -> list[str]:

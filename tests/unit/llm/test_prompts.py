@@ -31,10 +31,10 @@ def test_every_own_file_is_known_here() -> None:
 def test_own_prompts_show_every_variable(name: str) -> None:
     variables, answer = OWN[name]
     prompt = load_prompt(name, None, variables, answer, ("fields",) if name == "vl_tasks" else ())
-    values = {variable: f"<{variable} here>" for variable in variables} | {"negatives": ["<negatives here>"]}
+    values = {variable: f"{variable} here" for variable in variables} | {"negatives": ["negatives here"]}
     shown = "\n".join(message.content for message in prompt.messages(values))
     unused = {"length_tokens", "instruction"} if name == "rewrite" else set()
-    assert all(f"<{variable} here>" in shown for variable in set(variables) - unused - {"instruction"})
+    assert all(f"{variable} here" in shown for variable in set(variables) - unused - {"instruction"})
     assert "{{" not in shown and "{%" not in shown and prompt.version.startswith(name.replace("_", "-"))
     asked, refused = prompt.messages(values), Completion(id="", text="x", finish="stop")
     for attempt in (1, 2, 9):

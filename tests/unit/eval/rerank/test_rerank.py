@@ -229,9 +229,9 @@ def test_a_task_has_its_own_wording(tmp_path: Path) -> None:
 def test_own_prompts_show_every_variable(name: str) -> None:
     variables = VARIABLES[Method(name.split("_")[1])]
     prompt = load_prompt(name, None, variables, "text", retried=False)
-    values = {variable: f"<{variable} here>" for variable in variables} | {"documents": ["<documents here>"]}
+    values = {variable: f"{variable} here" for variable in variables} | {"documents": ["documents here"]}
     shown = "\n".join(message.content for message in prompt.messages(values))
-    assert all(f"<{variable} here>" in shown for variable in set(variables) - {"scoring"})
+    assert all(f"{variable} here" in shown for variable in set(variables) - {"scoring"})
     assert "{{" not in shown and "{%" not in shown and prompt.version.startswith(name.replace("_", "-"))
 
 
