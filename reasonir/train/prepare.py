@@ -136,13 +136,18 @@ def _open_encoder(config: TrainConfig, built_before: str | None, texts: Iterable
         return _build_encoder(texts, config.model.sizes, config.seed, preset)
     in_shards = path == config.model.path and _reads_shards(config.parallel.engine, frozen, dora=config.lora.dora)
     # float32 whatever the checkpoint has: bfloat16's 8 bits would round small updates to nothing.
-    return Encoder.from_pretrained(
+    encoder = Encoder.from_pretrained(
         path,
         dtype=torch.float32,
         **config.model.embedding,
         in_shards=in_shards,
         four_bits=frozen is WeightFormat.nf4,
     )
+    if config.model.path is None:
+        # MKL rounds by the address of a matrix, and a file's are aligned otherwise than those of the model just built.
+        for p in encoder.parameters():
+            p.data = p.data.clone()
+    return encoder
 
 
 def _schedule(rates: Callable[[int], dict[str, Any]], total_steps: int, state: TrainingState) -> Schedule:
