@@ -141,7 +141,12 @@ def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[
     # The exception of the module's docstring: a model without prompts was not trained with an instruction in its mean.
     if include_prompt is None:
         include_prompt = bool(prompts) or pooling is not Pooling.mean
-    style = _style(prompts)
+    begin = _begin_token(path)
+    without_begin = {name: text.removeprefix(begin) for name, text in prompts.items()}
+    style = _style(without_begin)
+    # Our own export writes it where the tokenizer adds none by itself; this style begins every text with it anyway.
+    if style is TemplateStyle.reasonir:
+        prompts = without_begin
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
     return Preset(
         style,
@@ -176,6 +181,11 @@ def _attention(config: Any, pooling: Pooling) -> Attention:
     own_code = hasattr(config, "auto_map") and pooling is Pooling.mean
     causal = getattr(config, "is_causal", not own_code)
     return Attention.causal if causal else Attention.bidirectional
+
+
+def _begin_token(path: str) -> str:
+    token = (read_json(path, "tokenizer_config.json") or {}).get("bos_token") or ""
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _style(prompts: dict[str, str]) -> TemplateStyle:

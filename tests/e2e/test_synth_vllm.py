@@ -38,6 +38,7 @@ def short_prompts(folder: Path) -> Path:
     folder.mkdir()
     for file in PROMPTS.glob("*.yaml"):
         text = re.sub(r"maxLength: \d+", "maxLength: 60", file.read_text(encoding="utf-8"))
+        text = re.sub(r'minLength: (\d+|"[^"]*")', "minLength: 1", text)
         (folder / file.name).write_text(text, encoding="utf-8")
     return folder
 

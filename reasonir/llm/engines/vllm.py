@@ -106,7 +106,10 @@ class VllmGenerator(ConcurrentGenerator):
                 f"the vllm engine of {self.model} died (its messages stand above); run the same command to go on"
             ) from None
         except (VLLMClientError, ValueError) as error:
-            return Completion(id=request.id, text="", finish="error", error=_one_line(error))
+            said = _one_line(error)
+            if request.schema is not None and "schema" in said.lower():
+                raise UserError(f"the schema of the prompt's answers is refused by vllm: {said}") from None
+            return Completion(id=request.id, text="", finish="error", error=said)
         best = answer.outputs[0]
         if best.finish_reason not in ("stop", "length"):
             return Completion(id=request.id, text="", finish="failed", error=f"vllm ended it: {best.finish_reason}")
