@@ -25,11 +25,12 @@ import torch
 from reasonir.core.errors import RunStopped, UserError
 from reasonir.core.files import flush_to_disk, whole_path
 from reasonir.train.dev.record import DevRecord
-from reasonir.train.parallel.engine import Engine, Piece, local
+from reasonir.train.optim import moments_of, prepare_state, scales_of
+from reasonir.train.parallel.engine import BLOCK, Engine, Piece, local
 from reasonir.train.parallel.ranks import Ranks
 
 STATE_FILE = "state.json"
-WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+WEIGHT = "weight"
 # Pause of rank 0 between two looks for the other ranks' files; a shared file system must not be polled faster.
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -160,15 +161,29 @@ class CheckpointWriter:
 def _snapshot(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield copies, on the CPU, of this rank's share of the weights and of the optimizer's moments."""
     for piece in engine.pieces(share=True):
-        moments = engine.states.get(piece.holder) or {}
-        tensors = {WEIGHT: piece.holder} | {kind: moments[kind] for kind in MOMENTS if kind in moments}
-        for kind, tensor in tensors.items():
+        state = engine.states.get(piece.holder) or {}
+        for kind, tensor in ({WEIGHT: piece.holder} | moments_of(state)).items():
             numbers = _numbers_of(piece, tensor).detach()
             yield f"{kind}|{piece.name}|{piece.start}", numbers.to("cpu", copy=True)
+        for kind, scales in scales_of(state).items():
+            kind, first, own = _blocks_of(piece, kind)
+            yield f"{kind}|{piece.name}|{first}", scales[own].to("cpu", copy=True)
 
 
 def _numbers_of(piece: Piece, tensor: torch.Tensor) -> torch.Tensor:
     return local(tensor).view(-1)[piece.offset : piece.offset + piece.count]
+
+
+def _blocks_of(piece: Piece, kind: str) -> tuple[str, int, slice]:
+    """Return the name of a piece's scales, the number of its first block, and its blocks among the holder's.
+
+    Where the holder is a partition of many weights, blocks begin anywhere in a weight. The name then says where, and
+    only the same blocks are read again.
+    """
+    first, stop = piece.offset // BLOCK, -(-(piece.offset + piece.count) // BLOCK)
+    if piece.start == piece.offset:
+        return kind, first, slice(first, stop)
+    return f"{kind}@{piece.start}+{piece.count}-{piece.offset % BLOCK}", 0, slice(first, stop)
 
 
 def _write_numbers(path: Path, numbers: dict[str, torch.Tensor]) -> None:
@@ -217,6 +232,14 @@ class CheckpointReader:
         """Return whether there is anything of this kind for a weight."""
         return (kind, name) in self._runs
 
+    def require_no_moments(self, name: str) -> None:
+        """Refuse moments of a weight that are held otherwise than this run holds them: AdamW's in 8 bits are."""
+        if any(found == name and kind != WEIGHT for kind, found in self._runs):
+            raise UserError(
+                f"{self.path} holds the 8-bit moments of {name} in other blocks; continue adamw_8bit with the engine "
+                "(parallel) and the number of ranks that wrote it"
+            )
+
     def count(self, name: str) -> int:
         """Return how many numbers of a weight there are."""
         return sum(count for _, count, _, _ in self._runs[WEIGHT, name])
@@ -225,7 +248,7 @@ class CheckpointReader:
         """Copy numbers [start, start + count) of a flattened weight, or of one of its moments, into a flat tensor.
 
         Args:
-            kind: "weight", "exp_avg" or "exp_avg_sq".
+            kind: "weight", or the name of a moment or of its scales.
             name: Of the weight.
             start: Place of the first number.
             count: How many numbers.
@@ -271,27 +294,21 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
 def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
     """Put a checkpoint's exact weights and AdamW moments where this rank's engine keeps them."""
     for piece in engine.pieces(share=False):
-        moments = _prepare_moments(engine, piece.holder, reader.state.updates)
-        for kind, tensor in ({WEIGHT: piece.holder} | moments).items():
+        state = prepare_state(engine.optimizer, piece.holder, reader.state.updates)
+        places = [(WEIGHT, piece.start, _numbers_of(piece, piece.holder))]
+        places += [(kind, piece.start, _numbers_of(piece, tensor)) for kind, tensor in moments_of(state).items()]
+        for kind, scales in scales_of(state).items():
+            kind, first, own = _blocks_of(piece, kind)
+            places.append((kind, first, scales[own]))
+        for kind, first, place in places:
             if not reader.holds(kind, piece.name):
+                reader.require_no_moments(piece.name)
                 continue  # a weight that never had a gradient has no moments
-            numbers = torch.empty(piece.count, dtype=tensor.dtype)
-            reader.read(kind, piece.name, piece.start, piece.count, numbers)
+            numbers = torch.empty(len(place), dtype=place.dtype)
+            reader.read(kind, piece.name, first, len(place), numbers)
             with torch.no_grad():
-                _numbers_of(piece, tensor).copy_(numbers)
+                place.copy_(numbers)
     engine.take_over_pieces()
-
-
-def _prepare_moments(engine: Engine, holder: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-    """Return the AdamW moments of a weight, and set its step; moments that AdamW has not made yet are made here."""
-    state = engine.states[holder]
-    # As torch.optim.AdamW does: a fused one keeps `step` on the device of the weight.
-    device = holder.device if engine.param_groups[0].get("fused") else "cpu"
-    state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
-    for kind in MOMENTS:
-        if kind not in state:
-            state[kind] = torch.zeros_like(holder, memory_format=torch.preserve_format)
-    return {kind: state[kind] for kind in MOMENTS}
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:

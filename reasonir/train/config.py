@@ -94,6 +94,13 @@ class ScheduleName(StrEnum):
     wsd = "wsd"
 
 
+class OptimizerName(StrEnum):
+    """How AdamW holds its two moments: float32, or 8 bits where that is safe."""
+
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+
+
 class DevKeep(StrEnum):
     """Which step's model is exported: the one that measured best, or the last one."""
 
@@ -422,6 +429,9 @@ class TrainConfig:
     """Optimizer steps; null runs `epochs`. Paper: 1,000."""
     epochs: float = positive()
     """Passes over all rows when max_steps is null."""
+    optimizer: OptimizerName = MISSING
+    """adamw_8bit (bitsandbytes) holds the moments of matrices in 8 bits, 2 bytes a weight in place of 8: other numbers.
+    Those of embeddings, norms and biases stay float32. Not with parallel=fsdp2. Source: arXiv 2110.02861."""
     learning_rate: float = positive()
     """Peak of AdamW's rate. Paper: 2e-5."""
     embedding_learning_rate: float | None = positive()
@@ -484,6 +494,9 @@ class TrainConfig:
         require(len(self.adam_betas) == 2, "adam_betas", self.adam_betas, "must be two numbers")
         if self.planned_gpu is not None and self.planned_memory_gib is not None:
             raise UserError("planned_memory_gib and planned_gpu exclude each other; give one of them")
+        eight_bit, engine = self.optimizer is OptimizerName.adamw_8bit, self.parallel.engine
+        sharded = eight_bit and engine is EngineName.fsdp2
+        require(not sharded, "parallel", engine, "cannot shard optimizer=adamw_8bit; choose single, ddp, zero1, 2 or 3")
         self.validate_frozen_weights()
         self.validate_packages()
         self.validate_ranks()
@@ -590,6 +603,7 @@ class TrainConfig:
             (f"parallel={self.parallel.engine}", self.parallel.engine.startswith("zero"), "deepspeed", "deepspeed"),
             ("lora", self.lora.rank > 0, "peft", "lora"),
             ("model.dtype=nf4", self.model.dtype is WeightFormat.nf4, "bitsandbytes", "qlora"),
+            ("optimizer=adamw_8bit", self.optimizer is OptimizerName.adamw_8bit, "bitsandbytes", "adamw-8bit"),
         ]
         for option, chosen, package, extra in needed:
             # A plan may be made on another machine than the one that trains.

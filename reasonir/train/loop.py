@@ -142,7 +142,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         _print_start(ranks, work, config.parallel.engine.value)
     # 2 engine and step
     rates = (config.learning_rate, config.embedding_learning_rate or config.learning_rate)
-    adamw = partial(build_adamw, betas=config.adam_betas, eps=config.adam_eps)
+    adamw = partial(build_adamw, betas=config.adam_betas, eps=config.adam_eps, kind=config.optimizer)
     engine = open_engine(
         config.parallel.engine.value, work.encoder, lambda encoder: adamw(encoder, *rates, config.weight_decay), ranks,
         max_gradient_norm=config.max_gradient_norm, precision=work.state.precision, deepspeed=config.parallel.deepspeed,
@@ -219,7 +219,7 @@ def _try_largest_texts(ranks: Ranks, engine: Engine, step: TrainingStep, batch: 
     ranks.phase("trying the optimizer")
     engine.update()
     for state in engine.states.values():
-        state["step"].zero_()  # AdamW's bias correction counts real steps only
+        state["step"] *= 0  # AdamW's bias correction counts real steps only
     if ranks.leads:
         tokens = sum(len(ids) for ids in (*batch.query_ids, *batch.document_ids)) // ranks.world
         print(f"largest texts fit: a chunk of {tokens} tokens, peak memory {peak_gib(ranks.device):.2f} GiB")

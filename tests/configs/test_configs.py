@@ -301,6 +301,12 @@ TRAIN_REFUSALS = [
     (["model.dtype=bf16", "lora=lora", "precision=fp32"], "precision=fp32 must be bf16 or auto with model.dtype=bf16"),
     (["model.dtype=nf4", "lora=lora", "parallel=zero3"], "parallel=zero3 cannot shard model.dtype=nf4"),
     (["model.dtype=nf4", "lora=lora"], "model.dtype=nf4 needs the bitsandbytes package"),
+    (
+        ["optimizer=adamw_8bit"],
+        "optimizer=adamw_8bit needs the bitsandbytes package: pip install 'reasonir[adamw-8bit]'",
+    ),
+    (["optimizer=adamw_8bit", "parallel=fsdp2"], "parallel=fsdp2 cannot shard optimizer=adamw_8bit"),
+    (["optimizer=sgd"], "expected one of [adamw, adamw_8bit]"),
     (["planned_gpu=b300"], "expected one of [h100, a100_80, a100_40, rtx4090, t4]"),
     (["planned_gpu=t4", "planned_memory_gib=20"], "planned_memory_gib and planned_gpu exclude each other"),
     (["planned_mfu=0"], "planned_mfu=0"),

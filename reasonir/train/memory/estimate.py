@@ -15,8 +15,8 @@ GIB = 2**30
 # users too.
 GRAPH_SHARE = {"cuda": 0.8, "cpu": 0.5}
 SHARDED = (EngineName.zero3, EngineName.fsdp2)
-# Two float32 moments a trained parameter.
-ADAM_BYTES = 8
+# Of AdamW's two moments a trained parameter: float32; 8 bits, with a float32 scale of each for 256 numbers.
+ADAM_BYTES, ADAM_8BIT_BYTES = 8, 2 + 2 * 4 / 256
 # What a plan leaves free before it says "fits": CUDA's context and fragmentation take 1 to 3 GiB.
 TIGHT_GIB = 3.0
 # Bytes that autograd keeps of a layer for one token with the modules of transformers 5.23; a test measures them
@@ -38,7 +38,8 @@ class MemorySetting:
     """The quantities that memory depends on.
 
     arithmetic: "fp32", "autocast" (float32 weights, bfloat16 products) or "bf16" (bfloat16 weights too). frozen_bytes:
-    of a weight that does not train. bucket_numbers: that DeepSpeed's reduction buffers hold.
+    of a weight that does not train. bucket_numbers: that DeepSpeed's reduction buffers hold. eight_bit: whether AdamW
+    holds the moments of matrices in 8 bits.
     """
 
     shape: ModelShape
@@ -52,6 +53,15 @@ class MemorySetting:
     offload_weights: bool = False
     frozen_bytes: float = 4.0
     bucket_numbers: int = 0
+    eight_bit: bool = False
+
+    @property
+    def moment_bytes(self) -> float:
+        """Bytes of AdamW's moments of all trained weights."""
+        # Adapters are fewer than the matrices they are added to.
+        matrices = min(self.shape.layers * self.shape.layer_matrix_parameters, self.shape.trained_parameters)
+        saved = matrices * (ADAM_BYTES - ADAM_8BIT_BYTES) if self.eight_bit else 0
+        return ADAM_BYTES * self.shape.trained_parameters - saved
 
     @property
     def backward_passes(self) -> int:
@@ -116,9 +126,10 @@ class MemoryFigures:
 def plan_memory(setting: MemorySetting) -> MemoryFigures:
     """Count the memory of one rank. P parameters, T of them trained, W ranks, w bytes a weight (4, or 2 in bfloat16).
 
-    Weights P w, gradients T w, AdamW's moments 8 T. With bfloat16 weights, and always under zero1 and zero2, DeepSpeed
-    keeps float32 weights of its own: 4 T. Shards: zero1 divides the optimizer by W. zero2 does too and adds T w / W of
-    reduced gradients; the whole gradient stays, because GradCache accumulates it before the one reduction of a step.
+    Weights P w, gradients T w, AdamW's moments 8 T (`MemorySetting.moment_bytes`). With bfloat16 weights, and always
+    under zero1 and zero2, DeepSpeed keeps float32 weights of its own: 4 T. Shards: zero1 divides the optimizer by W.
+    zero2 does too and adds T w / W of reduced gradients; the whole gradient stays, because GradCache accumulates it
+    before the one reduction of a step.
     zero3 and fsdp2 divide everything by W and gather the largest layer whole, with its gradient. Activations:
     `MemorySetting.graph_bytes` of the kept chunks, or of the chunk that is replayed; beside them one pass without a
     graph, or the layer that is computed again.
@@ -136,7 +147,8 @@ def plan_memory(setting: MemorySetting) -> MemoryFigures:
     rows, documents = batch.rank_queries + batch.rank_documents, batch.documents if ranks > 1 else 0
     frozen = (shape.parameters - trained) * min(setting.frozen_bytes, setting.weight_bytes)
     weights = (trained * setting.weight_bytes + frozen) / (ranks if sharded else 1)
-    optimizer = trained * (ADAM_BYTES + 4 * own_copy) / (1 if engine in (EngineName.single, EngineName.ddp) else ranks)
+    optimizer = setting.moment_bytes + trained * 4 * own_copy
+    optimizer /= 1 if engine in (EngineName.single, EngineName.ddp) else ranks
     figures = {
         "weights": weights,
         "gradients": gradients,

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonir.core.fields import Precision
-from reasonir.train.config import EngineName, GatherPrecision, PlannedGpu, TrainConfig, WeightFormat
+from reasonir.train.config import EngineName, GatherPrecision, OptimizerName, PlannedGpu, TrainConfig, WeightFormat
 from reasonir.train.memory.estimate import (
-    ADAM_BYTES,
     GIB,
     GRAPH_SHARE,
     SHARDED,
@@ -142,6 +141,7 @@ def plan_figures(
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
         frozen_bytes=_frozen_bytes(config.model.dtype, shape), bucket_numbers=_bucket_numbers(zero),
+        eight_bit=config.optimizer is OptimizerName.adamw_8bit,
     )  # fmt: skip
     # The run measures what is free; the plan takes the smaller of the two shares.
     if config.graph_memory_gib is None:
@@ -288,7 +288,7 @@ def _memory_lines(plan: RunFigures) -> list[str]:
 def _storage_lines(plan: RunFigures) -> list[str]:
     """Say what the host holds while the model is loaded and written, and what a checkpoint takes on the disk."""
     setting, shape = plan.setting, plan.setting.shape
-    whole, saved = 4 * shape.parameters / GIB, (4 + ADAM_BYTES) * shape.trained_parameters / GIB
+    whole, saved = 4 * shape.parameters / GIB, (4 * shape.trained_parameters + setting.moment_bytes) / GIB
     loading, what = 4 * shape.largest_weight / GIB, "largest weight"
     if not setting.loaded_in_parts:
         loading, what = whole, "whole model in float32"

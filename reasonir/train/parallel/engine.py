@@ -23,6 +23,8 @@ from reasonir.core.errors import UserError
 from reasonir.model.encoder import Encoder
 from reasonir.train.parallel.ranks import Ranks
 
+# Numbers of an 8-bit moment that share a scale (bitsandbytes).
+BLOCK = 256
 BuildOptimizer = Callable[[Encoder], torch.optim.Optimizer]
 # Keys of DeepSpeed's JSON that follow from the run's own options.
 FILLED_IN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
@@ -136,7 +138,9 @@ class Engine:
         """
         rank, world = (self.ranks.rank, self.ranks.world) if share else (0, 1)
         for name, p in self.named.items():
-            start, stop = p.numel() * rank // world, p.numel() * (rank + 1) // world
+            # Whole blocks, so that no two ranks write the scale of the same one.
+            start = p.numel() * rank // world // BLOCK * BLOCK
+            stop = p.numel() if rank + 1 == world else p.numel() * (rank + 1) // world // BLOCK * BLOCK
             if stop > start:
                 yield Piece(name, start, stop - start, p, start)
 

@@ -262,6 +262,18 @@ def test_bfloat16_weights_and_offloading_by_hand():
     assert kept.device_gib - moved.device_gib == pytest.approx(1.5 * P_8B / GIB)
 
 
+def test_8_bit_moments_by_hand():
+    # 32 layers: q and o of 4096 x 4096, k and v of 4096 x 1024, three matrices of 4096 x 14336
+    matrices = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
+    moments = 2 * matrices + 2 * 4 * matrices / 256 + 8 * (P_8B - matrices)
+    figures = plan_memory(setting_of(Engine.ddp, eight_bit=True)).device
+    assert figures["optimizer state"] == pytest.approx(moments)
+    figures = plan_memory(setting_of(Engine.zero2, eight_bit=True)).device
+    assert figures["optimizer state"] == pytest.approx((moments + 4 * P_8B) / 8)
+    plan = plan_figures(paper("optimizer=adamw_8bit", "dry_run=true"), 1, None, [])
+    assert f"{(4 * P_8B + moments) / GIB:,.2f} GiB" in render_plan(plan)
+
+
 def test_activations_of_the_8b_model_by_hand():
     # a token and layer: 26 x 4096 + 4 x (4096 + 1024) + 8 x 14336 + 4 x 32 + 8; 10 x 4096 at the end; bfloat16 copies
     token = 32 * (106_496 + 20_480 + 114_688 + 136) + 40_960
