@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.errors import RunStopped, UserError, describe_os_error
 from reasonir.core.fields import check_range, list_options, open_mappings
 from reasonir.core.help import element_schemas, find_configs, flatten, help_page, option_rows
 from reasonir.core.processes import rank, world_size
@@ -41,8 +41,8 @@ def run_command(
     """Compose `configs/<config_name>.yaml` with the overrides in `argv`, validate it and call `run`.
 
     Exits 0 on success, 2 with one line on a user's mistake (`UserError`, a composition error), 1 with one line where a
-    run must not go on (`RunStopped`), 1 with a traceback on our own failure, 130 on Ctrl-C. `debug=true` shows the
-    traceback of any of them.
+    run must not go on (`RunStopped`) or the system refuses a file (`OSError`), 1 with a traceback on our own failure,
+    130 on Ctrl-C. `debug=true` shows the traceback of any of them.
 
     Args:
         program: The command as typed, for messages.
@@ -77,7 +77,7 @@ def run_command(
         # 128 + SIGINT, as a shell reports it
         sys.exit(130)
     except Exception as error:
-        stopped = isinstance(error, RunStopped)
+        stopped = isinstance(error, RunStopped | OSError)
         if debug or not (stopped or _is_user_mistake(error)):
             # Alone, the interpreter prints the traceback and runs every exit handler.
             if not _among_ranks():
@@ -269,6 +269,8 @@ def _one_line(error: Exception, schema: type) -> str:
     """
     if isinstance(error, (UserError, RunStopped)):
         return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return describe_os_error(error)
     # Both tails repeat the search path and the key over several lines.
     message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
     if overridden := re.match(r"Could not override '([^']+)'", message):

@@ -1,6 +1,28 @@
 """Errors that a command reports in one line instead of a traceback."""
 
+import errno
 from typing import Any
+
+DISK_ERRORS = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space within your quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "name a folder on a disk that can be written",
+    errno.EACCES: "get the rights to it, or name another place",
+    errno.EPERM: "get the rights to it, or name another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "remove the symbolic links that lead in a circle",
+    errno.ENOENT: "it is gone; was it removed or moved while the command ran?",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EISDIR: "a folder stands where a file is needed; name another place",
+    errno.EEXIST: "something else stands there; remove it",
+    errno.ENOTEMPTY: "another process writes there; wait for it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has no more open files to give",
+    errno.EIO: "the disk or its connection fails; look into the system's log",
+    errno.ESTALE: "the network's file system lost it; mount it again",
+}
+"""What the system says of files and disks, and what a user can do about it."""
 
 
 class UserError(ValueError):
@@ -26,3 +48,13 @@ def require(holds: bool, field: str, value: Any, rule: str) -> None:
     """
     if not holds:
         raise UserError(f"{field}={value} {rule}")
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return an error of the system in one line: the path, what is wrong, the remedy."""
+    if error.errno is None or error.strerror is None:
+        return " ".join(str(error).split())  # a library's own sentence
+    places = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    remedy = DISK_ERRORS.get(error.errno)
+    parts = [f"{places}: {error.strerror}" if places else error.strerror, remedy, "then run the same command again"]
+    return "; ".join(part for part in parts if part)

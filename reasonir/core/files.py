@@ -1,9 +1,11 @@
 """Files and folders that are complete or not there; JSON and JSON lines, read with file and line.
 
 Every file that a later command reads is written to a name beside its own and renamed at the end, because a killed
-process, a full disk or an error in the middle must not leave half a file under the final name.
+process, a full disk or an error in the middle must not leave half a file under the final name. One process at a time
+writes into an output folder (`lock_folder`), and a name that was read is never a path (`under`).
 """
 
+import errno
 import gzip
 import hashlib
 import json
@@ -14,12 +16,16 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakValueDictionary
 
-from reasonir.core.errors import UserError
+from reasonir.core.errors import DISK_ERRORS, RunStopped, UserError
 
+# What stops a write; libraries of other languages quote the system's words for it.
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+LOCK_FILE = ".lock"
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
 
 
@@ -59,15 +65,17 @@ def whole_path(path: str | Path, *, durable: bool = False, per_process: bool = F
     path = Path(path)
     scratch = _beside(path, per_process)
     try:
-        yield scratch
-        _apply_umask(scratch, [scratch])
-        if durable:
-            flush_to_disk(scratch)
-        # Atomic within one file system, hence the name beside the final one and not in a temporary folder.
-        os.replace(scratch, path)
+        with naming(path):
+            yield scratch
+            _apply_umask(scratch, [scratch])
+            if durable:
+                flush_to_disk(scratch)
+            # Atomic within one file system, hence the name beside the final one and not in a temporary folder.
+            os.replace(scratch, path)
     finally:
-        # After a rename there is nothing left to remove.
-        scratch.unlink(missing_ok=True)
+        # After a rename there is nothing left to remove. The disk's own error must not hide the first one.
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -89,8 +97,9 @@ def whole_folder(path: str | Path, *, stays: Callable[[Path], bool] | None = Non
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        yield scratch
-        _apply_umask(scratch, (file for file in scratch.rglob("*") if file.is_file()))
+        with naming(path):
+            yield scratch
+            _apply_umask(scratch, (file for file in scratch.rglob("*") if file.is_file()))
         try:
             os.rename(scratch, path)  # refused where an older folder holds files
         except OSError:
@@ -98,6 +107,32 @@ def whole_folder(path: str | Path, *, stays: Callable[[Path], bool] | None = Non
                 _replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in an error of the disk: a write that fails knows no name, and libraries raise errors of theirs."""
+    try:
+        yield
+    except (UserError, RunStopped):
+        raise  # a sentence about something else, which may quote the system
+    except Exception as error:
+        number = _disk_error(error)
+        if number is None or (isinstance(error, OSError) and error.filename is not None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _disk_error(error: Exception) -> int | None:
+    """Return the number of the system's error behind an exception; None where the disk is not to blame."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in DISK_ERRORS else None
+    message = str(error)
+    # numpy says how much of an array it wrote, and not why it wrote no more.
+    if isinstance(error, OSError) and "requested and" in message:
+        return errno.ENOSPC
+    # safetensors and faiss quote the system's words.
+    return next((number for number in WRITE_ERRORS if os.strerror(number) in message), None)
 
 
 def _apply_umask(scratch: Path, files: Iterable[Path]) -> None:
@@ -154,11 +189,114 @@ def only_one(path: Path, waiting: str) -> Iterator[bool]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the folders that killed processes of this host left beside `path`; nobody may be filling one now."""
+    """Remove what killed processes of this host left beside `path`; its lock must be held (`only_one`)."""
+    _remove(path.parent.glob(f".{path.name}.{platform.node()}.*.partial"))
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this host left in a folder whose artefacts are made under `only_one`."""
+    import fcntl
+
+    for lock in folder.glob(".*.lock"):
+        left = list(folder.glob(f"{lock.name.removesuffix('.lock')}.{platform.node()}.*.partial"))
+        if not left:
+            continue
+        with lock.open("ab") as stream, suppress(OSError):  # held: a living process fills one of them
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(left)
+
+
+def _remove(paths: Iterable[Path]) -> None:
     import shutil
 
-    for left in path.parent.glob(f".{path.name}.{platform.node()}.*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def lock_or_refuse(opened: Any, refusal: str | None) -> None:
+    """Lock an open file until it is closed; the lock ends with the process even where that is killed.
+
+    Raises:
+        UserError: another process holds the lock; the text is `refusal`. Without a refusal the call waits.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise UserError(refusal) from error
+    except OSError as error:
+        # A file system without locks must not forbid the work.
+        if error.errno == errno.EBADF:
+            raise
+
+
+class FolderLock:
+    """The right to write into a folder; it ends with `release`, with the object or with the process."""
+
+    def __init__(self, path: Path, refusal: str | None) -> None:
+        """Take the right; `lock_folder` is the way to it."""
+        # The folder itself is locked, so that no file of the lock's own lies in it.
+        self._descriptor: int | None = os.open(path, os.O_RDONLY)
+        try:
+            lock_or_refuse(self._descriptor, refusal)
+        except OSError:
+            # NFS locks only what is open for writing, which a folder cannot be.
+            self.release()
+            self._descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+            lock_or_refuse(self._descriptor, refusal)
+
+    def release(self) -> None:
+        """Let others write into the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @property
+    def released(self) -> bool:
+        """Whether others may write."""
+        return self._descriptor is None
+
+    __del__ = release
+
+
+_held: WeakValueDictionary[tuple[int, int, int], FolderLock] = WeakValueDictionary()
+
+
+def lock_folder(path: Path, *, wait: bool = False) -> FolderLock:
+    """Let this process alone write into an existing folder, for as long as it keeps what is returned.
+
+    Args:
+        path: The folder.
+        wait: Whether a process that writes there, for moments, is waited for.
+    Raises:
+        UserError: another process writes there.
+    """
+    found = path.stat()
+    # The process too: a forked one inherits the table, and not the right.
+    place = (os.getpid(), found.st_dev, found.st_ino)
+    # One lock a process: a run that failed in a notebook may still be held by its traceback when it is called again.
+    held = _held.get(place)
+    if held is None or held.released:
+        refusal = None if wait else f"{path}: another run writes here; wait for it, or name another folder"
+        held = _held[place] = FolderLock(path, refusal)
+    return held
+
+
+def under(folder: Path, name: str, option: str) -> Path:
+    """Return the path of a name inside a folder. A name is no path: it never leads out of the folder.
+
+    Args:
+        folder: Where the file or folder of that name lies.
+        name: As an option, a data set or a file of results gives it.
+        option: Where the name was read, for the refusal.
+    """
+    if name in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(name):
+        raise UserError(f"{option}: {name!r} must be a name, not a path; take the slashes out")
+    return folder / name
 
 
 def _beside(path: Path, per_process: bool) -> Path:
@@ -175,6 +313,18 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file.
+
+    Raises:
+        UserError: a byte that is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; the file is damaged, or is no text") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

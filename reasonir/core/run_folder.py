@@ -1,6 +1,7 @@
 """The output folder of a command: what was asked (config.yaml), what came out, and whether it is finished.
 
-Invariant: `manifest.json` is written last and whole; a folder without it is unfinished. A folder never mixes two runs.
+Invariant: `manifest.json` is written last and whole; a folder without it is unfinished. A folder never mixes two runs,
+and one process at a time writes into it, from `start` to `finish`.
 Leaves metrics.jsonl, its figure and trackers to `tracking/`.
 """
 
@@ -17,9 +18,20 @@ from typing import Any
 from reasonir import __version__
 from reasonir.core.command import changed_fields, to_yaml
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, write_text
-from reasonir.core.stamp import input_files, read_stamp, remove_stamp, unchanged, write_stamp
+from reasonir.core.files import (
+    CONFIG_FILE,
+    LOCK_FILE,
+    MANIFEST_FILE,
+    FolderLock,
+    file_sha256,
+    lock_folder,
+    read_text,
+    write_text,
+)
+from reasonir.core.stamp import check_same_inputs, input_files, read_stamp, remove_stamp, unchanged, write_stamp
 
+# What a folder's work was begun with: path and sha256 of every input.
+INPUTS_FILE = "inputs.json"
 # Packages that may change a number or a file; their versions stand in every manifest.
 MANIFEST_PACKAGES = (
     "torch", "transformers", "tokenizers", "numpy", "datasets", "bm25s", "pytrec_eval-terrier", "hydra-core",
@@ -76,9 +88,16 @@ class RunFolder:
         self.path = Path(path)
         self._config = config
         self._started = time.time()
+        self._lock: FolderLock | None = None
+        self._rules = (resume, list(ignored), ignored_groups)
         if not path:
             raise UserError("output_dir is empty; name a folder")
-        self._refuse_strangers(resume, list(ignored), ignored_groups)
+        self._refuse_strangers(*self._rules)
+        self._seen = self._stored_options()
+
+    def _stored_options(self) -> str | None:
+        file = self.path / CONFIG_FILE
+        return read_text(file) if file.is_file() else None
 
     def _refuse_strangers(self, resume: bool, ignored: list[str], ignored_groups: tuple[str, ...]) -> None:
         # 1 a file stands in the way: `mkdir` in `start` would fail with a traceback after the input was read
@@ -87,13 +106,13 @@ class RunFolder:
                 raise UserError(f"output_dir={self.path}: {path} is a file; name a folder")
         # 2 a folder that was made but not used
         stored = self.path / CONFIG_FILE
-        if not self.path.exists() or set(self.path.iterdir()) <= {stored}:
+        if not self.path.exists() or set(self.path.iterdir()) <= {stored, self.path / LOCK_FILE}:
             return  # only config.yaml is here: the earlier run produced nothing, so its options need not match
         # 3 a folder that no command of ours made
         if not stored.is_file():
             raise UserError(f"output_dir={self.path} holds other files; name a new folder")
         # 4 a run of other options
-        changed = changed_fields(stored.read_text(encoding="utf-8"), self._config, ignored)
+        changed = changed_fields(read_text(stored), self._config, ignored)
         changed = [field for field in changed if not field.startswith(ignored_groups)]
         if changed:
             raise UserError(
@@ -104,12 +123,32 @@ class RunFolder:
         if not resume:
             raise UserError(f"output_dir={self.path} holds this run already; resume=true continues it")
 
-    def start(self) -> None:
-        """Create the folder and write the resolved configuration; an older manifest no longer counts."""
+    def start(self, inputs: Iterable[str | Path] = (), *, begun: bool = False) -> None:
+        """Create the folder and write the resolved configuration; an older manifest no longer counts.
+
+        Args:
+            inputs: Files and folders whose contents the work of the folder binds itself to: they are noted.
+            begun: Whether something was made of them already, which other contents must not continue.
+        Raises:
+            UserError: another process writes into the folder, or did since this object was made; an input changed.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.path)
+        if self._stored_options() != self._seen:  # another run has come and gone while this one read its input
+            self._refuse_strangers(*self._rules)
+        noted = [path for path in inputs if not str(path).startswith("hub:")]  # the hub has no file here
+        if begun:
+            self._note_inputs(noted, begun)
+            require_outputs(self.path)
         # The manifest goes before the first new file: from here on the folder is unfinished.
         remove_stamp(self.path / MANIFEST_FILE)
         write_text(self.path / CONFIG_FILE, to_yaml(self._config))
+        if noted and not begun:
+            self._note_inputs(noted, begun)
+
+    def _note_inputs(self, inputs: list[str | Path], begun: bool) -> None:
+        refusal = f"{', '.join(map(str, inputs))} changed since {self.path} was begun; name a new output_dir"
+        check_same_inputs(self.path / INPUTS_FILE, inputs, begun=begun, refusal=refusal)
 
     @property
     def finished(self) -> bool:
@@ -140,6 +179,16 @@ class RunFolder:
         """
         manifest = build_manifest(inputs, counts, self._started, seed=getattr(self._config, "seed", None), **more)
         write_stamp(self.path / MANIFEST_FILE, **manifest)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def require_outputs(folder: Path) -> None:
+    """Refuse a folder whose finished files were changed or damaged; an unfinished folder tells of none."""
+    stamp = read_stamp(folder / MANIFEST_FILE) or {}
+    for name, checksum in stamp.get("outputs", {}).items():
+        if not unchanged(folder, {name: checksum}):
+            raise UserError(f"{folder / name} is not what its command wrote; remove it and run that command again")
 
 
 def build_manifest(inputs: Iterable[str | Path], counts: dict[str, Any], started: float, **more: Any) -> dict[str, Any]:

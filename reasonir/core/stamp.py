@@ -7,8 +7,9 @@ artefact was made from (a key, or checksums of the inputs) and often the size or
     work:       stamp = read_stamp(file, key=key); if stamp is None or not unchanged(folder, stamp["files"]): make it
     make it:    remove_stamp(file), write the files, then write_stamp(file, key=key, files=checksums(folder, names))
 
-A file whose very name is its key needs no stamp: `files.whole_file` lets it appear only when it is complete. Leaves the
-comparison of options to `run_folder.py`.
+A file whose very name is its key needs no stamp: `files.whole_file` lets it appear only when it is complete. A
+stamp carries a checksum of its own content: a damaged one vouches for nothing. Leaves the comparison of options to
+`run_folder.py`.
 """
 
 import hashlib
@@ -19,6 +20,10 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import file_sha256, write_json
+
+SEAL, CHECK = "checksum", "check"
+# Of a row: 48 bits miss one damaged row of 10^14.
+CHECK_DIGITS = 12
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:
@@ -58,14 +63,31 @@ def read_stamp(file: Path, /, **same: Any) -> dict[str, Any] | None:
     # A stamp that cannot be read vouches for nothing; making the artefact again is always right.
     except (OSError, ValueError):
         return None
-    if not isinstance(stamp, dict) or any(stamp.get(name) != value for name, value in same.items()):
+    # Stamps of older versions carry no checksum.
+    if not isinstance(stamp, dict) or stamp.pop(SEAL, None) not in (None, _seal(stamp)):
         return None
-    return stamp
+    return None if any(stamp.get(name) != value for name, value in same.items()) else stamp
 
 
 def write_stamp(file: Path, /, **content: Any) -> None:
     """Say that an artefact is finished, once all its files are there."""
-    write_json(file, content)
+    write_json(file, content | {SEAL: _seal(content)})
+
+
+def _seal(content: dict[str, Any]) -> str:
+    # As it will be read: JSON turns tuples into lists and keys into texts.
+    plain = json.loads(json.dumps(content))
+    return digest_of([json.dumps(plain, sort_keys=True)])
+
+
+def checked(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a growing file with a checksum of its own, for `is_sound`."""
+    return row | {CHECK: _seal(row)[:CHECK_DIGITS]}
+
+
+def is_sound(row: dict[str, Any]) -> bool:
+    """Take the checksum off a row and return whether it is right; rows of older versions have none."""
+    return row.pop(CHECK, None) in (None, _seal(row)[:CHECK_DIGITS])
 
 
 def remove_stamp(file: Path) -> None:
@@ -76,6 +98,11 @@ def remove_stamp(file: Path) -> None:
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of some files of a folder by name, for a stamp."""
     return {name: file_sha256(folder / name) for name in names}
+
+
+def checksums_inside(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file inside a folder by its path there, for a stamp."""
+    return checksums(folder, [str(file.relative_to(folder)) for file in input_files([folder])])
 
 
 def unchanged(folder: Path, files: Mapping[str, str | int]) -> bool:
@@ -118,5 +145,10 @@ def check_same_inputs(record: Path, inputs: Iterable[str | Path], begun: bool, r
     # Without anything made of the old inputs the user may change them freely.
     if not begun or not record.exists():
         write_json(record, noted)
-    elif json.loads(record.read_text(encoding="utf-8")) != noted:
+        return
+    try:
+        same = json.loads(record.read_text(encoding="utf-8")) == noted
+    except ValueError:  # a damaged note vouches for no input
+        same = False
+    if not same:
         raise UserError(refusal)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl
+from reasonir.core.files import read_jsonl, under
 from reasonir.data.aspects import Aspect, group_aspects, parse_aspects
 from reasonir.data.collections import Collection, Document, Query, add_documents
 from reasonir.data.rewritings import Rewritten, read_rewritten
@@ -124,7 +124,7 @@ def _task_folder(root: str, task: str) -> Path:
     folder = Path(root)
     # The user may have named the task's own folder as the root.
     if find_jsonl(folder, "examples") is None or folder.resolve().name != task:
-        folder = folder / task
+        folder = under(folder, task, "tasks")
     if not folder.is_dir():
         raise UserError(f"{root}: no task {task!r}; there are {', '.join(list_bright_tasks(root))}")
     return folder

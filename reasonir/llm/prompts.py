@@ -268,8 +268,17 @@ def _texts(path: Path, name: str, value: Any) -> list[str]:
     return value
 
 
-def start_with_prompts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
-    """Start a run's folder and put a copy of each prompt into it; refuse one that was begun with other prompts."""
+def start_with_prompts(
+    folder: RunFolder, prompts: Sequence[Prompt], inputs: Sequence[str] = (), *, begun: bool = False
+) -> None:
+    """Start a run's folder and put a copy of each prompt into it; refuse one that was begun with other prompts.
+
+    Args:
+        folder: Of the run.
+        prompts: All that it asks with.
+        inputs: As in `RunFolder.start`.
+        begun: As in `RunFolder.start`.
+    """
     copies = {folder.path / "prompts" / f"{prompt.name}.yaml": prompt for prompt in prompts}
     for copy, prompt in copies.items():
         if copy.is_file() and copy.read_bytes() != prompt.source:
@@ -278,7 +287,7 @@ def start_with_prompts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
                 "name a new folder, or take that prompt"
             )
     # Not before, because `start` takes away the manifest, which a folder of other prompts keeps.
-    folder.start()
+    folder.start(inputs, begun=begun)
     for copy, prompt in copies.items():
         copy.parent.mkdir(exist_ok=True)
         with whole_file(copy, "wb") as stream:

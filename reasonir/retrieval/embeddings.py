@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reasonir.core.files import only_one, remove_leftovers
 from reasonir.core.processes import rank
 from reasonir.core.stamp import digest_of, read_stamp, remove_stamp, sized, unchanged, write_stamp
 from reasonir.model.encoder import Encoder
@@ -53,8 +54,17 @@ def embed_cached(
         instructions: One for each text, in place of the one of `settings`.
     """
     target, sharded = _shard(encoder, texts, settings, cache_dir, label, chunk_tokens, instructions)
+    # Two commands on one cache: the second waits for the first and finds its array.
+    with only_one(target, f"{label}: another process encodes them; waiting") as locked:
+        if locked:
+            remove_leftovers(target)
+        return _load_or_encode(target, sharded, label)
+
+
+def _load_or_encode(target: Path, sharded: ShardedEncoding, label: str) -> Encoded:
     # 1 what the cache has
-    stamp, truncated = _stamp_of(target), _truncated_if_sound(target, (len(texts), encoder.dimension))
+    shape = (len(sharded.texts), sharded.encoder.dimension)
+    stamp, truncated = _stamp_of(target), _truncated_if_sound(target, shape)
     if truncated is not None:
         sharded.discard_blocks()  # a kill between joining and removing leaves them
         return Encoded(np.load(target, mmap_mode="r"), True, truncated)

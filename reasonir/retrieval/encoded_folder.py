@@ -1,6 +1,5 @@
 """What `reasonir-eval encode` writes, opened: embeddings.npy with row i for line i of ids.txt, and its manifest."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import yaml
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
+from reasonir.core.stamp import read_stamp, unchanged
 
 IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
 
@@ -34,6 +34,16 @@ class EncodedFolder:
         """N and D."""
         return list(self.embeddings_ND.shape)
 
+    def require_whole(self) -> "EncodedFolder":
+        """Return the folder if its embeddings are what was encoded; reading takes about a second a gigabyte.
+
+        Raises:
+            UserError: a byte was changed since.
+        """
+        if not unchanged(self.folder, {EMBEDDINGS_FILE: self.sha256}):
+            raise UserError(f"{self.folder / EMBEDDINGS_FILE} is damaged: it is not what was encoded; encode again")
+        return self
+
 
 def open_encoded(folder: Path, side: str) -> EncodedFolder:
     """Open what `reasonir-eval encode` wrote.
@@ -52,7 +62,9 @@ def open_encoded(folder: Path, side: str) -> EncodedFolder:
     if not manifest.is_file():
         raise UserError(f"{folder}: no {MANIFEST_FILE}: the encoding is unfinished; run its command again")
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        found = read_stamp(manifest)
+        if found is None:
+            raise ValueError(f"{MANIFEST_FILE} is not as it was written")
         options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         rows, checksum = np.load(file, mmap_mode="r"), str(found["sha256"])
         texts, held = int(found["counts"]["texts"]), options["side"]
@@ -63,5 +75,8 @@ def open_encoded(folder: Path, side: str) -> EncodedFolder:
     # Line i of ids.txt names row i: a row more or less would name all that follow wrongly.
     if rows.ndim != 2 or len(rows) != texts:
         raise UserError(f"{file}: shape {rows.shape} for {texts} texts; encode again")
+    # Folders of older versions carry no checksum of the ids.
+    if not unchanged(folder, found.get("outputs", {})):
+        raise UserError(f"{folder / IDS_FILE} is not what was encoded: it would name rows wrongly; encode again")
     source, inputs = str(options.get("input", "")), found.get("inputs", [])
     return EncodedFolder(folder, rows, checksum, found.get("model_fingerprint"), source, inputs)

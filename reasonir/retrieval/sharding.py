@@ -108,8 +108,6 @@ class ShardedEncoding:
         mine = [number for number in range(len(blocks)) if self._rank_of(number) == rank()]
         # A file that has its name is whole, whoever wrote it.
         missing = [number for number in mine if not self._file(number).exists()]
-        if missing:
-            self.folder.mkdir(parents=True, exist_ok=True)
         whole, left = (sum(blocks[n][1] - blocks[n][0] for n in numbers) for numbers in (mine, missing))
         if rank() == 0 and left < whole:
             print(f"{self.label}: going on after {whole - left} of {whole} texts")
@@ -148,8 +146,6 @@ class ShardedEncoding:
                 stream.write(rows.data)
                 digest.update(rows.data)
                 cut += truncated
-        for leftover in target.parent.glob(f".{target.name}.*.partial"):  # a killed call leaves one
-            leftover.unlink(missing_ok=True)
         return cut, digest.hexdigest()
 
     def discard_blocks(self) -> None:
@@ -194,7 +190,8 @@ class ShardedEncoding:
         return list(zip(self.instructions[start:stop], texts, strict=True))
 
     def _write(self, number: int, rows: np.ndarray, truncated: int) -> None:
-        # per_process: two jobs on one cache may encode the same block at once.
+        # per_process: two jobs on one cache may encode the same block at once. One that is done removes the folder.
+        self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(self._file(number), "wb", per_process=True) as stream:
             np.savez(stream, rows=rows, truncated=truncated)
 

@@ -4,17 +4,14 @@ Invariant: rows and rejections come in the order of the input. Of rows with the 
 """
 
 import heapq
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
-from reasonir.core.run_folder import RunFolder
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_jsonl, read_mapping
+from reasonir.core.run_folder import RunFolder, require_outputs
 from reasonir.llm.attempts import Rejection, Trail
 from reasonir.synth.config import DATA_FILE, MAY_DIFFER, REJECTIONS_FILE, MergeConfig, parse_shard
 from reasonir.synth.output import Output, position_of
@@ -65,7 +62,8 @@ def _check_shards(inputs: list[str]) -> dict[str, Any]:
             raise UserError(f"inputs: {folder} is no output folder of reasonir-synth")
         if not (folder / MANIFEST_FILE).is_file():
             raise UserError(f"inputs: {folder} is not finished; run its command again")
-        stored.append(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        require_outputs(folder)
+        stored.append(read_mapping(folder / CONFIG_FILE))
     # Shards may have been written by several servers, so that the generator's options need not be the same.
     ignored = {"shard", *(name for name in MAY_DIFFER if "." not in name), "generator"}
     for shard, options in zip(inputs, stored, strict=True):
@@ -101,5 +99,5 @@ def _outcomes(shard: str) -> Iterator[tuple[Item, Outcome]]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        with path.open("rb") as stream:
-            yield from map(json.loads, stream)
+        for _, row in read_jsonl(path) if path.stat().st_size else ():
+            yield row

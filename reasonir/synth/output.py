@@ -12,12 +12,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import naming
 from reasonir.data.training_rows import query_text
 from reasonir.llm.attempts import UNANSWERED, Trail
 from reasonir.synth.config import DATA_FILE, REJECTIONS_FILE
@@ -172,11 +174,13 @@ class Output:
         """Hand whole lines to the operating system, rejected answers first; `recover` mends a kill in between."""
         for which in (1, 0):
             stream, (start, lines) = self._streams[which], self._pending[which]
+            path = self._paths[which]
             # Ctrl-C may come at any point here, and `close` flushes again: the lines are then written to the same place
             # once more. One assignment ends that, because between two of them a signal could come as well.
-            stream.seek(start)
-            stream.write(lines)
-            stream.flush()
+            with naming(path):
+                stream.seek(start)
+                stream.write(lines)
+                stream.flush()
             self._pending[which] = (start + len(lines), bytearray())
         self._last_flush = time.monotonic()
 
@@ -206,13 +210,18 @@ class Output:
 
     def close(self) -> None:
         """Wait until the disk has both files."""
-        if self._streams:
-            self._flush()
-        for stream in self._streams:
-            # The manifest follows; after a power cut it must not stand beside lost rows.
-            os.fsync(stream.fileno())
-            stream.close()
-        self._streams = []
+        try:
+            if self._streams:
+                self._flush()
+            for stream in self._streams:
+                # The manifest follows; after a power cut it must not stand beside lost rows.
+                os.fsync(stream.fileno())
+        finally:
+            # A full disk refuses what a stream still holds once more.
+            for stream in self._streams:
+                with suppress(OSError):
+                    stream.close()
+            self._streams = []
 
 
 def position_of(row: dict[str, Any]) -> int:

@@ -17,11 +17,14 @@ from typing import Any
 from reasonir.core.errors import RunStopped
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import checksums
 from reasonir.llm import open_generator
 from reasonir.llm.conversations import hold_conversations
 from reasonir.llm.prompts import describe_prompts, start_with_prompts
 from reasonir.synth.config import (
+    DATA_FILE,
     MAY_DIFFER,
+    REJECTIONS_FILE,
     NegativesConfig,
     PositiveForm,
     QueryConfig,
@@ -55,7 +58,9 @@ def write_rows(config: WritingConfig) -> None:
     shard = parse_shard(config.shard)
     items = _open(take_shard(recipe.items(), shard, config.limit))
     folder = RunFolder(config.output_dir, config, resume=True, ignored=MAY_DIFFER)
-    start_with_prompts(folder, recipe.prompts)
+    made = (folder.path / name for name in (DATA_FILE, REJECTIONS_FILE))
+    begun = any(file.is_file() and file.stat().st_size for file in made)
+    start_with_prompts(folder, recipe.prompts, recipe.inputs, begun=begun)
     window = config.window or WINDOW_PER_REQUEST * config.generator.max_concurrency
     # For the progress bar, about right: a hash deals the items to the shards.
     total = min(recipe.total, config.limit or recipe.total) // shard[1]
@@ -160,7 +165,8 @@ def finish(folder: RunFolder, inputs: Iterable[str], counts: dict[str, Any], **m
         **more: Further entries of the manifest.
     """
     # A data set of the hub has no file here whose checksum could be taken.
-    folder.finish(inputs=[path for path in inputs if not path.startswith("hub:")], counts=counts, **more)
+    local = [path for path in inputs if not path.startswith("hub:")]
+    folder.finish(inputs=local, counts=counts, outputs=checksums(folder.path, (DATA_FILE, REJECTIONS_FILE)), **more)
     print(_summarize(counts, folder.path))
 
 

@@ -9,12 +9,13 @@ all files are there. Training does not wait for the disk: numbers are copied, th
 not stored, because each step seeds its own from (seed, step, rank).
 """
 
-import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Any
 
 import torch
 
-from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.files import flush_to_disk, whole_path
+from reasonir.core.errors import RunStopped, UserError, describe_os_error
+from reasonir.core.files import file_sha256, flush_to_disk, read_mapping, whole_path, write_json
+from reasonir.core.stamp import read_stamp, unchanged, write_stamp
 from reasonir.train.dev.record import DevRecord
 from reasonir.train.optim import moments_of, prepare_state, scales_of
 from reasonir.train.parallel.engine import BLOCK, Engine, Piece, local
@@ -120,31 +122,40 @@ class CheckpointWriter:
         """Raise the error that the thread met, if any."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
+            why = describe_os_error(failure) if isinstance(failure, OSError) else failure
             raise RunStopped(
-                f"the checkpoint in {self.folder} could not be written: {failure}; the ones before it are whole, "
+                f"the checkpoint in {self.folder} could not be written: {why}; the ones before it are whole, "
                 "resume=true continues from the newest"
             ) from failure
 
     def _write(self, numbers: dict[str, torch.Tensor], state: TrainingState) -> None:
+        scratch = self.folder / f".step_{state.step}.partial"
         try:
-            scratch = self.folder / f".step_{state.step}.partial"
             scratch.mkdir(parents=True, exist_ok=True)
-            _write_numbers(scratch / f"rank_{self.ranks.rank:05d}.safetensors", numbers)
+            file = scratch / _rank_file(self.ranks.rank)
+            _write_numbers(file, numbers)
+            write_json(scratch / _note_of(file.name), {"sha256": file_sha256(file)})
             if self.ranks.leads:
                 self._commit(scratch, state)
         except BaseException as error:  # raised on the main thread by `check`
             self._failure = error
+            # Room for others on a full disk. Beside other ranks the next start removes the folder: they may write yet.
+            if self.ranks.world == 1:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _commit(self, scratch: Path, state: TrainingState) -> None:
         deadline = time.monotonic() + self.ranks.timeout_seconds
-        while len(list(scratch.glob("rank_*.safetensors"))) < self.ranks.world:
+        names = [_rank_file(rank) for rank in range(self.ranks.world)]
+        while not all((scratch / _note_of(name)).is_file() for name in names):
             if time.monotonic() > deadline:
                 raise RunStopped(f"not all ranks wrote to {scratch} within {self.ranks.timeout_seconds:g} s")
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        fields = {**state.as_fields(), "ranks": self.ranks.world}
-        (scratch / STATE_FILE).write_text(json.dumps(fields), encoding="utf-8")
-        for file in (scratch / STATE_FILE, scratch):
-            flush_to_disk(file)
+        # Collected from the ranks: each has hashed its own file while the system still held it in memory.
+        files = {name: read_mapping(scratch / _note_of(name))["sha256"] for name in names}
+        for name in names:
+            (scratch / _note_of(name)).unlink()
+        write_stamp(scratch / STATE_FILE, **state.as_fields(), ranks=self.ranks.world, files=files)
+        flush_to_disk(scratch)
         target = self.folder / f"step_{state.step}"
         # os.replace puts no folder in the place of one that holds files.
         shutil.rmtree(target, ignore_errors=True)
@@ -156,6 +167,15 @@ class CheckpointWriter:
             # The one just written stays, even where folders of later steps lie beside it.
             if step not in (state.step, best):
                 shutil.rmtree(path)
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank_{rank:05d}.safetensors"
+
+
+def _note_of(name: str) -> str:
+    """Return the file in which a rank tells rank 0 the checksum of its numbers, once they are on the disk."""
+    return f".{name}.json"
 
 
 def _snapshot(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
@@ -189,7 +209,6 @@ def _blocks_of(piece: Piece, kind: str) -> tuple[str, int, slice]:
 def _write_numbers(path: Path, numbers: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
-    # Rank 0 counts files by their final names: a file must not have its name before it is whole.
     with whole_path(path, durable=True) as scratch:
         save_file(numbers, scratch)
 
@@ -200,10 +219,15 @@ class CheckpointReader:
     def __init__(self, path: Path) -> None:
         """Read the tables of contents of all files of a complete checkpoint."""
         self.path = path
-        fields: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        ranks = fields.pop("ranks")
-        dev = fields.pop("dev", None)
-        self.state = TrainingState(**fields, dev=None if dev is None else DevRecord(**dev))
+        try:
+            fields = _stamp_of(path)
+            self.checksums: dict[str, str] = fields.pop("files", {})
+            ranks, dev = fields.pop("ranks"), fields.pop("dev", None)
+            self.state = TrainingState(**fields, dev=None if dev is None else DevRecord(**dev))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path / STATE_FILE} is damaged ({error}); remove {path} to go back one checkpoint"
+            ) from error
         self._open = ExitStack()
         self._runs: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
         files = sorted(path.glob("rank_*.safetensors"))
@@ -223,6 +247,12 @@ class CheckpointReader:
                 self._runs.setdefault((kind, name), []).append((int(start), count, opened, key))
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}); remove {self.path} to go back one checkpoint") from error
+
+    def is_whole(self) -> bool:
+        """Return whether the files are as they were written; reading takes about a second a gigabyte."""
+        # Side by side: hashing lets other threads work. Checkpoints of older versions carry no checksums.
+        with ThreadPoolExecutor() as pool:
+            return all(pool.map(lambda file: unchanged(self.path, dict([file])), self.checksums.items()))
 
     def names(self) -> set[str]:
         """Return the weights that the checkpoint holds."""
@@ -311,6 +341,18 @@ def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
     engine.take_over_pieces()
 
 
+def _stamp_of(path: Path) -> dict[str, Any]:
+    """Return what `state.json` holds.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    stamp = read_stamp(path / STATE_FILE)
+    if stamp is None:
+        raise UserError(f"{path / STATE_FILE} is damaged; remove {path} to go back one checkpoint")
+    return stamp
+
+
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of the complete checkpoints, oldest first."""
     found = []
@@ -319,6 +361,23 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
         if number.isdigit() and (path / STATE_FILE).is_file():
             found.append((int(number), path))
     return sorted(found)
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Take the damaged ones of the newest checkpoints out of the way, with a line each; rank 0 alone does."""
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            reader = CheckpointReader(path)
+            whole = reader.is_whole()
+            reader.close()
+        except UserError:
+            whole = False
+        if whole:
+            return
+        aside = path.with_name(f"damaged_{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
+        print(f"{path} is damaged: it is set aside as {aside.name}, and the one before it is taken", file=sys.stderr)
 
 
 def open_newest(folder: Path, data_fingerprint: str) -> CheckpointReader | None:
@@ -350,6 +409,8 @@ def load_weights_of(folder: Path, step: int, module: torch.nn.Module) -> Trainin
     if not (path / STATE_FILE).is_file():
         raise UserError(f"{path} is missing, it held the best step; dev.keep=last with resume=true exports the last")
     reader = CheckpointReader(path)
+    if not reader.is_whole():
+        raise UserError(f"{path} is damaged, it held the best step; dev.keep=last with resume=true exports the last")
     load_weights(reader, module)
     reader.close()
     return reader.state

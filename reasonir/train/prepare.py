@@ -11,14 +11,23 @@ from typing import Any
 
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import checksums_inside, read_stamp, unchanged, write_stamp
 from reasonir.model.adapters import add_adapters, checkpoint_layers
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
 from reasonir.model.presets import Preset, PresetOptions
 from reasonir.model.tiny import build_tiny
 from reasonir.model.trunk.precision import choose_precision, hold_in_bf16
-from reasonir.train.checkpoint import CheckpointReader, TrainingState, load_weights, open_newest, remove_partial
+from reasonir.train.checkpoint import (
+    CheckpointReader,
+    TrainingState,
+    load_weights,
+    open_newest,
+    remove_partial,
+    set_damaged_aside,
+)
 from reasonir.train.config import EngineName, TrainConfig, WeightFormat
 from reasonir.train.data.batches import MixedBatches
 from reasonir.train.data.hold_out import hold_out
@@ -102,6 +111,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     dev_sets = open_sets(dev, sources, stores, split.held_out, encoder.template, batches.common_query_instruction,
                          config.data.cache_dir)  # fmt: skip
     # 2 position
+    if config.resume and ranks.leads:
+        set_damaged_aside(folder / "checkpoints")
     reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
     asked = config.precision.value if config.model.dtype is WeightFormat.fp32 else "bf16"
     state, reason = _position(reader, asked, encoder, batches.fingerprint)
@@ -167,15 +178,23 @@ def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: in
     """Write the options and a new model, and remove what a killed run left half-written."""
     run.start()
     remove_partial(run.path / "checkpoints")
-    if new_model is not None and not (run.path / INITIAL_MODEL).exists():
-        save_encoder(new_model, str(run.path / INITIAL_MODEL), max_tokens=max_tokens)
+    place = run.path / INITIAL_MODEL
+    if new_model is not None and not place.exists():
+        save_encoder(new_model, str(place), max_tokens=max_tokens)
+        write_stamp(place.with_suffix(".json"), files=checksums_inside(place))
 
 
 def _built_before(folder: Path, resume: bool, ranks: Ranks) -> str | None:
     """Return the new model of this run, if it stands in the folder already."""
     # The other ranks come here after rank 0 (`leader_first`), which has written it by then.
-    found = (folder / INITIAL_MODEL).is_dir() and (resume or not ranks.leads)
-    return str(folder / INITIAL_MODEL) if found else None
+    place = folder / INITIAL_MODEL
+    if not place.is_dir() or not (resume or not ranks.leads):
+        return None
+    stamp = read_stamp(place.with_suffix(".json"))
+    # Folders of older versions have no stamp.
+    if place.with_suffix(".json").exists() and (stamp is None or not unchanged(place, stamp["files"])):
+        raise UserError(f"{place} is damaged; remove it, and resume=true builds the same model again")
+    return str(place)
 
 
 def _build_encoder(texts: Iterable[str], sizes: dict[str, int], seed: int, preset: Preset) -> Encoder:

@@ -1,10 +1,11 @@
 """Measurements of a run: a file with a row a step, which trackers and a figure show."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from reasonir.core.files import METRICS_FILE, write_text
+from reasonir.core.files import METRICS_FILE, naming, write_text
 from reasonir.core.tracking.curves import draw_curves
 from reasonir.core.tracking.trackers import Tracker
 
@@ -20,8 +21,12 @@ class MetricsLog:
         self._path = folder / METRICS_FILE
         kept = []
         if self._path.exists():
-            rows = self._path.read_text(encoding="utf-8").split("\n")
-            kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= first_step]  # type: ignore[operator]
+            # A damaged byte costs its row; a last row without an end is the one that a kill cut off.
+            rows = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+            steps = {row: _step_of(row) for row in rows}
+            kept = [row for row, step in steps.items() if step is not None and step <= first_step]
+            if lost := sum(steps[row] is None for row in rows[:-1]):
+                print(f"{self._path}: {lost} damaged rows are left out", file=sys.stderr)
         # Written anew as a whole: a kill during the write leaves the old rows.
         write_text(self._path, "".join(row + "\n" for row in kept))
         self._stream = self._path.open("a", encoding="utf-8")
@@ -31,9 +36,10 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row (it must hold `step`) and flush it."""
-        self._stream.write(json.dumps(row) + "\n")
-        # A killed process keeps every step that it finished.
-        self._stream.flush()
+        with naming(self._path):
+            self._stream.write(json.dumps(row) + "\n")
+            # A killed process keeps every step that it finished.
+            self._stream.flush()
         if self._tracker is not None:
             self._tracker.log(row)
 
@@ -48,7 +54,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file, draw its curves and end the tracking."""
-        self._stream.close()
+        with naming(self._path):
+            self._stream.close()
         draw_curves(self._path.with_suffix(".png"), self._rows())
         if self._tracker is not None:
             self._tracker.finish()

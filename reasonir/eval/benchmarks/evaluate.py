@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import under
 from reasonir.core.processes import rank, world_size
 from reasonir.core.run_folder import RunFolder
 from reasonir.data.bright import bright_instruction
@@ -23,7 +24,14 @@ from reasonir.data.rewritings import rewritten_file
 from reasonir.data.trec import write_run
 from reasonir.eval.benchmarks import resume
 from reasonir.eval.benchmarks.config import MAY_DIFFER, WITHOUT_PAGES, BeirConfig, BrightConfig, resolve
-from reasonir.eval.scores.results import aspects_of, qrels_of, write_results, write_task
+from reasonir.eval.scores.results import (
+    aspects_of,
+    qrels_of,
+    read_results,
+    results_checksums,
+    write_results,
+    write_task,
+)
 from reasonir.eval.scores.tables import write_table
 from reasonir.retrieval.config import HybridConfig, RetrievalConfig, Retriever
 from reasonir.retrieval.fusion import describe_fusion
@@ -152,7 +160,7 @@ def evaluate_tasks(evaluation: Evaluation, tasks: Tasks, nested: bool) -> dict[s
         evaluation.run.start()
     results = {}
     for collection, instruction in tasks:
-        folder = evaluation.folder / collection.name if nested else evaluation.folder
+        folder = under(evaluation.folder, collection.name, "tasks") if nested else evaluation.folder
         results[collection.name] = evaluate_collection(evaluation, collection, instruction, folder)
         if evaluation.run is not None:
             print(summary_line(collection.name, results[collection.name], evaluation.counts[collection.name]))
@@ -284,12 +292,14 @@ def write_bright_summary(
 
 
 def finish_evaluation(evaluation: Evaluation, inputs: Iterable[str | Path]) -> None:
-    """Write the manifest, which names the local files that were read."""
+    """Write the manifest, which names the local files that were read, and holds checksums of those written."""
     encoder, run = evaluation.searcher.encoder, evaluation.run
     assert run is not None, "rank 0"
+    results = [result.folder for result in read_results(evaluation.folder).values()]
     run.finish(
         inputs=inputs,
         counts=evaluation.counts,
+        outputs=results_checksums(evaluation.folder, results),
         model_fingerprint=encoder.fingerprint if encoder is not None else None,
         device=str(encoder.device) if encoder is not None else "cpu",
         processes=world_size(),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import MANIFEST_FILE, write_json
+from reasonir.core.files import MANIFEST_FILE, under, write_json
 from reasonir.core.run_folder import RunFolder, build_manifest
 from reasonir.data.collections import Collection
 from reasonir.data.open_source import RankedData, ranked_data
@@ -26,6 +26,7 @@ from reasonir.eval.scores.results import (
     aspects_of,
     qrels_of,
     read_results,
+    results_checksums,
     write_results,
     write_task,
 )
@@ -98,13 +99,13 @@ def fuse(config: FuseConfig) -> None:
         return
     begun = time.time()
     fused = fusion.fuse([read_run(path) for path in fusion.places])
-    output = claim_output(Path(config.output), config)
-    # BRIGHT's score.json in, score.json out.
-    if output.suffix == ".json":
-        write_json(output, fused.run)
-    else:
-        write_run(output, fused.run, fusion.method.value)
-    write_json(output.with_name(MANIFEST_FILE), build_manifest(fusion.places, fusion.counts(fused), begun))
+    with claim_output(Path(config.output), config) as output:
+        # BRIGHT's score.json in, score.json out.
+        if output.suffix == ".json":
+            write_json(output, fused.run)
+        else:
+            write_run(output, fused.run, fusion.method.value)
+        write_json(output.with_name(MANIFEST_FILE), build_manifest(fusion.places, fusion.counts(fused), begun))
     print(f"{len(fused.run)} queries fused, {fusion.title}: {output}")
 
 
@@ -129,7 +130,7 @@ def _fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
     for task in tasks:
         fused = fusion.fuse([folder[task].run() for folder in folders], task)
         counts[task] = fusion.counts(fused)
-        place = output.path / task if nested else output.path
+        place = under(output.path, task, "tasks") if nested else output.path
         # Without the data there are runs, but no metrics and no results.json.
         if scorable is None:
             place.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,9 @@ def _fuse_folders(config: FuseConfig, fusion: RunFusion) -> None:
             output.path, means, title=fusion.title, averaged=averaged, queries=beside, documents=sizes
         )  # fmt: skip
         print(f"\n{table}")
-    output.finish(inputs=[folder[task].folder / RUN_FILE for folder in folders for task in tasks], counts=counts)
+    inputs = [folder[task].folder / RUN_FILE for folder in folders for task in tasks]
+    places = [output.path / task if nested else output.path for task in means]
+    output.finish(inputs=inputs, counts=counts, outputs=results_checksums(output.path, places) if means else {})
     print(f"results: {output.path}" if means else f"runs: {output.path}")
 
 

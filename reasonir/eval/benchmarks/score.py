@@ -1,12 +1,23 @@
 """`reasonir-eval score`: scores any run against any qrels."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_jsonl, write_json, write_jsonl, write_text
+from reasonir.core.files import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    lock_folder,
+    read_jsonl,
+    read_text,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from reasonir.core.run_folder import build_manifest
 from reasonir.data.bright import PLACEHOLDER
 from reasonir.data.trec import read_qrels, read_run
@@ -26,9 +37,6 @@ def score_files(config: ScoreConfig) -> None:
     # All zero is no score: the ids of run and qrels do not match.
     if scored.missing_queries == len(scored.per_query):
         raise UserError(f"{config.run} and {config.qrels} share no query with a relevant document")
-    output = claim_output(Path(config.output), config)
-    write_jsonl(output.with_name(QUERIES_FILE), [{"id": i, **row} for i, row in scored.per_query.items()])
-    write_json(output, scored.mean)
     counts = {
         "queries": len(scored.per_query),
         "queries_missing_in_run": scored.missing_queries,
@@ -36,26 +44,35 @@ def score_files(config: ScoreConfig) -> None:
         "run_queries_without_qrels": scored.unknown_queries,
     }
     inputs = [path for path in (config.run, config.qrels, config.excluded) if path is not None]
-    write_json(output.with_name(MANIFEST_FILE), build_manifest(inputs, counts, begun))
+    with claim_output(Path(config.output), config) as output:
+        write_jsonl(output.with_name(QUERIES_FILE), [{"id": i, **row} for i, row in scored.per_query.items()])
+        write_json(output, scored.mean)
+        write_json(output.with_name(MANIFEST_FILE), build_manifest(inputs, counts, begun))
     for name in SHOWN_METRICS:
         print(f"{name:14} {scored.mean[name]:.4f}")
     print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
 
 
-def claim_output(output: Path, config: Any) -> Path:
-    """Make the folder of a file to write and put the options beside the file; refuse a folder of another command."""
+@contextmanager
+def claim_output(output: Path, config: Any) -> Iterator[Path]:
+    """Make the folder of a file to write and put the options beside the file; refuse a folder of another command.
+
+    Within the block this process alone writes into the folder.
+    """
     stored = output.with_name(CONFIG_FILE)
     if output.is_dir():
         raise UserError(f"output={output} is a folder; name a file in it")
     text = to_yaml(config)
     # Another command is one with other options' names. The same command may be repeated with other values.
     if stored.exists():
-        options = {line.split(":")[0] for line in stored.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
+        options = {line.split(":")[0] for line in read_text(stored).splitlines() if line[:1].isalpha()}
         if options != {line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()}:
             raise UserError(f"output={output}: {output.parent} holds another command's results; name another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(output.parent, wait=True)
     write_text(stored, text)
-    return output
+    yield output
+    lock.release()
 
 
 def _read_excluded(path: str) -> dict[str, list[str]]:

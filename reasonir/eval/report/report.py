@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, write_json, write_text
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, lock_folder, write_json, write_text
 from reasonir.core.run_folder import build_manifest
 from reasonir.eval.rag.records import ACCURACY_FILE
 from reasonir.eval.rag.table import render as render_accuracy
@@ -63,6 +63,7 @@ def write_report(config: ReportConfig) -> None:
 
     # The manifest goes first and comes back last: a page without one is not finished.
     output.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(output.parent, wait=True)
     manifest = output.parent / f"{beside}{MANIFEST_FILE}"
     manifest.unlink(missing_ok=True)
     texts = {f"{beside}{CONFIG_FILE}": to_yaml(config), output.name: html}
@@ -71,6 +72,7 @@ def write_report(config: ReportConfig) -> None:
         write_text(output.parent / name, content)
     size = len(html.encode())
     write_json(manifest, build_manifest(report.inputs, dict(report.counts), begun, page_bytes=size))
+    lock.release()
 
     print(f"\n{report.printed}")
     for note in report.notes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reasonir.core.errors import UserError
+from reasonir.core.files import under
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import Collection
 from reasonir.data.open_source import DataSource, Form, RankedData, open_source, ranked_data
@@ -40,7 +41,7 @@ class Candidates:
 
     def folder(self, root: Path) -> Path:
         """Return where a task's results lie under a folder of results: BEIR's have no level of their own."""
-        return root / self.task if self.nested else root
+        return under(root, self.task, "tasks") if self.nested else root
 
     def digest(self) -> str:
         """Return a hash of everything that the scores of this task depend on, but for the options."""

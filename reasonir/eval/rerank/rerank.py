@@ -16,17 +16,17 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, file_sha256, read_mapping
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.core.stamp import read_stamp, remove_stamp, write_stamp
+from reasonir.core.stamp import read_stamp, remove_stamp, unchanged, write_stamp
 from reasonir.data.open_source import RankedData
 from reasonir.eval.rerank.candidates import Candidates, read_candidates, run_files
 from reasonir.eval.rerank.config import MAY_DIFFER, Method, RerankConfig
 from reasonir.eval.rerank.cost import FORMULA, ModelSize, count_flops, size_of
 from reasonir.eval.rerank.methods import VARIABLES, Reranked, Reranker, count_questions
 from reasonir.eval.rerank.places import describe_places, render_places
-from reasonir.eval.scores.results import METRICS_FILE, write_results, write_task
+from reasonir.eval.scores.results import METRICS_FILE, TASK_FILES, results_checksums, write_results, write_task
 from reasonir.eval.scores.tables import write_table
 from reasonir.llm import Generator, open_generator
 from reasonir.llm.context import open_context
@@ -92,9 +92,13 @@ def rerank_run(config: RerankConfig) -> None:
     counted_by = config.tokenizer or local_model or f"estimated at {SAFE_BYTES} UTF-8 bytes a token"
     room = {"prompt_tokens": context.tokens, "tokens_counted_by": counted_by}
     cost, described = describe_cost(size, total), describe_prompts(different)
-    folder.finish(inputs=inputs, counts=counts, cost=cost, **room, prompts=described)
-    for name in (CONFIG_FILE, MANIFEST_FILE):  # so that rerank_only/ is a folder of results in its own right
-        shutil.copy(folder.path / name, folder.path / ALONE / name)
+    outputs = results_checksums(folder.path, [candidates.folder(folder.path) for candidates in tasks])
+    folder.finish(inputs=inputs, counts=counts, cost=cost, **room, prompts=described, outputs=outputs)
+    # So that rerank_only/ is a folder of results in its own right.
+    alone = folder.path / ALONE
+    shutil.copy(folder.path / CONFIG_FILE, alone / CONFIG_FILE)
+    outputs = results_checksums(alone, [candidates.folder(alone) for candidates in tasks])
+    write_stamp(alone / MANIFEST_FILE, **{**(read_stamp(folder.path / MANIFEST_FILE) or {}), "outputs": outputs})
     print_counts(total, cost["flops"])
     print(f"results: {folder.path} (interpolated), {folder.path / ALONE}")
 
@@ -160,10 +164,17 @@ def rerank_task(
         {name: [document for document, grade in candidates.qrels[name].items() if grade > 0] for name in results},
         "rank" if settings.method is Method.listwise else "grade",
     )
+    files = {str(file.relative_to(root)): file_sha256(file) for file in _files_of(root, candidates)}
     write_stamp(
-        place / TASK_FILE, inputs=candidates.digest(), counts=counts, mean_missing_mass=missing, places=places
+        place / TASK_FILE, inputs=candidates.digest(), files=files, counts=counts, mean_missing_mass=missing,
+        places=places,
     )  # fmt: skip
     warn(task, settings.method is Method.pointwise, counts, missing)
+
+
+def _files_of(root: Path, candidates: Candidates) -> list[Path]:
+    """Return the files of a task in both folders of results."""
+    return [candidates.folder(place) / name for place in (root, root / ALONE) for name in TASK_FILES]
 
 
 def default_weights(retriever: str | None, tasks: Iterable[Candidates]) -> list[float]:
@@ -236,10 +247,14 @@ def mean_of(values: list[float]) -> float | None:
 def finished_counts(root: Path, candidates: Candidates) -> dict[str, Any] | None:
     """Return what an earlier run counted for a task; None where the task must be reranked.
 
-    A task with failed questions is asked again: only the failed ones are paid for, because the log has the others.
+    A task with failed questions is asked again, and one whose files were changed since: only the failed questions are
+    paid for, because the log has the others.
     """
     stamp = read_stamp(candidates.folder(root) / TASK_FILE, inputs=candidates.digest())
-    return None if stamp is None or stamp["counts"].get("failed") else stamp
+    # Stamps of older versions name no files.
+    if stamp is None or stamp["counts"].get("failed") or not unchanged(root, stamp.get("files", {})):
+        return None
+    return stamp
 
 
 def warn(task: str, pointwise: bool, counts: Mapping[str, int], missing: float | None) -> None:

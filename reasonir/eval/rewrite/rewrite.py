@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import write_json, write_jsonl
+from reasonir.core.files import under, write_json, write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
 from reasonir.data.bright import examples_file, list_bright_tasks, read_bright_queries
@@ -225,7 +225,7 @@ def write_files(folder: Path, rewrites: Sequence[Rewrite], append: bool) -> None
         row = {"id": rewrite.query.id, "query": final_text(rewrite, append)}
         files.setdefault((rewrite.task, rewrite.rewriting.name), []).append(row)
     for (task, name), rows in files.items():
-        write_jsonl(folder / task / f"{name}.jsonl", rows)
+        write_jsonl(under(under(folder, task, "tasks"), f"{name}.jsonl", "name"), rows)
     rejected = [
         {
             "task": rewrite.task,

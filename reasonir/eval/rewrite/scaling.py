@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import write_json
+from reasonir.core.files import under, write_json
 from reasonir.core.run_folder import RunFolder
 from reasonir.data.bright import bright_instruction, examples_file
 from reasonir.data.collections import Collection, Query
@@ -216,7 +216,7 @@ def measure_points(
     # Tasks outside and points inside: a corpus is embedded once for all points.
     for collection, instruction in tasks:
         for each in opened:
-            texts, place = each.point.texts[collection.name], each.evaluation.folder / collection.name
+            texts, place = each.point.texts[collection.name], under(each.evaluation.folder, collection.name, "tasks")
             # The same collection with other queries: what a search keeps of its documents serves all points.
             collection.queries = [dataclasses.replace(query, text=texts[query.id]) for query in collection.queries]
             mean = evaluate_collection(each.evaluation, collection, instruction, place)

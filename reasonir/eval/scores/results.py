@@ -10,12 +10,15 @@ from the hits that run.trec holds.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, write_json, write_jsonl
+from reasonir.core.files import MANIFEST_FILE, read_jsonl, under, write_json, write_jsonl
+from reasonir.core.stamp import checksums, read_stamp, unchanged
 from reasonir.data.aspects import Aspect
 from reasonir.data.collections import Collection
 from reasonir.data.trec import Run, read_run, write_run
@@ -24,6 +27,7 @@ from reasonir.retrieval.metrics import RunMetrics, score_run
 Aspects = Mapping[str, Sequence[Aspect]]
 """Query id to its aspects, where the data names them."""
 RESULTS_FILE, RUN_FILE, METRICS_FILE, QUERIES_FILE = "results.json", "run.trec", "metrics.json", "per_query.jsonl"
+TASK_FILES = (METRICS_FILE, QUERIES_FILE, RUN_FILE)
 
 
 def qrels_of(collection: Collection) -> dict[str, dict[str, int]]:
@@ -60,6 +64,17 @@ def write_task(
     write_jsonl(folder / QUERIES_FILE, [{"id": i, **values} for i, values in scored.per_query.items()])
     write_json(folder / METRICS_FILE, scored.mean)
     return scored
+
+
+def results_checksums(root: Path, tasks: Iterable[Path]) -> dict[str, str]:
+    """Return the checksums of all files of a folder of results, for `outputs` of its manifest.
+
+    Args:
+        root: The folder.
+        tasks: The folders of its tasks.
+    """
+    names = [place.relative_to(root) / name for place in tasks for name in TASK_FILES]
+    return checksums(root, [RESULTS_FILE, *map(str, names)])
 
 
 def macro_average(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -103,24 +118,61 @@ def read_results(folder: str | Path) -> dict[str, TaskResult]:
     """Read a folder of results as {task: its result}, in the order of results.json.
 
     Raises:
-        UserError: no such folder, no results in it, or a task without its files.
+        UserError: no such folder, no results in it, a task without its files, or files that were changed or damaged.
     """
     root = Path(folder)
     file = root / RESULTS_FILE
     if not file.is_file():
         state = "holds no results.json; is its command finished?" if root.is_dir() else "no such folder"
         raise UserError(f"{root}: {state}")
-    try:
-        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
-    # TypeError: valid JSON of another shape, such as a list.
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a results.json of ours: {error}") from error
     found = {}
-    for name, mean in tasks.items():
+    for name, mean in _read_means(file).items():
         # BEIR's results have no task level: a task without a folder of its own lies in the root.
-        place = root / name if (root / name / METRICS_FILE).is_file() else root
-        for needed in (METRICS_FILE, QUERIES_FILE, RUN_FILE):
+        nested = under(root, name, str(file))
+        place = nested if (nested / METRICS_FILE).is_file() else root
+        for needed in TASK_FILES:
             if not (place / needed).is_file():
                 raise UserError(f"{root}: task {name} lacks {needed}")
+        if _read_json(place / METRICS_FILE) != mean:
+            raise UserError(f"{place / METRICS_FILE} and {file} tell different means of {name}; run the command again")
         found[name] = TaskResult(name, place, mean)
+    _require_unchanged(root, {result.folder for result in found.values()})
     return found
+
+
+def _read_means(file: Path) -> dict[str, dict[str, float]]:
+    tasks = _read_json(file).get("tasks")
+    means = list(tasks.values()) if isinstance(tasks, dict) else [None]
+    if not all(isinstance(mean, dict) and all(map(_is_number, mean.values())) for mean in means):
+        raise UserError(f"{file}: not a results.json of ours: `tasks` must hold the means of each task as numbers")
+    assert isinstance(tasks, dict)
+    return tasks
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not a {file.name} of ours: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a {file.name} of ours: it holds no object")
+    return content
+
+
+def _require_unchanged(root: Path, places: Iterable[Path]) -> None:
+    """Refuse results that are not as their command wrote them, where its manifest tells."""
+    manifest = root / MANIFEST_FILE
+    stamp = read_stamp(manifest) if manifest.exists() else {}
+    if stamp is None:
+        raise UserError(f"{manifest} is damaged; run the command of {root} again")
+    told = stamp.get("outputs", {})
+    for file in (root / RESULTS_FILE, *(place / name for place in places for name in TASK_FILES)):
+        name = str(file.relative_to(root))
+        if name in told and not unchanged(root, {name: told[name]}):
+            raise UserError(
+                f"{file} is not what its command wrote; run it again, or remove {manifest} to take it as it is"
+            )

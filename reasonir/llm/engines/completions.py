@@ -4,7 +4,6 @@ Invariant: an answer that was paid for and reached this process is found again u
 too. Memory holds a key and a place in the file per answer; texts stay on disk.
 """
 
-import fcntl
 import json
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import RunStopped, UserError
+from reasonir.core.files import lock_or_refuse, naming
+from reasonir.core.stamp import checked, is_sound
 from reasonir.llm.records import Completion, Request
 
 
@@ -33,12 +34,7 @@ class CompletionLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a+b")
         try:
-            # A lock of the system, which ends with the process even where the process is killed.
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._stream.close()
-            raise UserError(f"{path}: another run writes here; wait for it, or name another output_dir") from error
-        try:
+            lock_or_refuse(self._stream, f"{path}: another run writes here; wait for it, or name another output_dir")
             self._end = self._read_back()
         except BaseException:
             self._stream.close()
@@ -54,6 +50,8 @@ class CompletionLog:
                 if not line.endswith(b"\n"):
                     raise ValueError("no end of line")
                 row = json.loads(line)
+                if not is_sound(row):
+                    raise ValueError("it is not as it was written")
                 self._note(row["key"], place, int(row["input_tokens"]), int(row["output_tokens"]))
                 place += len(line)
             except (ValueError, KeyError, TypeError) as error:
@@ -108,8 +106,8 @@ class CompletionLog:
         if completion.logprobs:
             row["logprobs"] = completion.logprobs
         # ASCII, because an answer may hold half of a surrogate pair, which UTF-8 cannot write.
-        line = json.dumps(row).encode("ascii") + b"\n"
-        with self._lock:
+        line = json.dumps(checked(row)).encode("ascii") + b"\n"
+        with self._lock, naming(self.path):
             self._stream.write(line)
             self._stream.flush()
             self._note(key, self._end, completion.input_tokens, completion.output_tokens)

@@ -16,7 +16,7 @@ import numpy as np
 
 from reasonir.core.command import changed_fields
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, file_sha256, write_json
+from reasonir.core.files import CONFIG_FILE, lock_folder, read_text, write_json
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import key_of
@@ -33,7 +33,7 @@ from reasonir.retrieval.ann.shards import (
     write_whole,
 )
 from reasonir.retrieval.ann.sizes import default_lists, size
-from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE, EncodedFolder, open_encoded
+from reasonir.retrieval.encoded_folder import EncodedFolder, open_encoded
 from reasonir.retrieval.top_k import release
 
 TRAIN_PER_LIST, FEWEST_TRAIN = 40, 10_240
@@ -58,14 +58,12 @@ class Layout:
 
 def build_index(config: IndexConfig) -> None:
     """Build the shards that are missing, measure recall, write and print it."""
-    encoded = open_encoded(Path(config.embeddings), "document")
+    # Read whole before the build: an index of damaged rows would look sound for as long as it stands.
+    encoded = open_encoded(Path(config.embeddings), "document").require_whole()
     layout = _choose_layout(
         encoded.shape, config.kind, shards=config.shards, lists=config.lists, pq_bytes=config.pq_bytes,
         train_vectors=config.train_vectors, probes=config.probes, seed=config.seed,
     )  # fmt: skip
-    # Read whole before the build: an index of damaged rows would look sound for as long as it stands.
-    if file_sha256(encoded.folder / EMBEDDINGS_FILE) != encoded.sha256:
-        raise UserError(f"{encoded.folder / EMBEDDINGS_FILE} is damaged: it is not what was encoded; encode again")
     # Drawn first, because queries of another model are a mistake that hours of building must not precede.
     query_QD, origin = index_recall.draw_queries(encoded, config.queries, config.sample_queries, config.seed)
 
@@ -75,7 +73,7 @@ def build_index(config: IndexConfig) -> None:
     changed = None
     if stored.is_file():
         # The folder of the embeddings may have moved, and replace asks for a change.
-        changed = changed_fields(stored.read_text(encoding="utf-8"), config, ["embeddings", "debug", "replace"])
+        changed = changed_fields(read_text(stored), config, ["embeddings", "debug", "replace"])
         # Before RunFolder, which would refuse the same change without a way out.
         _make_way(folder, changed, config.replace)
     run = RunFolder(str(folder), config, resume=True, ignored=INDEX_MAY_DIFFER)
@@ -190,7 +188,9 @@ def _make_way(folder: Path, changed: list[str], replace: bool) -> None:
         )
     # The whole folder: shards of two layouts must never lie side by side.
     if built_otherwise:
+        lock = lock_folder(folder)  # a build that goes on there loses nothing
         shutil.rmtree(folder)
+        lock.release()
 
 
 def _finished_recall(encoded: EncodedFolder, origin: dict[str, Any]) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ def draw_queries(
         noise = draw.standard_normal(rows.shape, dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
         return rows + NOISE * lengths * noise, {"queries": "documents with noise", "queries_sha256": None}
-    given = open_encoded(Path(queries), "query")
+    given = open_encoded(Path(queries), "query").require_whole()
     if given.shape[1] != encoded.shape[1]:
         raise UserError(f"queries={queries}: dimension {given.shape[1]}, the documents have {encoded.shape[1]}")
     # Vectors of two models have no common directions, even where the dimension is the same.

@@ -15,7 +15,7 @@ import numpy as np
 from reasonir.core.errors import UserError
 from reasonir.retrieval.ann.config import require_faiss
 from reasonir.retrieval.ann.shards import open_shard, read_manifest, search_shard
-from reasonir.retrieval.encoded_folder import EMBEDDINGS_FILE
+from reasonir.retrieval.encoded_folder import open_encoded
 from reasonir.retrieval.top_k import release
 
 REFINE_FACTOR = 10
@@ -76,7 +76,7 @@ def search_index(index: Path, query_QD: np.ndarray, top: int) -> tuple[np.ndarra
     wanted = top * REFINE_FACTOR if refine else top
     hits = search_shards(index, manifest["files"], query_QD, wanted, [probes])[probes]
     if refine:
-        hits = rescore(np.load(index.parent / EMBEDDINGS_FILE, mmap_mode="r"), query_QD, hits)
+        hits = rescore(open_encoded(index.parent, "document").require_whole().embeddings_ND, query_QD, hits)
     hits = hits.best(top)
     return hits.rows, hits.scores
 

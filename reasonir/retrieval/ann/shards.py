@@ -6,7 +6,6 @@ complete, and the stamp holds its sha256 and a key of all that its bytes depend 
 called, so that finding an index needs none. Leaves the order of the work to `build.py`, merging hits to `search.py`.
 """
 
-import json
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -191,11 +190,9 @@ def read_manifest(index: Path) -> dict[str, Any]:
         UserError: it lacks something.
     """
     file = index / MANIFEST_FILE
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        # Asked for here, so that an older or foreign manifest is refused in one line and not where a field is used.
-        for name in ("embeddings_sha256", "shape", "files", "kind", "probes", "refine"):
-            manifest[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({error}); build the index again with replace=true") from error
+    manifest = read_stamp(file)
+    # Asked for here, so that an older or foreign manifest is refused in one line and not where a field is used.
+    needed = {"embeddings_sha256", "shape", "files", "kind", "probes", "refine"}
+    if manifest is None or not needed <= manifest.keys():
+        raise UserError(f"{file} is damaged or of another version; build the index again with replace=true")
     return manifest

@@ -17,10 +17,19 @@ from typing import IO, Any
 import torch
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, whole_file, write_jsonl
+from reasonir.core.files import naming, read_jsonl, whole_file, write_jsonl
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
-from reasonir.core.stamp import check_same_inputs, digest_of
+from reasonir.core.stamp import (
+    check_same_inputs,
+    checked,
+    checksums,
+    digest_of,
+    is_sound,
+    read_stamp,
+    unchanged,
+    write_stamp,
+)
 from reasonir.data.collections import stream_documents
 from reasonir.model.packing import token_budget_chunks
 from reasonir.synth.config import MAY_DIFFER, REJECTIONS_FILE, FilterConfig
@@ -30,7 +39,7 @@ from reasonir.text.language import looks_english
 from reasonir.text.near_duplicates import DuplicateTexts
 from reasonir.text.words import one_spelling
 
-DOCUMENTS_FILE = "documents.jsonl"
+DOCUMENTS_FILE, SURVEY_FILE = "documents.jsonl", "survey.json"
 RETHRESHOLDED = ("min_score", "top", "chunk_tokens")
 """Options that may differ when a finished folder is run again: scores are kept, the choice is made anew."""
 TEXTS_PER_BLOCK = 8_192
@@ -56,7 +65,7 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
     work = run.path / "work"
     work.mkdir(exist_ok=True)
     candidates, dropped = work / "candidates.jsonl", work / "dropped.jsonl"
-    surveyed = candidates.exists() and dropped.exists()
+    surveyed = candidates.exists() and dropped.exists() and _unchanged_survey(work)
     refusal = f"corpus={config.corpus} changed since {run.path} was begun; name a new output_dir"
     check_same_inputs(work / "input.json", inputs, begun=surveyed, refusal=refusal)
     if not surveyed:
@@ -66,6 +75,7 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
         except UserError:
             shutil.rmtree(work)  # a corpus that was refused binds nobody to it
             raise
+        write_stamp(work / SURVEY_FILE, files=checksums(work, [candidates.name, dropped.name]))
     # 3 the scores, then the choice
     scores = None if quality is None else _score_all(quality, candidates, work, config.chunk_tokens)
     counts = choose(scores, candidates, dropped, run.path, min_score=config.min_score, top=config.top)
@@ -75,6 +85,12 @@ def filter_corpus(config: FilterConfig) -> dict[str, int]:
     run.finish(inputs=inputs, counts=counts, classifier_fingerprint=quality.fingerprint if quality else None)
     print(f"{_describe_counts(counts)}: {run.path / DOCUMENTS_FILE}")
     return counts
+
+
+def _unchanged_survey(work: Path) -> bool:
+    """Return whether the files of the survey are as they were written; folders of older versions have no stamp."""
+    stamp = read_stamp(work / SURVEY_FILE)
+    return unchanged(work, stamp["files"]) if stamp else not (work / SURVEY_FILE).exists()
 
 
 def _describe_counts(counts: dict[str, int]) -> str:
@@ -256,9 +272,11 @@ def _score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_t
                 # The whole batch, as in an unbroken run: the longest text sets the padding, and scores depend on it.
                 values = quality.score([block[number]["content"] for number in batch])
                 found = {block[batch[place]]["id"]: values[place] for place in new}
-                stream.write("".join(json.dumps({"id": i, "score": value}) + "\n" for i, value in found.items()))
-                # A kill costs one batch.
-                stream.flush()
+                lines = (json.dumps(checked({"id": i, "score": value})) + "\n" for i, value in found.items())
+                with naming(store):
+                    stream.write("".join(lines))
+                    # A kill costs one batch.
+                    stream.flush()
                 scores |= found
                 progress.update(len(found))
     progress.close()
@@ -266,7 +284,10 @@ def _score_all(quality: QualityClassifier, candidates: Path, work: Path, chunk_t
 
 
 def _stored_scores(store: Path) -> dict[str, float]:
-    """Return the scores of an earlier run; a last line that a kill left unfinished is cut off the file."""
+    """Return the scores of an earlier run; a last line that a kill left unfinished is cut off the file.
+
+    Damaged lines are passed over: their documents are scored again.
+    """
     if not store.exists():
         return {}
     content = store.read_bytes()
@@ -275,8 +296,16 @@ def _stored_scores(store: Path) -> dict[str, float]:
     if len(whole) < len(content):
         with store.open("r+b") as stream:
             stream.truncate(len(whole))
-    rows = (json.loads(line) for line in whole.splitlines())
+    rows = filter(None, map(_sound_row, whole.splitlines()))
     return {row["id"]: row["score"] for row in rows}
+
+
+def _sound_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        return row if is_sound(row) else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ Invariant: the task and the lengths of pair n depend on the seed, n and tasks.js
 """
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import RunStopped, UserError
-from reasonir.core.files import read_jsonl, write_json, write_jsonl
+from reasonir.core.files import read_jsonl, write_jsonl
+from reasonir.core.stamp import checksums, read_stamp, unchanged, write_stamp
 from reasonir.data.collections import stream_documents
 from reasonir.data.training_rows import InstructedText
 from reasonir.llm.attempts import Rejection, Trail
@@ -79,16 +79,16 @@ class VariedLengthRecipe(Recipe):
         """Make tasks.jsonl, or read it back."""
         if self.tasks is None:
             path = folder / TASKS_FILE
-            # The file appears whole or not at all: a run killed before that asks again, and finds its paid answers in
-            # the log.
-            if not path.exists():
+            stamp = read_stamp(folder / TASKS_COUNTS_FILE)
+            # A run that was killed before the end asks again, and finds its paid answers in the log.
+            if stamp is None or not path.exists() or not unchanged(folder, stamp.pop("files", {})):
                 self._brainstorm(generator, path)
             self._tasks = _read_tasks(str(path))
 
     def counts(self, folder: Path) -> dict[str, Any]:
         """Return what the brainstorming cost and how many of its answers were refused; nothing for given tasks."""
-        path = folder / TASKS_COUNTS_FILE
-        return {"brainstorming": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+        stamp = read_stamp(folder / TASKS_COUNTS_FILE)
+        return {"brainstorming": {name: stamp[name] for name in stamp if name != "files"}} if stamp else {}
 
     def _brainstorm(self, generator: LanguageModel, path: Path) -> None:
         known, failed = DuplicateTexts(), 0
@@ -120,12 +120,12 @@ class VariedLengthRecipe(Recipe):
             raise RunStopped(
                 f"none of {self.brainstorm_calls} brainstorming requests gave a task; see the generator's answers"
             )
-        # tasks.jsonl comes last: where it is there, so are the others.
         write_jsonl(path.with_name(TASKS_REFUSED_FILE), refused)
         reasons = Counter(line["reason"] for line in refused)
         counts = {"requests": self.brainstorm_calls, "without_task": failed, "refused_answers": dict(reasons), **cost}
-        write_json(path.with_name(TASKS_COUNTS_FILE), counts)
         write_jsonl(path, rows)
+        # The counts come last and hold the checksum: where they are there, the tasks are whole.
+        write_stamp(path.with_name(TASKS_COUNTS_FILE), **counts, files=checksums(path.parent, [path.name]))
         print(
             f"{len(rows)} distinct tasks of {self.brainstorm_calls} requests ({failed} without a usable answer): {path}"
         )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import file_sha256, only_one, remove_leftovers, whole_folder
+from reasonir.core.files import file_sha256, only_one, remove_all_leftovers, remove_leftovers, whole_folder
 from reasonir.core.prefetch import prefetch
 from reasonir.core.processes import local_rank
-from reasonir.core.stamp import digest_of, read_stamp, unchanged
+from reasonir.core.stamp import checksums_inside, digest_of, read_stamp, unchanged, write_stamp
 from reasonir.data.rows import Lookup, read_rows
 from reasonir.data.training_rows import InstructedText, RowsReport, TrainingExample, read_training_examples
 from reasonir.model.templates import Template, TokenizedText
@@ -165,6 +166,7 @@ def open_token_store(
     identity = [_content_hash(path), _documents_hash(documents), *settings]
     key = digest_of([json.dumps(identity)])[:40]
     folder = cache_dir / "tokens" / key
+    remove_all_leftovers(folder.parent)
     meta = _facts(folder)
     if meta is None:
         # One of the first two ranks of a node waits for certain; the others need not say it too.
@@ -173,6 +175,8 @@ def open_token_store(
             if locked:
                 remove_leftovers(folder)
             meta = _facts(folder)
+            if folder.exists() and meta is None:
+                print(f"{path}: its tokens in {folder} are damaged; tokenising again", file=sys.stderr)
             if meta is None:
                 growing = _Growing(tuple(instructions))
                 examples = read_training_examples(
@@ -187,9 +191,12 @@ def open_token_store(
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the facts of a complete store; None where there is none."""
+    """Return the facts of a complete store; None where there is none, or a damaged one.
+
+    Reading the files takes about a second a gigabyte. Stores of older versions tell their sizes alone.
+    """
     meta = read_stamp(folder / META_FILE)
-    return meta if meta is not None and unchanged(folder, meta["bytes"]) else None
+    return meta if meta is not None and unchanged(folder, meta.get("files") or meta["bytes"]) else None
 
 
 def _content_hash(path: str) -> str:
@@ -378,7 +385,7 @@ def _naming_the_line(
 
 
 def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:
-    # meta.json is written last: it holds the sizes of all other files.
+    # meta.json is written last: it holds the checksums of all other files.
     kinds = {"prefix_tokens": np.int32, "text_hashes": np.uint64, "weights": np.float32}
     each = len(growing.instructions)
     for name in ARRAYS:
@@ -396,7 +403,7 @@ def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:
         "tokens": growing.offsets[-1],
         "truncated": growing.truncated,
         "query_instruction": instructions[0] if len(instructions) == 1 else None,
-        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        "files": checksums_inside(folder),
     }
-    (folder / META_FILE).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+    write_stamp(folder / META_FILE, **meta)
     return meta

@@ -1,11 +1,34 @@
 """Files and folders appear complete or not at all."""
 
+import errno
 import gzip
 import os
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from reasonir.core.files import read_jsonl, whole_file, whole_folder, whole_path, write_json, write_jsonl, write_text
+import reasonir.core.files
+from reasonir.core.errors import UserError, describe_os_error
+from reasonir.core.files import (
+    lock_folder,
+    only_one,
+    read_jsonl,
+    remove_all_leftovers,
+    under,
+    whole_file,
+    whole_folder,
+    whole_path,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 class Broken(Exception):
@@ -72,3 +95,119 @@ def test_small_files_end_as_they_should(tmp_path):
     write_json(tmp_path / "a.json", {"ä": 1})
     assert (tmp_path / "a.md").read_bytes() == b"x\n"
     assert (tmp_path / "a.json").read_bytes() == '{\n  "ä": 1\n}\n'.encode()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\0b"])
+def test_a_name_is_no_path(tmp_path, name):
+    with pytest.raises(UserError, match="must be a name, not a path"):
+        under(tmp_path, name, "tasks")
+
+
+@pytest.mark.parametrize("name", ["biology", "größer", "a b", "..hidden", "v1.1", "x=y"])
+def test_a_plain_name_lies_in_its_folder(tmp_path, name):
+    assert under(tmp_path, name, "tasks").parent == tmp_path
+
+
+@contextmanager
+def little_room(size):
+    """Let no file of this process grow beyond so many bytes: the system refuses the write, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def save_numbers(path):
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(100_000))
+
+
+WRITERS = {
+    "text": lambda path: path.write_text("x" * 200_000),
+    "numpy": save_numbers,
+    "safetensors": lambda path: save_file({"a": torch.zeros(100_000)}, path),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_told_with_its_path_and_leaves_nothing(tmp_path, kind):
+    """numpy tells no cause, safetensors raises an error of its own, and a write that fails knows no name."""
+    for whole, name in ((whole_path, "file"), (whole_folder, "folder")):
+        with little_room(50_000), pytest.raises(OSError, match=name) as caught, whole(tmp_path / name) as scratch:
+            WRITERS[kind](scratch if name == "file" else scratch / "part.npy")
+        line = describe_os_error(caught.value)
+        assert str(tmp_path / name) in line and "same command again" in line
+        assert caught.value.errno in (errno.EFBIG, errno.ENOSPC), "numpy's own sentence tells no cause"
+        assert os.listdir(tmp_path) == []
+    with little_room(50_000), pytest.raises(OSError, match=r"rows\.jsonl"):
+        write_jsonl(tmp_path / "rows.jsonl", ({"id": "x" * 100} for _ in range(1_000)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_sentence_that_quotes_the_system_stays_itself(tmp_path):
+    with pytest.raises(UserError, match=r"^other: No space left on device$"), whole_file(tmp_path / "a"):
+        raise UserError("other: No space left on device")
+
+
+LOCKING = """
+import sys, pathlib
+from reasonir.core.errors import UserError
+from reasonir.core.files import lock_folder
+try:
+    held = lock_folder(pathlib.Path(sys.argv[1]))
+    print("taken")
+except UserError as error:
+    print(error)
+"""
+
+
+def other_process(folder):
+    done = subprocess.run([sys.executable, "-c", LOCKING, str(folder)], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_one_process_holds_a_folder(tmp_path, network, monkeypatch):
+    if network:  # NFS locks no folder, only files that are open for writing
+        plain = reasonir.core.files.lock_or_refuse
+
+        def on_nfs(opened, refusal):
+            if os.path.isdir(os.readlink(f"/proc/self/fd/{opened}")):
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            plain(opened, refusal)
+
+        monkeypatch.setattr(reasonir.core.files, "lock_or_refuse", on_nfs)
+    first = lock_folder(tmp_path)
+    # A run that failed in a notebook may still be held by its traceback.
+    assert lock_folder(tmp_path) is first
+    if not network:
+        assert "another run writes here" in other_process(tmp_path)
+        assert os.listdir(tmp_path) == [], "the lock is no file"
+    first.release()
+    assert other_process(tmp_path) == "taken"
+    second = lock_folder(tmp_path)
+    assert second is not first and not second.released
+
+
+def test_a_file_system_without_locks_forbids_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert not lock_folder(tmp_path).released
+
+
+def test_what_any_killed_builder_left_goes_unless_one_lives(tmp_path):
+    left = tmp_path / f".a.{platform.node()}.0011.partial"
+    for name in ("a", "b"):
+        with suppress(UserError), only_one(tmp_path / name, ""):
+            pass
+        (tmp_path / f".{name}.{platform.node()}.0011.partial").mkdir()
+    (tmp_path / ".a.otherhost.0022.partial").mkdir()
+    with only_one(tmp_path / "b", ""):
+        remove_all_leftovers(tmp_path)
+    assert not left.exists()
+    assert (tmp_path / f".b.{platform.node()}.0011.partial").exists(), "its builder lives"
+    assert (tmp_path / ".a.otherhost.0022.partial").exists(), "another host's builder may live"

@@ -1,6 +1,7 @@
 """Run folders, metrics.jsonl, wandb."""
 
 import json
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ import reasonir.core.progress
 from reasonir.core.errors import UserError
 from reasonir.core.progress import Progress
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import checksums
 from reasonir.core.tracking.metrics_log import MetricsLog
 
 
@@ -54,6 +56,53 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         RunFolder(str(tmp_path), Options(output_dir=str(tmp_path)), resume=True)
 
 
+def test_one_process_writes_into_a_folder_and_the_next_one_looks_again(tmp_path):
+    folder = str(tmp_path / "run")
+    first, second = (RunFolder(folder, Options(output_dir=folder, seed=s), resume=True) for s in (1, 2))
+    first.start()
+    child = os.fork()
+    if child == 0:
+        try:
+            second.start()
+        except UserError as error:
+            os._exit(7 if "another run writes here" in str(error) else 8)
+        os._exit(9)
+    # The child inherits this process's table of locks, and must not take its lock for its own.
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    (first.path / "rows.jsonl").write_text("{}")
+    first.finish(inputs=[], counts={})
+    with pytest.raises(UserError, match=r"seed: 1 -> 2"):
+        second.start()
+    assert first.finished, "a refused run leaves the folder finished"
+
+
+def test_a_changed_input_or_output_is_refused_where_work_goes_on(tmp_path):
+    folder, corpus = str(tmp_path / "run"), tmp_path / "corpus.jsonl"
+    corpus.write_text("a")
+    run = RunFolder(folder, Options(output_dir=folder), resume=True)
+    run.start([corpus, "hub:a/b"])
+    (run.path / "data.jsonl").write_text("row")
+    run.finish(inputs=[corpus], counts={}, outputs=checksums(run.path, ["data.jsonl"]))
+    RunFolder(folder, Options(output_dir=folder), resume=True).start([corpus], begun=True)
+    run.finish(inputs=[corpus], counts={}, outputs=checksums(run.path, ["data.jsonl"]))
+    (run.path / "data.jsonl").write_text("rov")
+    with pytest.raises(UserError, match=r"data\.jsonl is not what its command wrote; remove it"):
+        RunFolder(folder, Options(output_dir=folder), resume=True).start([corpus], begun=True)
+    (run.path / "data.jsonl").write_text("row")
+    corpus.write_text("b")
+    with pytest.raises(UserError, match=r"corpus\.jsonl changed since"):
+        RunFolder(folder, Options(output_dir=folder), resume=True).start([corpus], begun=True)
+    assert run.finished
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[1]"])
+def test_damaged_options_are_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    (tmp_path / "data.jsonl").write_text("row")
+    with pytest.raises(UserError):
+        RunFolder(str(tmp_path), Options(output_dir=str(tmp_path)), resume=True)
+
+
 def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     log = MetricsLog(tmp_path, None, first_step=0, tracking="none")
     for step in (1, 2, 3):
@@ -67,6 +116,13 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[2]["loss"] == 0.5
+
+
+def test_a_damaged_row_of_metrics_is_left_out_and_said(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st\xffp": 2}\n{"step": 3}\n{"ste')
+    MetricsLog(tmp_path, None, first_step=3, tracking="none").close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert "1 damaged rows are left out" in capsys.readouterr().err
 
 
 def test_a_run_that_wandb_refuses_is_logged_without_it(tmp_path, monkeypatch, capsys):

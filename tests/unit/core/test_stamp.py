@@ -1,14 +1,18 @@
 """Whether an artefact is finished and was made from the same input."""
 
 import hashlib
+import json
+from contextlib import suppress
 
 import pytest
 
 from reasonir.core.errors import UserError
 from reasonir.core.stamp import (
     check_same_inputs,
+    checked,
     checksums,
     digest_of,
+    is_sound,
     key_of,
     read_stamp,
     remove_stamp,
@@ -72,3 +76,31 @@ def test_a_changed_input_is_refused_once_something_was_made_of_it(tmp_path):
         check_same_inputs(record, [folder], begun=True, refusal="the corpus changed")
     check_same_inputs(record, [folder], begun=False, refusal="the corpus changed")
     check_same_inputs(record, [folder], begun=True, refusal="the corpus changed")
+
+
+@pytest.mark.parametrize("byte", range(20))
+def test_a_flipped_byte_of_a_stamp_or_row_is_noticed(tmp_path, byte):
+    """Twenty places over the whole file: numbers, names and the checksum itself."""
+    stamp = tmp_path / "stamp.json"
+    write_stamp(stamp, step=1217, rate=0.25, files={"a": "00ff"}, pair=(1, 2))
+    assert read_stamp(stamp) == {"step": 1217, "rate": 0.25, "files": {"a": "00ff"}, "pair": [1, 2]}
+    whole = stamp.read_bytes()
+    place = byte * len(whole) // 20
+    damaged = bytearray(whole)
+    damaged[place] ^= 1
+    stamp.write_bytes(damaged)
+    found = read_stamp(stamp)
+    same = {"step": 1217, "rate": 0.25, "files": {"a": "00ff"}, "pair": [1, 2]}
+    assert found is None or same.items() <= found.items(), "white space, or the name of the checksum"
+    row = json.dumps(checked({"key": "ab", "text": "an answer", "tokens": [1, 2.5]})).encode()
+    damaged = bytearray(row)
+    damaged[byte * len(row) // 20] ^= 1
+    with suppress(ValueError):
+        found = json.loads(damaged)
+        assert not is_sound(found) or found.keys() > {"key", "text", "tokens"}
+
+
+def test_rows_and_stamps_of_older_versions_are_read(tmp_path):
+    (tmp_path / "stamp.json").write_text('{"key": 1}')
+    assert read_stamp(tmp_path / "stamp.json", key=1) == {"key": 1}
+    assert is_sound({"key": 1})

@@ -1,13 +1,13 @@
 """`reasonir-eval encode`: a file of texts to embeddings.npy and ids.txt, resumable, over several processes."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import MANIFEST_FILE, read_jsonl
+from reasonir.core.files import MANIFEST_FILE, read_jsonl, write_text
 from reasonir.core.processes import rank
 from reasonir.core.run_folder import RunFolder
+from reasonir.core.stamp import checksums, read_stamp, unchanged
 from reasonir.data.collections import read_documents
 from reasonir.eval.benchmarks.config import MAY_DIFFER
 from reasonir.model.encoder import Encoder
@@ -59,12 +59,12 @@ def encode_file(config: EncodeConfig) -> None:
         return
     run.start()
     sharded.encode_share()
-    # Written without a scratch file: nobody reads the folder before its manifest is there.
-    (run.path / IDS_FILE).write_text("".join(f"{identifier}\n" for identifier in ids), encoding="utf-8")
+    write_text(run.path / IDS_FILE, "".join(f"{identifier}\n" for identifier in ids))
     truncated, checksum = sharded.join(run.path / EMBEDDINGS_FILE)
     counts = {"texts": len(ids), "truncated_texts": truncated}
     inputs = [config.input] if Path(config.input).exists() else []
-    run.finish(inputs=inputs, counts=counts, key=key, sha256=checksum, model_fingerprint=encoder.fingerprint)
+    run.finish(inputs=inputs, counts=counts, key=key, sha256=checksum, model_fingerprint=encoder.fingerprint,
+               outputs=checksums(run.path, [IDS_FILE]))  # fmt: skip
     # After the manifest: a kill before it joins the blocks again and encodes nothing twice.
     sharded.discard_blocks()
     print(f"{len(ids)} texts encoded, {truncated} cut at {settings.max_tokens} tokens")
@@ -72,11 +72,11 @@ def encode_file(config: EncodeConfig) -> None:
 
 
 def _stored_key(folder: Path) -> str | None:
-    """Return the key of the finished array in a folder; None where there is none."""
-    manifest = folder / MANIFEST_FILE
-    if not manifest.is_file() or not (folder / EMBEDDINGS_FILE).is_file():
+    """Return the key of the finished array in a folder; None where there is none, or one that was damaged since."""
+    stamp = read_stamp(folder / MANIFEST_FILE)
+    if stamp is None or not unchanged(folder, {EMBEDDINGS_FILE: str(stamp.get("sha256")), **stamp.get("outputs", {})}):
         return None
-    return json.loads(manifest.read_text(encoding="utf-8")).get("key")
+    return stamp.get("key")
 
 
 def read_texts(source: str, side: Side) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import platform
 import threading
@@ -121,3 +122,43 @@ def test_processes_write_the_bytes_of_one_and_name_the_line(tmp_path: Path, monk
     write_jsonl(tmp_path / "long.jsonl", long)
     with pytest.raises(UserError, match=r"long\.jsonl:8: the instruction and its tags take"):
         open_token_store(str(tmp_path / "long.jsonl"), None, template, 80, 80, tmp_path / "2", processes=2)
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_a_flipped_byte_is_tokenised_again(
+    rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: int
+) -> None:
+    store = open_store(rows, tmp_path / "cache")
+    folder = tmp_path / "cache" / "tokens" / store.key
+    whole, tokens = {file.name: file.read_bytes() for file in folder.iterdir()}, store.tokens_flat.tobytes()
+    file = folder / sorted(whole)[place % len(whole)]
+    damaged = bytearray(whole[file.name])
+    damaged[place * len(damaged) // 20] ^= 1
+    file.write_bytes(damaged)
+    built: list[int] = []
+    again = open_store(rows, tmp_path / "cache", on_progress=built.append)
+    if built:  # else it was white space of meta.json, or the name of its checksum
+        assert "its tokens in" in capsys.readouterr().err
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    else:
+        assert file.name == "meta.json"
+    assert again.tokens_flat.tobytes() == tokens
+
+
+def test_a_store_of_an_older_version_is_read(rows: str, tmp_path: Path) -> None:
+    store = open_store(rows, tmp_path / "cache")
+    folder = tmp_path / "cache" / "tokens" / store.key
+    facts = json.loads((folder / "meta.json").read_text())
+    sizes = {name: (folder / name).stat().st_size for name in facts.pop("files")}
+    del facts["checksum"]
+    (folder / "meta.json").write_text(json.dumps(facts | {"bytes": sizes}))
+    open_store(rows, tmp_path / "cache", on_progress=lambda _: pytest.fail("tokenised again"))
+
+
+def test_what_a_killed_builder_of_another_file_left_goes(rows: str, tmp_path: Path) -> None:
+    store = open_store(rows, tmp_path / "cache")
+    left = tmp_path / "cache" / "tokens" / f".{store.key}.{platform.node()}.0a1b2c3d.partial"
+    left.mkdir()
+    write_jsonl(tmp_path / "other.jsonl", training_rows(5))
+    open_store(str(tmp_path / "other.jsonl"), tmp_path / "cache")
+    assert not left.exists()

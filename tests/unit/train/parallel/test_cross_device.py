@@ -1,5 +1,8 @@
 """Dealing texts to ranks, stretching chunks, and checkpoints of any number of ranks."""
 
+import json
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +165,61 @@ def test_rank_0_waits_for_all_files_and_then_gives_up(tiny, tmp_path: Path) -> N
     with pytest.raises(RunStopped, match="not all ranks wrote"):
         writer.wait()
     assert checkpoint.list_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("name", ["rank_00000.safetensors", "rank_00001.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(
+    tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, place: int
+) -> None:
+    path = write(trained_engine(tiny, _As(0, 2)), tmp_path, 2)
+    shutil.copytree(path, tmp_path / "step_2")
+    content = bytearray((path / name).read_bytes())
+    content[place * len(content) // 20] ^= 1
+    (path / name).write_bytes(content)
+    checkpoint.set_damaged_aside(tmp_path)
+    steps = [step for step, _ in checkpoint.list_checkpoints(tmp_path)]
+    if steps == [2, 3]:
+        # White space of JSON, or the name of the checksum, which is then that of an older version: nothing is lost.
+        assert name == "state.json"
+        reader = checkpoint.open_newest(tmp_path, "data")
+        assert reader is not None and reader.state == STATE
+        return
+    assert steps == [2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "step_3 is damaged: it is set aside as damaged_step_3" in line
+    checkpoint.set_damaged_aside(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_best_checkpoint_is_not_exported_if_it_is_damaged(tiny, tmp_path: Path) -> None:
+    path = write(trained_engine(tiny, _As(0, 1)), tmp_path, 1)
+    checkpoint.load_weights_of(tmp_path, 3, tiny)
+    content = bytearray((path / "rank_00000.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "rank_00000.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"step_3 is damaged, it held the best step; dev\.keep=last"):
+        checkpoint.load_weights_of(tmp_path, 3, tiny)
+
+
+def test_a_checkpoint_of_an_older_version_is_read(tiny, tmp_path: Path) -> None:
+    path = write(trained_engine(tiny, _As(0, 1)), tmp_path, 1)
+    fields = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({k: v for k, v in fields.items() if k not in ("files", "checksum")}))
+    checkpoint.set_damaged_aside(tmp_path)
+    reader = checkpoint.open_newest(tmp_path, "data")
+    assert reader is not None and reader.state == STATE
+
+
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(tiny, tmp_path: Path) -> None:
+    engine = trained_engine(tiny, _As(0, 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    writer = checkpoint.CheckpointWriter(tmp_path, engine.ranks, keep=2)
+    try:
+        writer.save(engine, STATE)
+        with pytest.raises(RunStopped, match=r"rank_00000\.safetensors: File too large; raise the limit"):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
