@@ -201,7 +201,7 @@ def remove_all_leftovers(folder: Path) -> None:
         left = list(folder.glob(f"{lock.name.removesuffix('.lock')}.{platform.node()}.*.partial"))
         if not left:
             continue
-        with lock.open("ab") as stream, suppress(OSError):  # held: a living process fills one of them
+        with suppress(OSError), lock.open("ab") as stream:  # held: a living process fills one of them
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(left)
 

@@ -54,25 +54,32 @@ def embed_cached(
         instructions: One for each text, in place of the one of `settings`.
     """
     target, sharded = _shard(encoder, texts, settings, cache_dir, label, chunk_tokens, instructions)
+    # Asked before the lock: a cache that cannot be written serves what it holds.
+    if found := _find(target, sharded):
+        return found
     # Two commands on one cache: the second waits for the first and finds its array.
     with only_one(target, f"{label}: another process encodes them; waiting") as locked:
         if locked:
             remove_leftovers(target)
-        return _load_or_encode(target, sharded, label)
+        return _find(target, sharded) or _encode(target, sharded, label)
 
 
-def _load_or_encode(target: Path, sharded: ShardedEncoding, label: str) -> Encoded:
-    # 1 what the cache has
-    shape = (len(sharded.texts), sharded.encoder.dimension)
-    stamp, truncated = _stamp_of(target), _truncated_if_sound(target, shape)
-    if truncated is not None:
-        sharded.discard_blocks()  # a kill between joining and removing leaves them
-        return Encoded(np.load(target, mmap_mode="r"), True, truncated)
+def _find(target: Path, sharded: ShardedEncoding) -> Encoded | None:
+    """Return the array that the cache holds as it was written; None where it holds none."""
+    truncated = _truncated_if_sound(target, (len(sharded.texts), sharded.encoder.dimension))
+    if truncated is None:
+        return None
+    sharded.discard_blocks()  # a kill between joining and removing leaves them
+    return Encoded(np.load(target, mmap_mode="r"), True, truncated)
+
+
+def _encode(target: Path, sharded: ShardedEncoding, label: str) -> Encoded:
+    """Encode, join and stamp."""
     if target.exists():
         print(f"{label}: the cached embeddings {target} are damaged; encoding again")
-    # 2 encode, join, stamp
     sharded.encode_share()
     # The stamp goes before the array changes and comes after: a kill in between leaves an array that nobody trusts.
+    stamp = _stamp_of(target)
     remove_stamp(stamp)
     truncated, checksum = sharded.join(target)
     write_stamp(stamp, truncated_texts=truncated, sha256=checksum)
