@@ -16,6 +16,7 @@ from tests.kit.vllm import needs_vllm, run, save_model
 pytestmark = [needs_vllm, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's engine"),
               pytest.mark.filterwarnings("ignore")]  # fmt: skip
 DOCUMENTS = 50
+LETTERS = '{type: string, pattern: "^[a-z ]{8,60}[?]$"}'
 PROMPTS = Path(__file__).resolve().parents[2] / "reasonir" / "prompts"
 # Noise passes no gate on sense; lengths, schema and order are what is left to see.
 GATES = ["gates.language=false", "gates.refusals=false", "gates.boilerplate=false", "gates.self_contained=false",
@@ -34,11 +35,12 @@ def corpus(folder: Path) -> list[dict]:
 
 
 def short_prompts(folder: Path) -> Path:
-    """Copy the prompts with answers of at most 60 characters: noise would fill any length."""
+    """Copy the prompts with answers of few plain letters: noise would fill any length, and holds every character."""
     folder.mkdir()
     for file in PROMPTS.glob("*.yaml"):
-        text = re.sub(r"maxLength: \d+", "maxLength: 60", file.read_text(encoding="utf-8"))
-        text = re.sub(r'minLength: (\d+|"[^"]*")', "minLength: 1", text)
+        text = re.sub(
+            r"\{type: string(, (min|max)Length: (\d+|\"[^\"]*\"))*\}", LETTERS, file.read_text(encoding="utf-8")
+        )
         (folder / file.name).write_text(text, encoding="utf-8")
     return folder
 

@@ -5,6 +5,7 @@ The patterns (patterns.yaml) and lists (words.yaml) are for English. `checks.py`
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,6 +216,7 @@ def _is_sentence(words: list[str]) -> bool:
 NUMBERED = re.compile(r"\A\W*(?:(?:task|step)\s*)?(?:\d+|[ivx]+|[a-z])\s*[.):]\s|\A\s*[-*•–#>]", re.IGNORECASE)
 CLAUSE = frozenset(["that", "which", "who", "whose", "where", "whom"])
 WRITER = frozenset(["i", "i'm", "i've", "i'd", "i'll", "my", "we", "we're", "our"])
+POINTERS = frozenset(["this", "these"])
 # "Find the law for a case." has six words.
 TASK_LEAST_WORDS = 5
 
@@ -230,9 +232,14 @@ def task_fault(task: str) -> str | None:
         return "is a heading"
     if words[0].lower().replace("’", "'") in WRITER:
         return "speaks of its writer"
-    folded = {word.lower() for word in words}
-    if folded.isdisjoint(FINITE | IMPERATIVES | CLAUSE):
+    if words[0].lower() in POINTERS:
+        return "points at a text instead of saying what is searched for"
+    folded = Counter(word.lower() for word in words)
+    if folded.keys().isdisjoint(FINITE | IMPERATIVES | CLAUSE):
         return "has no verb that says what is searched for"
+    often = next((word for word, times in folded.items() if times > 2 and word not in ENGLISH), None)
+    if often is not None:
+        return f"repeats the word {often!r}"
     return None
 
 
