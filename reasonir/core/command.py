@@ -15,13 +15,13 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reasonir.core.errors import RunStopped, UserError, describe_os_error
-from reasonir.core.fields import check_range, list_options, open_mappings
-from reasonir.core.help import element_schemas, find_configs, flatten, help_page, option_rows
+from reasonir.core.errors import RunStopped, UserError, describe_os_error, printable
+from reasonir.core.fields import Kind, check_range, open_mappings, typed_options
+from reasonir.core.help import element_schemas, find_configs, flatten, help_page, nobody_reads, option_rows, show_page
 from reasonir.core.processes import rank, world_size
 
 # Where all ranks fail alike, rank 0 prints the line; the others wait so long before they print theirs.
@@ -53,11 +53,12 @@ def run_command(
     """
     if any(argument in ("--help", "-h") for argument in argv):
         # Before composing: help must come where a required option is missing.
-        print(help_page(program, config_name, schema))
+        show_page(help_page(program, config_name, schema))
         sys.exit(0)
     strange = next((a for a in argv if a.startswith("-") and a.split("=")[0] not in HYDRA_FLAGS), None)
     if strange is not None:
-        print(f"{program}: error: unknown flag {strange}; {_hint(strange, schema)}", file=sys.stderr)
+        # Not the value: it may be a password.
+        print(f"{program}: error: unknown flag {strange.split('=')[0]}; {_hint(strange, schema)}", file=sys.stderr)
         sys.exit(2)
     # Spinning OpenMP threads make training 2 to 4 times slower as soon as another process wants a core, and gain
     # nothing on an idle machine (docs/log.md). torch reads this variable when it is loaded, and nobody has loaded it.
@@ -77,6 +78,8 @@ def run_command(
         # 128 + SIGINT, as a shell reports it
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            _leave_the_others(141)  # 128 + SIGPIPE: `| head` has read enough
         stopped = isinstance(error, RunStopped | OSError)
         if debug or not (stopped or _is_user_mistake(error)):
             # Alone, the interpreter prints the traceback and runs every exit handler.
@@ -86,7 +89,7 @@ def run_command(
             _leave_the_others(1)
         if rank() > 0:
             time.sleep(SECONDS_FOR_RANK_0)  # meanwhile rank 0 has spoken, and the launcher ends this process
-        print(f"{program}: error: {_one_line(error, schema)}", file=sys.stderr)
+        print(f"{program}: error: {printable(_one_line(error, schema))}", file=sys.stderr)
         _leave_the_others(1 if stopped else 2)
     _end(0)
 
@@ -163,21 +166,58 @@ def _compose_and_run(
 def _spelled_for_hydra(words: Sequence[str], schema: type) -> list[str]:
     """Return overrides as Hydra wants them.
 
-    A mapping whose keys are the user's needs `++`, which adds keys and replaces them; a single value of a list needs
-    brackets.
+    A mapping whose keys are the user's needs `++`, which adds keys and replaces them. What the shell passed for a text
+    is the text: Hydra's grammar would read `1_000` as a number and stop at most of the characters of a path. A single
+    value of a list needs brackets.
     """
     opened = tuple(f"{name}{sign}" for name in open_mappings(schema) for sign in "=.")
-    lists = list_options(schema)
-    return [_in_brackets(f"++{word}" if opened and word.startswith(opened) else word, lists) for word in words]
+    kinds = typed_options(schema)
+    # In a sweep commas and parentheses are the sweep's.
+    sweep = any(word in ("-m", "--multirun") for word in words)
+    return [_spelled(f"++{word}" if opened and word.startswith(opened) else word, kinds, sweep) for word in words]
 
 
-def _in_brackets(word: str, lists: Sequence[str]) -> str:
-    name, sign, value = word.partition("=")
-    if not any(fnmatch.fnmatchcase(name.lstrip("+"), pattern) for pattern in lists):
+# A quoted value of Hydra's grammar, alone: the user knows the grammar.
+QUOTED = re.compile(r"""(?P<quote>['"])(?:\\.|(?!(?P=quote))[^\\])*(?P=quote)""", re.DOTALL)
+
+
+def _spelled(word: str, kinds: Mapping[str, Kind], sweep: bool) -> str:
+    name, _sign, value = word.partition("=")
+    kind = next((kind for pattern, kind in kinds.items() if fnmatch.fnmatchcase(name.lstrip("+"), pattern)), None)
+    # "${" begins an interpolation of OmegaConf, "???" is its mark of a missing value.
+    if kind is None or value in ("", "null", "???") or "${" in value or name.startswith("~"):
         return word
-    # Hydra reads these characters outside of quotes: a list already, an interpolation, a sweep over several values.
-    single = value[:1] in ("'", '"') or not set(value) & set("[]{}(),")
-    return f"{name}{sign}[{value}]" if single and value not in ("", "null") else word
+    if kind is Kind.text:
+        return word if sweep else f"{name}={_quoted(value)}"
+    return f"{name}={_listed(name.lstrip('+'), value, kind, sweep)}"
+
+
+def _listed(name: str, value: str, kind: Kind, sweep: bool) -> str:
+    """Return the value of a list with brackets, and its texts with quotes."""
+    texts = kind is Kind.texts and not sweep
+    if value[0] + value[-1] in ("[]", "{}"):
+        return f"[{','.join(map(_quoted, _entries(value[1:-1])))}]" if texts and value[0] == "[" else value
+    # Outside of quotes a sweep goes over several lists.
+    if not QUOTED.fullmatch(value) and set(value) & set(",("):
+        if sweep:
+            return value
+        if "," in value:
+            raise UserError(f"{name} takes several values in brackets: '{name}=[{value}]'")
+    return f"[{_quoted(value) if texts else value}]"
+
+
+def _entries(inside: str) -> list[str]:
+    """Return the entries of a list, cut at commas outside of quotes."""
+    entries = re.findall(rf"\s*({QUOTED.pattern}(?=\s*(?:,|$))|[^,]*)(?:,|$)", inside, re.DOTALL)
+    return [text.strip() for text, _ in entries if text.strip()]
+
+
+def _quoted(value: str) -> str:
+    if QUOTED.fullmatch(value) or value == "null":
+        return value
+    # In Hydra's quotes a backslash means something in front of a quote alone, and is doubled there.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def _typed(composed: Any, schema: type) -> Any:
@@ -220,9 +260,19 @@ def validate_tree(config: Any, prefix: str = "") -> None:
             validate_tree(value, f"{prefix}{field.name}.")
         else:
             check_range(field, f"{prefix}{field.name}", value)
+            refuse_passwords(f"{prefix}{field.name}", value)
     # After the leaves: a rule over several options may rely on each one's range.
     if hasattr(config, "validate"):
         config.validate()
+
+
+def refuse_passwords(name: str, value: Any) -> None:
+    """Refuse an address with a user or a password in it: options are written into config.yaml and the manifest."""
+    if isinstance(value, dict | list):
+        for entry in value.values() if isinstance(value, dict) else value:
+            refuse_passwords(name, entry)
+    elif isinstance(value, str) and re.match(r"[\w+.-]+://[^/?#\s]*@", value):
+        raise UserError(f"{name} holds a password, which would be written down; give the address without it")
 
 
 def to_yaml(config: Any) -> str:
@@ -271,6 +321,10 @@ def _one_line(error: Exception, schema: type) -> str:
         return " ".join(str(error).split())
     if isinstance(error, OSError):
         return describe_os_error(error)
+    # Hydra's parser speaks of its own tokens. Not the value: it may be a password.
+    if isinstance(override := getattr(error, "override", None), str):
+        name, sign, _ = override.partition("=")
+        return f"{name}: the value cannot be read; quote its texts: {name}='...'" if sign else _no_option(name, schema)
     # Both tails repeat the search path and the key over several lines.
     message = " ".join(str(error).split()).split(" Config search path:")[0].split(" full_key:")[0]
     if overridden := re.match(r"Could not override '([^']+)'", message):
@@ -284,6 +338,12 @@ def _one_line(error: Exception, schema: type) -> str:
             return _unknown_option(inside[1], schema)
         return f"{message.removeprefix('Error merging override ')}: {cause}"
     return message
+
+
+def _no_option(word: str, schema: type) -> str:
+    """Say what to do about a word without an equals sign."""
+    known = word in (option for option, _, _ in option_rows(schema))
+    return f"write {word}=VALUE" if known else "a word is no option; options are name=value, --help lists them"
 
 
 def _hint(flag: str, schema: type) -> str:

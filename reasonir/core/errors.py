@@ -1,6 +1,7 @@
 """Errors that a command reports in one line instead of a traceback."""
 
 import errno
+import re
 from typing import Any
 
 DISK_ERRORS = {
@@ -35,6 +36,19 @@ class NoConfiguration(UserError):
 
 class RunStopped(RuntimeError):
     """A run that must end although the user typed nothing wrong; commands print it as one line and exit 1."""
+
+
+# The user, or user and password, of an address.
+CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+
+
+def printable(text: str) -> str:
+    """Return a message as a terminal and a log may show it: without passwords in addresses and control characters.
+
+    Names and answers of others stand in messages; an escape sequence in one of them could rewrite the screen.
+    """
+    text = CREDENTIALS.sub("...", text)
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def require(holds: bool, field: str, value: Any, rule: str) -> None:

@@ -72,19 +72,32 @@ def open_mappings(schema: type, prefix: str = "") -> list[str]:
     return names
 
 
-def list_options(schema: type, prefix: str = "") -> list[str]:
-    """Return the dotted names of the options that are lists; `*` stands for a key of a mapping to dataclasses."""
-    names: list[str] = []
+class Kind(StrEnum):
+    """How an option's value is typed: one text, a list of texts, or a list of something else."""
+
+    text = "text"
+    texts = "texts"
+    items = "items"
+
+
+def typed_options(schema: type, prefix: str = "") -> dict[str, Kind]:
+    """Return the options that are texts or lists, by dotted name; `*` stands for a key of a mapping to dataclasses."""
+    found: dict[str, Kind] = {}
     for field in dataclasses.fields(schema):
-        kind = field.type
+        name, kind = f"{prefix}{field.name}", field.type
+        # `list[str]` or `str`, or one of the kinds of `list[str] | None`
+        kinds = (kind,) if get_origin(kind) is list else (kind, *get_args(kind))
         if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
-            names += list_options(get_args(kind)[1], f"{prefix}{field.name}.*.")
+            found |= typed_options(get_args(kind)[1], f"{name}.*.")
         elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            names += list_options(kind, f"{prefix}{field.name}.")
-        # `list[str]`, or one of the kinds of `list[str] | None`
-        elif list in (get_origin(kind), *map(get_origin, get_args(kind))):
-            names.append(f"{prefix}{field.name}")
-    return names
+            found |= typed_options(kind, f"{name}.")
+        elif list[str] in kinds:
+            found[name] = Kind.texts
+        elif any(get_origin(part) is list for part in kinds):
+            found[name] = Kind.items
+        elif str in kinds and get_origin(kind) is not dict:
+            found[name] = Kind.text
+    return found
 
 
 def check_range(field: dataclasses.Field[Any], name: str, value: Any) -> None:

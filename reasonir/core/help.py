@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Collection
 from pathlib import Path
@@ -121,6 +123,25 @@ def help_page(program: str, config_name: str, schema: type) -> str:
             lines.append(f"  {sign}  one of: {', '.join(sorted(path.stem for path in (root / group).glob('*.yaml')))}")
     lines.append("\n--cfg job prints the composed configuration; -m runs a sweep (Hydra).")
     return "\n".join(lines)
+
+
+def show_page(text: str) -> None:
+    """Print a page, or as much of it as anybody reads (`--help | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nobody_reads()
+
+
+def nobody_reads() -> bool:
+    """Return whether standard output is a pipe whose reader has gone; what is printed from then on goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Not closed: the interpreter flushes it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _written_values(root: Path, file: Path) -> tuple[dict[str, Any], list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.command import run_command
+from reasonir.core.help import show_page
 from reasonir.eval.audit.config import CompareConfig, ContaminationConfig
 from reasonir.eval.benchmarks.config import BeirConfig, BrightConfig, CardConfig, FuseConfig, ScoreConfig
 from reasonir.eval.rag.config import ChoicesConfig, GpqaConfig, MmluConfig
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # 2 where nothing was asked for, so that a script which forgot the task fails.
     if not arguments or arguments[0] in ("--help", "-h"):
-        print(_overview())
+        show_page(_overview())
         sys.exit(0 if arguments else 2)
     task = arguments[0]
     if task not in TASKS:

@@ -1,5 +1,6 @@
 """The options of a language model: names, types, units, invariants. Values stand in `configs/generator/`."""
 
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -138,12 +139,10 @@ class GeneratorConfig:
         if self.base_urls == []:
             raise UserError("generator.base_urls=[] names no server; give one or more, or null")
         for url in self.addresses():
-            # An address and the name of a variable are written into config.yaml, and messages must not say a password.
-            if url is not None and "@" in urlsplit(url).netloc:
-                raise UserError("generator.base_url holds a password; export it and name it in generator.api_key_env")
-            if url is not None and not url.startswith(("http://", "https://")):
-                raise UserError(f"generator.base_url={url} must begin with http:// or https://")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            if url is not None and (problem := _problem_of(url)):
+                raise UserError(f"generator.base_url{problem}")
+        # The value is not repeated: it may be the key, which belongs into no log.
+        if not _names_a_variable(self.api_key_env):
             raise UserError("generator.api_key_env is the name of an environment variable, not the key itself")
 
     def addresses(self) -> list[str | None]:
@@ -171,3 +170,32 @@ class GeneratorConfig:
     def local_model(self) -> str | None:
         """Return the folder or hub id of a model that runs in this process; None where a server answers."""
         return self.model if self.engine is Provider.vllm else None
+
+
+def _problem_of(url: str) -> str:
+    """Return what is wrong with a server's address, without one that may hold a password; "" for nothing."""
+    # Options are written into config.yaml, and messages must not say a password.
+    if "@" in url.partition("://")[2].partition("/")[0] or ("@" in url and "://" not in url):
+        return " holds a password; export it and name it in generator.api_key_env"
+    if set(url) & set("?#"):
+        return " holds more than an address; a key is exported and named in generator.api_key_env"
+    if not url.startswith(("http://", "https://")):
+        return f"={url} must begin with http:// or https://"
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:  # a bracket that does not close, a port above 65535
+        whole = False
+    return "" if whole else f"={url} is no address; write it like http://127.0.0.1:8000/v1"
+
+
+def _names_a_variable(name: str) -> bool:
+    """Return whether a text is the name of an environment variable, and hardly a key.
+
+    Many keys are letters, digits and underscores as names are. A variable that is not set is believed only where its
+    name is written as such names are: in capitals, not as one long word of letters and digits.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return False
+    long_word = any(len(word) >= 16 and re.search(r"\d", word) for word in name.split("_"))
+    return name in os.environ or (name == name.upper() and not long_word)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reasonir.core.command import run_command
+from reasonir.core.help import show_page
 from reasonir.synth import config as options
 
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read before Hydra sees the arguments: the recipe decides which options there are.
     chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("recipe=")]
     if not chosen and any(argument in ("--help", "-h") for argument in arguments):
-        print(_overview())
+        show_page(_overview())
         sys.exit(0)
     # Hydra would take the last of two recipes as the value of an option, with the options of the first.
     if len(chosen) != 1 or chosen[0] not in RECIPES:

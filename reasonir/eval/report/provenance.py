@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reasonir.core.errors import CREDENTIALS
 from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, read_mapping
 from reasonir.core.help import flatten
 
@@ -96,4 +97,6 @@ def _command_line(parts: Any) -> str | None:
     if not isinstance(parts, list) or not parts:
         return None
     # The first part may hold a blank, between the command and its task: quotes would not be as typed.
-    return " ".join([str(parts[0]), *(shlex.quote(str(part)) for part in parts[1:])])
+    typed = " ".join([str(parts[0]), *(shlex.quote(str(part)) for part in parts[1:])])
+    # A folder of an older version may hold a password, which no page shows.
+    return CREDENTIALS.sub("...", typed)

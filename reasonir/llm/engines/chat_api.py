@@ -18,6 +18,8 @@ CUT = {"length", "model_length", "max_tokens", "max_output_tokens", "model_conte
 DECLINED = {"content_filter", "sensitive", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii",
             "guardrail_intervened"}  # fmt: skip
 BROKEN_OFF = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error"}
+# A server that counts more has not counted: one wrong number would spend the budget of a run.
+MOST_TOKENS = 1_000_000_000
 TEXT_PARTS = {"text", "output_text"}
 # Where servers put what their reasoning parser took for thoughts.
 THOUGHT_FIELDS = ("reasoning_content", "reasoning")
@@ -117,7 +119,7 @@ def _field_of_thoughts(message: dict[str, Any]) -> str:
 
 
 def _count(tokens: Any, characters: int) -> int:
-    whole = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
+    whole = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST_TOKENS
     return tokens if whole else estimate_tokens(characters, COUNTED_CHARACTERS)
 
 

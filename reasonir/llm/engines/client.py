@@ -34,6 +34,37 @@ MOST_READ_CHARACTERS = 4_000
 SHORTEST_SECRET = 8
 
 
+# Of an answer: far more than a model writes with its log-probabilities, far less than the memory of many at once.
+LARGEST_BODY_BYTES = 64 << 20
+
+
+class BodyTooLarge(openai.APIConnectionError):
+    """A server sends more than any answer holds."""
+
+
+class BoundedClient(openai.DefaultAioHttpClient):  # half the time of httpx's own
+    """Reads a body part by part and stops at LARGEST_BODY_BYTES, unpacked: a few megabytes can hold gigabytes."""
+
+    async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        """Send a request as the library's client does."""
+        response = await super().send(request, stream=True, **options)
+        if stream:
+            return response
+        parts, size = [], 0
+        try:
+            async for part in response.aiter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_BODY_BYTES:
+                    message = f"an answer of more than {LARGEST_BODY_BYTES >> 20} MiB"
+                    raise BodyTooLarge(message=message, request=request)
+        finally:
+            await response.aclose()
+        # What `aread` leaves behind; httpx has no other way to give a response its content.
+        response._content = b"".join(parts)
+        return response
+
+
 class TransientError(Exception):
     """A failure that another attempt may mend. unreachable: no connection came about, whatever the request."""
 
@@ -123,6 +154,8 @@ def raise_meaning(
         # A refused connection comes as a time-out of connecting (aiohttp's transport).
         if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
             raise TransientError(no_answer(timeout_seconds)) from None
+        if isinstance(cause, BodyTooLarge):
+            raise TransientError(str(cause)) from None
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise TransientError(secret.redact(f"no connection: {text}"), unreachable=no_connection(cause)) from None
     status, text = error.status_code, secret.redact(message_of(error))
@@ -170,9 +203,10 @@ def retry_after_seconds(headers: Any) -> float:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         else:
             seconds = float(value or 0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+    # min first: of NaN and a number, both return their first argument.
+    return max(0.0, min(LONGEST_WAIT_SECONDS, seconds))
 
 
 def words_of(error: openai.APIStatusError) -> str:

@@ -21,6 +21,7 @@ from reasonir.llm.config import GeneratorConfig, Structured
 from reasonir.llm.engines.chat_api import BadAnswer, NoLogprobs, characters, read_completion
 from reasonir.llm.engines.choices import read_single_token, restricting_fields, tokenize_address, tokenize_body
 from reasonir.llm.engines.client import (
+    BoundedClient,
     Notices,
     RefusedError,
     Secret,
@@ -150,7 +151,7 @@ class Server:
         self._tokens_question = asyncio.Lock()
         self._client = openai.AsyncOpenAI(
             api_key=secret.reveal(), base_url=url, max_retries=0, timeout=timeout_seconds,
-            http_client=openai.DefaultAioHttpClient(timeout=timeout_seconds),  # half the time of httpx's own
+            http_client=BoundedClient(timeout=timeout_seconds),
         )  # fmt: skip
 
     async def answer(self, request: Request) -> Completion:
