@@ -56,6 +56,11 @@ def within(low: float, high: float, ends: str = "[]") -> Any:
     return _field(Range(low, high, ends[0] == "[", ends[1] == "]", rule))
 
 
+def random_seed() -> Any:
+    """Declare a seed: torch draws from 64 bits, and would take a larger number for a smaller one."""
+    return within(0, 2**63 - 1)
+
+
 def open_mapping() -> Any:
     """Declare a mapping whose keys are the user's: on the command line they need no plus in front."""
     return dataclasses.field(default="???", metadata={OPEN: True})

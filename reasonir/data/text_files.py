@@ -24,6 +24,9 @@ def find_text_files(path: Path) -> tuple[Path, list[Path]]:
     """Return a folder and the text files inside it and its sub-folders, ordered by path.
 
     A path that is one file gives its folder and itself. Names that begin with a dot are left out.
+
+    Raises:
+        UserError: a link leads out of the folder: what lies there was not meant to be shown to a language model.
     """
     if path.is_file():
         return path.parent, [path]
@@ -32,6 +35,10 @@ def find_text_files(path: Path) -> tuple[Path, list[Path]]:
         # In place: os.walk goes down into what is left in its own list.
         names[:] = [name for name in names if not name.startswith(".")]
         found += [Path(place, file) for file in files if not file.startswith(".") and is_text_file(file)]
+    inside = path.resolve()
+    for file in found:
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise UserError(f"{file} is a link out of the folder; remove it, or put a copy of the file in its place")
     # By the path with slashes, so that the order is the same on any machine.
     return path, sorted(found, key=lambda file: file.relative_to(path).as_posix())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import at_least, positive, within
+from reasonir.core.fields import at_least, positive, random_seed, within
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 from reasonir.retrieval.config import ModelConfig
@@ -31,7 +31,7 @@ class SynthConfig:
     """Name of the recipe; chosen by recipe=NAME."""
     output_dir: str = MISSING
     """Folder of data.jsonl, rejections.jsonl, report.md and manifest.json."""
-    seed: int = at_least(0)
+    seed: int = random_seed()
     """Seed of lengths, tasks and the generator's sampling. Each draw depends on it and on the item's id alone."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""

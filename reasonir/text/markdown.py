@@ -1,12 +1,14 @@
 """Tables in Markdown: the one place that writes them."""
 
+import re
 from collections.abc import Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, compact: bool = False) -> str:
     """Return a Markdown table without a line end behind it.
 
-    Bars within a cell are escaped and line ends become spaces, so that any cell stays one cell.
+    Bars within a cell are escaped and line ends become spaces, so that any cell stays one cell; a name that holds HTML
+    or a link is shown as it is written and does nothing.
 
     Args:
         header: The names of the columns.
@@ -14,7 +16,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, c
         compact: Leave the cells as they are. Otherwise they are padded, so that the table reads well as plain text
             too: the first column stands to the left, the others to the right.
     """
-    lines = [[" ".join(str(cell).splitlines()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    lines = [[_cell(str(cell)) for cell in row] for row in (header, *rows)]
     if compact:
         rule = f"|{'---|' * len(header)}"
         return "\n".join([_join(lines[0]), rule, *map(_join, lines[1:])])
@@ -25,6 +27,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, c
     ]
     rule = _join([f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])])
     return "\n".join([_join(padded[0]), rule, *map(_join, padded[1:])])
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.splitlines()).replace("|", "\\|").replace("](", "]\\(")
+    # "p < 0.05" opens no tag.
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def _join(cells: Sequence[str]) -> str:

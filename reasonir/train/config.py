@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import Precision, TemplateChoice, at_least, positive, within
+from reasonir.core.fields import Precision, TemplateChoice, at_least, positive, random_seed, within
 from reasonir.core.processes import launched_for, rank, world_size
 
 # Of a query and of a document, where neither the options nor the model say less.
@@ -388,7 +388,7 @@ class TrainConfig:
     """Folder of the run: config.yaml, metrics.jsonl, checkpoints/, model/, manifest.json."""
     resume: bool = MISSING
     """Continue from the newest complete checkpoint of output_dir; without one, start afresh."""
-    seed: int = at_least(0)
+    seed: int = random_seed()
     """Seed of a new model's weights, the data order and dropout."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""
@@ -486,7 +486,9 @@ class TrainConfig:
     def validate(self) -> None:
         """Refuse a name that is none on the hub, packages that are missing, and a launch that cannot be split."""
         if self.push_to_hub is not None:
-            named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub) is not None
+            # The hub's own rule: a name begins and ends with a letter or digit, and has no ".." or "--" inside.
+            name = r"(?!.*(?:\.\.|--))[^\W_](?:[\w.-]{0,94}\w)?"
+            named = re.fullmatch(f"{name}/{name}", self.push_to_hub, re.ASCII) is not None
             require(named, "push_to_hub", self.push_to_hub, "must be owner/name")
         steps = self.profile_steps
         ordered = steps is None or (len(steps) == 2 and 1 <= steps[0] <= steps[1])

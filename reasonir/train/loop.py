@@ -60,7 +60,7 @@ from reasonir.train.parallel.cross_device import text_cost
 from reasonir.train.parallel.engine import Engine, open_engine
 from reasonir.train.parallel.ranks import Ranks, open_ranks
 from reasonir.train.parallel.stop_requests import stop_requests
-from reasonir.train.prepare import Work, prepare
+from reasonir.train.prepare import Work, prepare, require_rank, require_rows
 from reasonir.train.step import StepResult, TrainingStep, largest_batch
 
 # Batches made ahead in a thread: one is ready while the next is made.
@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> None:
     """Train a bi-encoder as `config` says and leave the finished model in `output_dir/model`."""
     refuse_misfits(config.model.path, PresetOptions(**config.model.embedding))
     shape = read_shape(config.model.path, config.model.sizes, fetch=not config.dry_run)
+    require_rank(config.lora.rank, shape.hidden_size)
     config = config.with_lengths(shape.positions)
     if config.dry_run:
         _print_plan(config)
@@ -125,6 +126,8 @@ def _print_plan(config: TrainConfig) -> None:
     device = planned_device(config.planned_gpu, config.planned_memory_gib, ranks_planned)
     average = published_average(sources, [queries for queries, _ in config.batch_sizes], config.global_batch_queries)
     known = None if average is None else rows
+    if rows is not None:
+        require_rows([queries for queries, _ in config.batch_sizes], rows)
     print(render_plan(plan_figures(config, ranks_planned, known, lines, device, average)))
 
 

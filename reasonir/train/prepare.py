@@ -4,14 +4,14 @@ Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reasonir.core.errors import UserError
+from reasonir.core.errors import UserError, require
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import checksums_inside, read_stamp, unchanged, write_stamp
 from reasonir.model.adapters import add_adapters, checkpoint_layers
@@ -107,6 +107,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     split = hold_out(stores, config.dev.share, config.dev.max_queries, config.seed)
     batches = MixedBatches(split.training, mixing_weights(sources), config.global_batch_queries,
                            config.negatives_per_query, config.seed, batch_sizes=config.batch_sizes)  # fmt: skip
+    require_rows(batches.sizes, batches.rows)
     dev = DevData(**config.dev.data, **limits, seed=config.seed, documents=tuple(config.data.documents or ()))
     dev_sets = open_sets(dev, sources, stores, split.held_out, encoder.template, batches.common_query_instruction,
                          config.data.cache_dir)  # fmt: skip
@@ -137,6 +138,17 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         differences_from_published=report_rows(sources, stores, config.data.published_rows) + split.lines,
         dev_sets=dev_sets, precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
+
+
+def require_rows(batch_queries: Sequence[int], rows: int) -> None:
+    """Refuse batches larger than all rows, which could only hold rows twice."""
+    most = max(batch_queries)
+    require(most <= rows, "global_batch_queries", most, f"is more than the {rows} rows; give {rows} or fewer")
+
+
+def require_rank(adapter_rank: int, width: int) -> None:
+    """Refuse adapters of a higher rank than the matrices that they are added to can have."""
+    require(adapter_rank <= width, "lora.rank", adapter_rank, f"is above the model's width of {width}")
 
 
 def _open_encoder(config: TrainConfig, built_before: str | None, texts: Iterable[str]) -> Encoder:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import at_least, within
+from reasonir.core.fields import at_least, random_seed, within
 
 MAY_DIFFER = ("output_dir", "debug")
 """Options that change no result."""
@@ -52,7 +52,7 @@ class CompareConfig:
     """Resamples of the queries for an interval."""
     largest: int = at_least(0)
     """Queries listed with the largest moves, for each pair."""
-    seed: int = at_least(0)
+    seed: int = random_seed()
     """Seed of the drawn sign flips and resamples."""
     output_dir: str | None = MISSING
     """Folder of the comparison; null names one under outputs/ by the options."""

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import positive, within
+from reasonir.core.fields import positive, random_seed, within
 from reasonir.eval.benchmarks.config import require_one
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig, Provider
@@ -58,7 +58,7 @@ class RagConfig(RetrievalConfig):
     """Folder or hub id of the tokenizer that counts; null is the model's own for generator=vllm, else an estimate of 3
     UTF-8 bytes a token."""
     generator: GeneratorConfig = MISSING
-    seed: int = MISSING
+    seed: int = random_seed()
     """Of the sampling, and of the guesses for answers that cannot be read."""
     confidence: float = within(0, 1, "()")
     """Level of the intervals."""
@@ -135,7 +135,7 @@ class GpqaConfig(RagConfig):
     """Ask a reader GPQA's questions, closed book and with retrieved passages side by side."""
 
     data: GpqaDataConfig = MISSING
-    option_seed: int = MISSING
+    option_seed: int = random_seed()
     """Of the order of the options, which is drawn question by question and recorded."""
 
     def validate(self) -> None:
@@ -160,7 +160,7 @@ class ChoicesConfig(RagConfig):
     gold_field: str = MISSING
     """Field with the ids of the passages that hold the answer, or of the sections SECTION that passages SECTION_1,
     SECTION_2 ... were cut from."""
-    option_seed: int | None = MISSING
+    option_seed: int | None = random_seed()
     """Of the order of the options, as for gpqa; null keeps the file's."""
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError, require
-from reasonir.core.fields import positive
+from reasonir.core.fields import positive, random_seed
 from reasonir.llm import config as generator_config
 from reasonir.llm.config import GeneratorConfig
 
@@ -109,7 +109,7 @@ class RerankConfig:
     UTF-8 bytes a token."""
     model_parameters: float | None = positive()
     """Parameters of the model, for the FLOPs; null is counted for generator=vllm and unknown elsewhere."""
-    seed: int = MISSING
+    seed: int = random_seed()
     """Of the sampling, and of the groups."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""

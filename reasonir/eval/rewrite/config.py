@@ -6,7 +6,7 @@ from pathlib import PurePath
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import Precision, TemplateChoice, positive
+from reasonir.core.fields import Precision, TemplateChoice, positive, random_seed
 from reasonir.data.rewritings import ORIGINAL
 from reasonir.eval.benchmarks.config import BrightConfig, BrightDataConfig
 from reasonir.llm import config as generator_config
@@ -40,7 +40,7 @@ class RewritingConfig:
     prompts: str | None = MISSING
     """Folder with an edited rewrite.yaml; null takes the package's own."""
     generator: GeneratorConfig = MISSING
-    seed: int = MISSING
+    seed: int = random_seed()
     """Of the sampling (where the server takes seeds)."""
     tokenizer: str | None = MISSING
     """Folder, tokenizer.json or hub id of the tokenizer that measures lengths; null estimates GPT-2's tokens."""

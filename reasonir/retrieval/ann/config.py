@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from omegaconf import MISSING
 
 from reasonir.core.errors import UserError
-from reasonir.core.fields import at_least, positive, within
+from reasonir.core.fields import positive, random_seed, within
 
 INDEX_MAY_DIFFER = (
     "embeddings", "debug", "replace", "probes", "recall_at", "recall_target", "sample_queries", "queries", "refine",
@@ -59,7 +59,7 @@ class IndexConfig:
     """Recall to reach where probes=null."""
     replace: bool = MISSING
     """Remove an index of other options that stands there."""
-    seed: int = at_least(0)
+    seed: int = random_seed()
     """Seed of all draws: training vectors, k-means, sampled queries."""
     debug: bool = MISSING
     """Show tracebacks for mistakes in options and input too."""

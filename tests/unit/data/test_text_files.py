@@ -58,9 +58,23 @@ def test_refusals_name_the_file(notes, tmp_path):
     with pytest.raises(UserError, match=r"physics/latin.txt:2: byte 0xef is not UTF-8; save it as UTF-8"):
         read_documents(str(notes))
     (notes / "physics" / "latin.txt").unlink()
-    (notes / "physics" / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (notes / "physics" / "gone.txt").symlink_to(notes / "nowhere")
     with pytest.raises(UserError, match=r"gone.txt: cannot be read: No such file"):
         read_documents(str(notes))
     (tmp_path / "none" / "deep").mkdir(parents=True)
     with pytest.raises(UserError, match=r"none: no corpus here \(.*\.txt and \.md files\)"):
         read_documents(str(tmp_path / "none"))
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_read(notes, tmp_path):
+    (notes / "again.txt").symlink_to(notes / "physics" / "secret.txt")
+    (notes / "physics" / "secret.txt").write_text("inside")
+    assert read_documents(str(notes))["again.txt"] == "inside"
+    (tmp_path / "private.txt").write_text("outside")
+    for target in (tmp_path / "private.txt", "../../private.txt"):
+        (notes / "physics" / "stolen.txt").symlink_to(target)
+        with pytest.raises(UserError, match=r"physics/stolen.txt is a link out of the folder; remove it"):
+            read_documents(str(notes))
+        (notes / "physics" / "stolen.txt").unlink()
+    (tmp_path / "named.txt").symlink_to(tmp_path / "private.txt")
+    assert read_documents(str(tmp_path / "named.txt")) == {"named.txt": "outside"}, "the user named this one"

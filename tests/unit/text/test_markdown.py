@@ -26,3 +26,12 @@ def test_padded_table_aligns_its_columns() -> None:
 def test_rule_of_a_narrow_column_is_one() -> None:
     """A rule needs a dash beside its colon: `| : |` would be read as a row."""
     assert markdown_table(["a", "b"], [["x", "1"]]).splitlines()[1] == "| :- | -: |"
+
+
+def test_names_do_nothing_in_a_page() -> None:
+    names = ["<img src=x onerror=f()>", "</td>", "<!-- a", "![x](http://a/b.png)", "p < 0.05", "a[1] (b)", "<3"]
+    rows = markdown_table(["name", "n"], [[name, 1] for name in names], compact=True).splitlines()[2:]
+    shown = [row.removeprefix("| ").removesuffix(" | 1 |") for row in rows]
+    assert shown == [
+        "&lt;img src=x onerror=f()>", "&lt;/td>", "&lt;!-- a", "![x]\\(http://a/b.png)", "p < 0.05", "a[1] (b)", "<3"
+    ]  # fmt: skip
