@@ -27,6 +27,8 @@ from reasonir.core.errors import DISK_ERRORS, RunStopped, UserError
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 LOCK_FILE = ".lock"
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
+# Windows tools write it before a text. Python's own codec for it knows the head of a file only.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @contextmanager
@@ -316,13 +318,13 @@ def flush_to_disk(path: Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file.
+    """Read a text file; a byte order mark is no part of the text.
 
     Raises:
         UserError: a byte that is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; the file is damaged, or is no text") from error
 
@@ -369,7 +371,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
 
     Raises:
-        UserError: missing or empty file, broken JSON, a byte that is not UTF-8, a line that is not an object.
+        UserError: missing or empty file, broken JSON, a key twice in one object, a byte that is not UTF-8, a line that
+            is not an object.
     """
     path = Path(path)
     if not path.is_file():
@@ -393,9 +396,30 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: the file is empty")
 
 
+def parse_json(raw: bytes) -> Any:
+    """Return the value that UTF-8 JSON spells, with or without a byte order mark.
+
+    Raises:
+        UnicodeDecodeError, ValueError, RecursionError: it is not JSON, or an object has a key twice.
+    """
+    return DECODER.decode(raw.removeprefix(BYTE_ORDER_MARK).decode("utf-8"))
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    # Python would take the last value, other readers take the first.
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(raw.decode("utf-8"))
+        row = parse_json(raw)
         # JSON may spell half of a surrogate pair, which no UTF-8 file can hold. Few lines have an escape to check.
         if b"\\ud" in raw.lower():
             json.dumps(row, ensure_ascii=False).encode("utf-8")

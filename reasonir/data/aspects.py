@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.core.errors import UserError
+from reasonir.data.rows import first_given, text_ids
 
 # The end of a Bright-Pro aspect's id, behind the query's id.
 NUMBER = re.compile(r"-(?:a|aspect-)\d+$")
@@ -95,8 +96,8 @@ def _add(aspects: dict[str, Aspect], entry: Any, where: str, documents: Collecti
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not math.isfinite(weight) or weight <= 0:
         raise UserError(f"{where} has weight {weight!r}; it must be a positive number")
-    gold = entry.get("gold_ids", entry.get("supporting_docs"))
-    if not isinstance(gold, list) or not gold or not all(isinstance(i, str) for i in gold):
+    gold = text_ids(first_given(entry, ("gold_ids", "supporting_docs")), where)
+    if not gold:
         raise UserError(f"{where} needs `gold_ids` (or `supporting_docs`), a list of at least one document id")
     unknown = [i for i in gold if i not in documents]
     if unknown:

@@ -6,7 +6,7 @@
     <root>/<task>/aspects.jsonl          aspects in Bright-Pro's form; instruction.txt: what to put before each query
 
 The hub has the same rows in configurations `documents`, `long_documents`, `examples`, `<name>_reason` and `aspects`, a
-split for each task. Invariant: every gold document and every aspect's document lies in the corpus.
+split for each task. Invariant: every aspect's document lies in the corpus, and so does one gold document at least.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, under
+from reasonir.core.files import read_jsonl, read_text, under
 from reasonir.data.aspects import Aspect, group_aspects, parse_aspects
-from reasonir.data.collections import Collection, Document, Query, add_documents
+from reasonir.data.collections import Collection, Document, Query, add_documents, query_fields
 from reasonir.data.rewritings import Rewritten, read_rewritten
-from reasonir.data.rows import find_hub, find_jsonl, load_hub, require_jsonl
+from reasonir.data.rows import find_hub, find_jsonl, load_hub, require_jsonl, text_id, text_ids
 
 # In the order of the paper's tables.
 BRIGHT_TASKS = (
@@ -67,7 +67,7 @@ def read_bright(root: str, tasks: Iterable[str], queries: str = "original", long
 
 def read_bright_queries(root: str, task: str) -> list[Query]:
     """Return a task's queries without reading its documents; gold ids that the documents lack are not noticed."""
-    return list(_bright_queries(*_examples(root, task), None, False, None, "", None))
+    return list(_bright_queries(*_table(root, task, "examples"), None, False, None, "", None))
 
 
 def examples_file(root: str, task: str) -> Path:
@@ -81,17 +81,17 @@ def _read_task(root: str, task: str, queries: str, long: bool) -> Collection:
     has_pages = isinstance(home, str) or find_jsonl(home, "long_documents") is not None
     documents: dict[str, str] = {}
     add_documents(documents, *_table(root, task, "long_documents" if long and has_pages else "documents"))
-    rows, source = _examples(root, task)
+    rows, source = _table(root, task, "examples")
     # Kept, because the rows are read twice: for the ids that aspects name, and as queries.
     examples = list(rows)
     # Aspects name passages, which a corpus of pages does not hold.
     table = None if long else _find_table(root, task, "aspects")
-    ids = {str(row.get("id")) for _, row in examples}
+    ids = {text_id(row.get("id"), source) or "" for _, row in examples}
     aspects = None if table is None else group_aspects(*table, ids, documents)
     rewritten = read_rewritten(queries, task, home)
     parsed = list(_bright_queries(examples, source, documents, long, rewritten, queries, aspects))
     file = Path(home, "instruction.txt")
-    instruction = file.read_text(encoding="utf-8").strip() if isinstance(home, Path) and file.is_file() else ""
+    instruction = read_text(file).strip() if isinstance(home, Path) and file.is_file() else ""
     return Collection(task, [Document(*item) for item in documents.items()], parsed, instruction)
 
 
@@ -110,14 +110,6 @@ def _find_table(root: str, task: str, name: str) -> Table | None:
         return None if found is None else (enumerate(found, start=1), f"{root}/{name}/{task}")
     file = find_jsonl(_task_folder(root, task), name)
     return None if file is None else (read_jsonl(file), str(file))
-
-
-def _examples(root: str, task: str) -> Table:
-    rows, source = _table(root, task, "examples")
-    # Bright-Pro numbers its queries on the hub with integers.
-    if root.startswith("hub:"):
-        rows = ((line, {**row, "id": str(row["id"])} if isinstance(row.get("id"), int) else row) for line, row in rows)
-    return rows, source
 
 
 def _task_folder(root: str, task: str) -> Path:
@@ -141,22 +133,23 @@ def _bright_queries(
 ) -> Iterator[Query]:
     seen: set[str] = set()
     have_aspects: bool | None = None
+    unknown, reached = "", False
     for line, row in rows:
-        identifier, text = row.get("id"), row.get("query")
-        if not isinstance(identifier, str) or not isinstance(text, str):
-            raise UserError(f"{source}:{line}: an example needs strings `id` and `query`")
+        identifier, text = query_fields(row, f"{source}:{line}")
         if identifier in seen:
             raise UserError(f"{source}:{line}: query id {identifier!r} stands twice")
         seen.add(identifier)
         if rewritten is not None:
-            other_line, text = rewritten.get(identifier, (0, None))
-            if not isinstance(text, str) or not text.strip():
+            other_line, other = rewritten.get(identifier, (0, None))
+            if not isinstance(other, str) or not other.strip():
                 state = "is missing" if other_line == 0 else "is empty"
                 raise UserError(f"queries={rewriting}: the rewritten query of id {identifier!r} {state}")
+            text = other
         gold = _ids(row, "gold_ids_long" if long else "gold_ids", source, line)
-        unknown = [i for i in gold if documents is not None and i not in documents]
-        if unknown:
-            raise UserError(f"{source}:{line}: gold document id {unknown[0]!r} is not in the corpus")
+        outside = [] if documents is None else [i for i in gold if i not in documents]
+        reached = reached or len(outside) < len(gold)
+        if outside and not unknown:
+            unknown = f"{source}:{line}: gold document id {outside[0]!r} is not in the corpus; nor is any other"
         inline = None if long or documents is None else row.get("aspects")
         own = () if documents is None else parse_aspects(inline, f"{source}:{line}", documents)
         own = own or (aspects or {}).get(identifier, ())
@@ -169,14 +162,15 @@ def _bright_queries(
             )
         have_aspects = bool(own) if gold else have_aspects
         yield Query(identifier, text, dict.fromkeys(gold, 1), tuple(_ids(row, "excluded_ids", source, line)), own)
+    # Some may be missing, as from a part of a corpus: they count as missed. Without any these are other documents.
+    if unknown and not reached:
+        raise UserError(unknown)
 
 
 def _ids(row: Mapping[str, Any], name: str, source: str, line: int) -> list[str]:
-    ids = row.get(name)
+    ids = text_ids(row.get(name) or [], f"{source}:{line}")
     if ids is None:
-        ids = []
-    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-        raise UserError(f"{source}:{line}: `{name}` must be a list of strings")
+        raise UserError(f"{source}:{line}: `{name}` must be a list of ids")
     return [i for i in dict.fromkeys(ids) if i != PLACEHOLDER]
 
 

@@ -12,11 +12,25 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.data.aspects import Aspect
-from reasonir.data.rows import Ambiguous, Lookup, find_hub, find_jsonl, load_hub, read_rows
+from reasonir.data.rows import (
+    Ambiguous,
+    Lookup,
+    add_once,
+    check_text,
+    find_hub,
+    find_jsonl,
+    first_given,
+    load_hub,
+    read_rows,
+    text_id,
+)
 from reasonir.data.text_files import find_text_files, is_text_file, read_text_files
 
 # What a folder that is a corpus holds.
 LAYOUTS = "documents.jsonl or corpus.jsonl, also .gz, folders of them, or .txt and .md files"
+# The names that BRIGHT, BEIR, Tevatron and Anserini give the fields of a document, and of a query.
+DOCUMENT_IDS, DOCUMENT_TEXTS = ("id", "_id", "docid"), ("content", "text", "contents")
+QUERY_IDS, QUERY_TEXTS = ("id", "_id", "query_id"), ("query", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +45,9 @@ class Document:
 class Query:
     """A query.
 
-    gold: relevant documents with their grades, all > 0. excluded_ids: documents that must not be ranked for this query
-    (BRIGHT: what the query was made from). aspects: parts of its need, where the data set names them.
+    gold: relevant documents with their grades, all > 0; some may lie outside the corpus. excluded_ids: documents that
+    must not be ranked for this query (BRIGHT: what the query was made from). aspects: parts of its need, where the data
+    set names them.
     """
 
     id: str
@@ -44,12 +59,24 @@ class Query:
 
 @dataclass(slots=True)
 class Collection:
-    """A corpus and its queries. instruction: what the folder asks to put before queries ("" where it says nothing)."""
+    """A corpus and its queries.
+
+    instruction: what the folder asks to put before queries ("" where it says nothing). identical_ids: queries that
+    exclude the document with their own id, by BEIR's rule.
+    """
 
     name: str
     documents: list[Document]
     queries: list[Query]
     instruction: str = ""
+    identical_ids: int = 0
+
+    def unreachable(self) -> dict[str, int]:
+        """Count the relevant judgements that no search can meet, which count as missed; none of them is left out."""
+        ids = {document.id for document in self.documents}
+        missing = sum(i not in ids for query in self.queries for i in query.gold)
+        excluded = sum(len(query.gold.keys() & set(query.excluded_ids) & ids) for query in self.queries)
+        return {"judgements_not_in_corpus": missing, "judgements_excluded": excluded}
 
 
 def read_documents(path: str) -> dict[str, str]:
@@ -178,17 +205,54 @@ def add_documents(documents: dict[str, str], rows: Iterable[tuple[int, Mapping[s
     """
     for line, row in rows:
         document = _parse_document(row, f"{source}:{line}")
-        if documents.setdefault(document.id, document.text) != document.text:
-            raise UserError(f"{source}:{line}: document id {document.id!r} stands twice with different text")
+        add_once(documents, document.id, document.text, f"{source}:{line}", "document")
 
 
 def _parse_document(row: Mapping[str, Any], where: str) -> Document:
-    identifier = row.get("id", row.get("_id"))
-    text = row.get("content", row.get("text"))
-    if not isinstance(identifier, str) or not isinstance(text, str):
-        raise UserError(f"{where}: a document needs strings `id` and `content` (BEIR: `_id` and `text`)")
+    identifier, title, text = document_fields(row, where)
+    return Document(identifier, with_title(title, text))
+
+
+def document_fields(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+    """Return id, title ("" for none) and text of a row of a corpus.
+
+    Raises:
+        UserError: one of them is missing or of another type, by `where`.
+    """
+    identifier, text = text_id(first_given(row, DOCUMENT_IDS), where), first_given(row, DOCUMENT_TEXTS)
+    if identifier is None or not isinstance(text, str):
+        raise UserError(
+            f"{where}: a document needs an `id` (or `_id`, `docid`) and a string `content` (or `text`, `contents`)"
+        )
     title = row.get("title")
-    return Document(identifier, with_title(title if isinstance(title, str) else "", text))
+    # A title may be a year.
+    if title is not None and not isinstance(title, (str, int, float)):
+        raise UserError(f"{where}: `title` must be a text, not {type(title).__name__}")
+    return identifier, "" if title is None else str(title), check_text(text, where)
+
+
+def query_fields(row: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """Return id and text of a row of queries; raises as `document_fields`."""
+    identifier, text = text_id(first_given(row, QUERY_IDS), where), first_given(row, QUERY_TEXTS)
+    if identifier is None or not isinstance(text, str):
+        raise UserError(f"{where}: a query needs an `id` (or `_id`, `query_id`) and a string `query` (or `text`)")
+    return identifier, check_text(text, where)
+
+
+def read_query_texts(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> dict[str, str]:
+    """Return the texts of queries by id.
+
+    Args:
+        rows: Lines and rows.
+        source: The table's name, for messages.
+
+    Raises:
+        UserError: a row that is no query, or an id with two texts.
+    """
+    texts: dict[str, str] = {}
+    for line, row in rows:
+        add_once(texts, *query_fields(row, f"{source}:{line}"), f"{source}:{line}", "query")
+    return texts
 
 
 def with_title(title: str, text: str) -> str:

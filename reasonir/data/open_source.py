@@ -13,7 +13,7 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import CONFIG_FILE, read_mapping
-from reasonir.data.beir import read_beir, read_beir_hub
+from reasonir.data.beir import IdenticalIds, read_beir, read_beir_hub
 from reasonir.data.bright import list_bright_tasks, read_bright, read_bright_queries
 from reasonir.data.collections import Collection, Document, Query, stream_documents
 from reasonir.data.rewritings import ORIGINAL
@@ -38,12 +38,14 @@ class Form(StrEnum):
 class DataSource:
     """A place of texts, and its form.
 
-    place: folder, file, or hub:owner/name. split: of BEIR's qrels; the other forms have none.
+    place: folder, file, or hub:owner/name. split: of BEIR's qrels; the other forms have none. identical_ids: of BEIR's
+    sets; BRIGHT's examples say themselves which documents they exclude.
     """
 
     place: str
     form: Form
     split: str = DEFAULT_SPLIT
+    identical_ids: IdenticalIds = IdenticalIds.auto
 
     def tasks(self, long: bool = False) -> list[str]:
         """Return the names of the tasks; with `long`, of a hub set, only those that have whole pages."""
@@ -71,9 +73,9 @@ class DataSource:
         if queries != ORIGINAL:
             raise UserError(f"queries={queries}: a BEIR folder has its own queries only")
         if self._on_hub:
-            yield read_beir_hub(self.place.removeprefix(HUB), self.split)
+            yield read_beir_hub(self.place.removeprefix(HUB), self.split, self.identical_ids)
         else:
-            yield read_beir(self.place, self.split)
+            yield read_beir(self.place, self.split, self.identical_ids)
 
     @property
     def _on_hub(self) -> bool:
@@ -93,7 +95,7 @@ class DataSource:
         return stream_documents(self.place)
 
 
-def open_source(place: str, split: str | None = None) -> DataSource:
+def open_source(place: str, split: str | None = None, identical_ids: IdenticalIds = IdenticalIds.auto) -> DataSource:
     """Say which form the texts of a place have; reads directory listings only, never a file.
 
     A folder with corpus.jsonl is BEIR's. A folder with examples.jsonl, in itself or in its sub-folders, is BRIGHT's.
@@ -104,24 +106,26 @@ def open_source(place: str, split: str | None = None) -> DataSource:
     Args:
         place: Folder, file, or hub:owner/name.
         split: Of the qrels of a BEIR set; None where the user named none.
+        identical_ids: Whether a query of a BEIR set finds the document with its own id.
     """
     chosen = split or DEFAULT_SPLIT
     if place.startswith(HUB):
-        return DataSource(place, Form.bright if split is None else Form.beir, chosen)
+        return DataSource(place, Form.bright if split is None else Form.beir, chosen, identical_ids)
     folder = Path(place)
     if find_jsonl(folder, "corpus") is not None:
-        return DataSource(place, Form.beir, chosen)
+        return DataSource(place, Form.beir, chosen, identical_ids)
     if folder.is_dir() and any(find_jsonl(inside, "examples") for inside in (folder, *folder.glob("*/"))):
         return DataSource(place, Form.bright)
     # With a split the user means BEIR: the refusal must name the missing corpus.jsonl.
-    return DataSource(place, Form.texts if split is None else Form.beir, chosen)
+    return DataSource(place, Form.texts if split is None else Form.beir, chosen, identical_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedData:
     """What a run ranked, as far as options say it; None where they do not.
 
-    dir, hub: at most one of them. queries: `original` or a rewriting. long: whole pages. split: of BEIR's qrels.
+    dir, hub: at most one of them. queries: `original` or a rewriting. long: whole pages. split and identical_ids: of
+    a BEIR set.
     """
 
     dir: str | None = None
@@ -129,6 +133,7 @@ class RankedData:
     queries: str | None = None
     long: bool | None = None
     split: str | None = None
+    identical_ids: str | None = None
 
     @property
     def place(self) -> str | None:
@@ -145,7 +150,13 @@ class RankedData:
             # Not `or`: false is an answer.
             long=other.long if self.long is None else self.long,
             split=self.split or other.split,
+            identical_ids=self.identical_ids or other.identical_ids,
         )
+
+    def source(self) -> DataSource:
+        """Open what was ranked; its place must be known."""
+        assert self.place is not None, "a place"
+        return open_source(self.place, self.split, IdenticalIds(self.identical_ids or IdenticalIds.auto))
 
     def collections(self, tasks: Sequence[str] | None) -> Iterator[Collection]:
         """Yield the collections that were ranked.
@@ -155,8 +166,7 @@ class RankedData:
         """
         if self.place is None:
             raise UserError("no config.yaml names the data; give data.dir=FOLDER")
-        source = open_source(self.place, self.split)
-        return source.collections(tasks, queries=self.queries or ORIGINAL, long=bool(self.long))
+        return self.source().collections(tasks, queries=self.queries or ORIGINAL, long=bool(self.long))
 
 
 def ranked_data(options: Mapping[str, Any], steps: int = 0) -> RankedData:
@@ -171,7 +181,7 @@ def ranked_data(options: Mapping[str, Any], steps: int = 0) -> RankedData:
     """
     data = options.get("data")
     data = data if isinstance(data, Mapping) else {}
-    fields = {name: options.get(name) for name in ("queries", "long", "split")}
+    fields = {name: options.get(name) for name in ("queries", "long", "split", "identical_ids")}
     known = RankedData(dir=data.get("dir"), hub=data.get("hub"), **fields)
     for made_of in [*(options.get("runs") or []), options.get("run")]:
         # The bound ends a circle of runs that name each other.

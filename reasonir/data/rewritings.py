@@ -12,7 +12,7 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.files import read_jsonl
-from reasonir.data.rows import load_hub
+from reasonir.data.rows import add_once, load_hub, text_id
 
 ORIGINAL = "original"
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -88,11 +88,34 @@ def read_rewritten(queries: str, task: str, home: Path | str) -> Rewritten | Non
     """
     if queries == ORIGINAL:
         return None
-    rows: Iterable[tuple[int, Mapping[str, Any]]]
     if isinstance(home, str) and "/" not in queries:
         # BRIGHT's configurations are named so (gpt4_reason); both forms are accepted.
         config = queries if queries.endswith("_reason") else f"{queries}_reason"
-        rows = enumerate(load_hub(home, config, task), start=1)
-    else:
-        rows = read_jsonl(rewritten_file(queries, task, home if isinstance(home, Path) else None))
-    return {str(row.get("id")): (line, row.get("query")) for line, row in rows}
+        return rewritten_rows(enumerate(load_hub(home, config, task), start=1), f"hub:{home}:{config}:{task}")
+    return read_rewritten_file(rewritten_file(queries, task, home if isinstance(home, Path) else None))
+
+
+def read_rewritten_file(file: Path) -> Rewritten:
+    """Return the rewritten queries of a file; raises as `rewritten_rows`."""
+    return rewritten_rows(read_jsonl(file), str(file))
+
+
+def rewritten_rows(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Rewritten:
+    """Return rewritten queries by id.
+
+    Args:
+        rows: Lines and rows.
+        source: The table's name, for messages.
+
+    Raises:
+        UserError: an id with two texts.
+    """
+    found: dict[str, tuple[int, object]] = {}
+    texts: dict[str, object] = {}
+    for line, row in rows:
+        identifier = text_id(row.get("id"), f"{source}:{line}")
+        if identifier is None:
+            raise UserError(f"{source}:{line}: a rewritten query needs an `id`")
+        add_once(texts, identifier, row.get("query"), f"{source}:{line}", "query")
+        found.setdefault(identifier, (line, row.get("query")))
+    return found

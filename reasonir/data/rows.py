@@ -2,10 +2,10 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasonir.core.errors import NoConfiguration, UserError
 from reasonir.core.files import read_jsonl
@@ -26,6 +26,9 @@ class Ambiguous:
 
 # Document ids and their texts.
 Lookup = Mapping[str, str | Ambiguous]
+Value = TypeVar("Value")
+# A tab or line end within an id would break the lines of runs, qrels and ids.txt.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def read_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -53,6 +56,7 @@ def _read_table(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         # strict: an open quote is refused, and does not swallow the rest of the file.
         rows = csv.DictReader(stream, delimiter="\t" if source.endswith(".tsv") else ",", strict=True)
         try:
+            _refuse_repeats(rows.fieldnames or (), source)
             for row in rows:
                 line, begins = rows.line_num, line + 1  # a quoted cell may hold line ends
                 # DictReader keeps surplus cells under the name None, and puts None where a cell is missing.
@@ -66,6 +70,13 @@ def _read_table(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{source}: the file is empty (its first line holds the column names)")
 
 
+def _refuse_repeats(columns: Sequence[str], source: str) -> None:
+    """Refuse two columns of one name, of which rows would keep the last."""
+    repeated = next((name for name in columns if list(columns).count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{source}:1: the column {repeated!r} stands twice; rename one")
+
+
 def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
@@ -76,6 +87,7 @@ def _read_parquet(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{source}: not a parquet file: {str(error).splitlines()[0]}") from error
+    _refuse_repeats(file.schema_arrow.names, source)
     number = 0
     # In batches, because one row group may hold the whole file.
     batches = file.iter_batches(batch_size=1_000)
@@ -152,6 +164,58 @@ def find_hub(name: str, configuration: str, split: str | None) -> Any | None:
         return load_hub(name, configuration, split)
     except NoConfiguration:
         return None
+
+
+def first_given(row: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return the value of the first field that a row has; None where it has none of them."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def text_id(value: Any, where: str) -> str | None:
+    """Return an id as a text, a whole number as its digits; None for what is no id.
+
+    Raises:
+        UserError: a tab, a line end or another control character in it.
+    """
+    # Python counts a bool as a number. A float is no id: a table turned 7 into 7.0, which no judgement names.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if CONTROL.search(value) is not None:
+        raise UserError(f"{where}: id {value!r} holds a tab, line end or control character; remove it")
+    return value
+
+
+def text_ids(values: Any, where: str) -> list[str] | None:
+    """Return a list of ids as texts; None for what is no list of ids. Raises as `text_id` does."""
+    found = [text_id(value, where) for value in values] if isinstance(values, list) else [None]
+    return None if None in found else [identifier for identifier in found if identifier is not None]
+
+
+def check_text(text: str, where: str) -> str:
+    """Return a text; refuse NUL, at which some tokenizers end and which no written text holds."""
+    if "\0" in text:
+        raise UserError(f"{where} holds the character U+0000; remove it")
+    return text
+
+
+def add_once(known: dict[str, Value], identifier: str, value: Value, where: str, kind: str) -> None:
+    """Enter a value under its id; the same value may come again.
+
+    Args:
+        known: Filled.
+        identifier: The id.
+        value: A text, a list of ids, ...
+        where: File and line, for the message.
+        kind: What the id names.
+
+    Raises:
+        UserError: the id has another value already; the last one would win without a word.
+    """
+    if known.setdefault(identifier, value) != value:
+        what = "text" if isinstance(value, str) else "content"
+        raise UserError(f"{where}: {kind} id {identifier!r} stands twice with different {what}; remove one")
 
 
 def find_jsonl(folder: Path, name: str) -> Path | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.data.row_formats import detect_format
-from reasonir.data.rows import Lookup, read_rows
+from reasonir.data.row_formats import detect_format, obey_labels
+from reasonir.data.rows import Lookup, check_text, read_rows
 
 # Weights are stored as float32 (at most 3.4e38), with room for sums of many.
 MAX_WEIGHT = 1e30
@@ -40,11 +40,13 @@ class TrainingExample:
 class RowsReport:
     """What reading a source finds out.
 
-    format: the name of the rows' format, "" for this project's own. unusable: rows without a positive.
+    format: the names of the rows' formats, "" for this project's own. unusable: rows that a label leaves without a
+    positive, and that do not follow a row of the same query. joined: those that do; their texts are its negatives.
     """
 
     format: str = ""
     unusable: int = 0
+    joined: int = 0
 
 
 def query_text(row: Mapping[str, Any]) -> str:
@@ -54,28 +56,46 @@ def query_text(row: Mapping[str, Any]) -> str:
 
 
 def read_training_rows(source: str, report: RowsReport | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, row) of a source of training rows, in this project's form whatever tool it was written for.
+    """Yield (line, row) of a source of training rows, in this project's form whatever tool each was written for.
+
+    sentence-transformers writes each mined negative as a labelled pair of its own, behind the positive of its query:
+    those rows are joined.
 
     Args:
         source: A file of rows, or hub:owner/name[:configuration[:split]].
         report: Filled while the rows are read.
 
     Raises:
-        UserError: a row that is not written as the first one is.
+        UserError: a row that does not say what it means.
     """
-    form, report = None, report or RowsReport()
+    report = report or RowsReport()
+    formats: dict[str, None] = {}
+    # A labelled row waits for the labelled rows behind it.
+    held: tuple[int, dict[str, Any]] | None = None
     for line, row in read_rows(source):
-        # The first row decides: a format chosen anew for each row would be a guess.
-        form = form or detect_format(row)
-        report.format = form.name
+        form = detect_format(row)
+        formats |= {form.name: None}
+        report.format = " and ".join(filter(None, formats))
         try:
-            translated = form.translate(row)
+            own = obey_labels(row, form.translate(row))
         except ValueError as error:
-            raise UserError(f"{source}:{line}: {error} (the first row is in the format of {form.name})") from error
-        if translated is None:
-            report.unusable += 1
-        else:
-            yield line, translated
+            said = f" (the row is in the format of {form.name})" if form.name else ""
+            raise UserError(f"{source}:{line}: {error}{said}") from error
+        labelled = any(row.get(name) is not None for name in ("label", "labels", "score"))
+        if labelled and own.get("pos") == [] and own.get("neg"):
+            if held is not None and held[1].get("query") == own.get("query"):
+                held[1]["neg"] = [*(held[1].get("neg") or []), *own["neg"]]
+                report.joined += 1
+            else:
+                report.unusable += 1
+            continue
+        if held is not None:
+            yield held
+        held = (line, {**own}) if labelled else None
+        if held is None:
+            yield line, own
+    if held is not None:
+        yield held
 
 
 def read_training_examples(
@@ -158,6 +178,9 @@ def _entries(row: Mapping[str, Any], field: str, where: str, documents: Lookup |
     if not isinstance(entries, list):
         raise UserError(f"{where}: `{field}` must be a list, not {type(entries).__name__}")
     for position, entry in enumerate(entries):
+        # An id may be a number; Python counts a bool as one.
+        if documents is not None and isinstance(entry, int) and not isinstance(entry, bool):
+            entry = str(entry)
         piece = _instructed(entry, f"{where}: `{field}`[{position}]")
         if documents is not None:
             piece = InstructedText(piece.instruction, _resolve(piece.text, field, where, documents))
@@ -185,9 +208,9 @@ def _resolve(entry: str, field: str, where: str, documents: Lookup) -> str:
 
 def _instructed(entry: Any, where: str) -> InstructedText:
     if isinstance(entry, str):
-        return InstructedText("", entry)
+        return InstructedText("", check_text(entry, where))
     if isinstance(entry, (list, tuple)) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
-        return InstructedText(entry[0], entry[1])
+        return InstructedText(check_text(entry[0], where), check_text(entry[1], where))
     found = "missing" if entry is None else f"a {type(entry).__name__}"
     raise UserError(f"{where} must be a text or an [instruction, text] pair, but is {found}")
 

@@ -11,6 +11,7 @@ from reasonir.core.command import to_yaml
 from reasonir.core.errors import UserError, require
 from reasonir.core.fields import at_least, positive
 from reasonir.core.stamp import digest_of
+from reasonir.data.beir import IdenticalIds
 from reasonir.retrieval.config import FusionMethod, RetrievalConfig, check_weights
 
 WITHOUT_PAGES = ("leetcode", "aops", "theoremqa_questions", "theoremqa_theorems")
@@ -70,6 +71,9 @@ class BeirConfig(RetrievalConfig):
     data: BeirDataConfig = MISSING
     split: str = MISSING
     """Name of the qrels file, or split of the hub's qrels."""
+    identical_ids: IdenticalIds = MISSING
+    """What becomes of the document that has a query's own id (ArguAna, Quora): exclude (it is not ranked for the query,
+    as in BEIR's published figures), keep, or auto (exclude, unless a query is judged relevant to it)."""
     instruction: str = MISSING
     """none, or the text put before every query."""
 

@@ -39,6 +39,12 @@ from reasonir.retrieval.metrics import score_run
 from reasonir.retrieval.ranking import HYBRID_PARTS, Searcher, SearchTask, open_searcher
 
 Metrics = dict[str, float]
+# Of the data, said beside a task's score because they move it.
+ODD_COUNTS = {
+    "identical_ids_excluded": "with the id of a document, which they do not find",
+    "judgements_not_in_corpus": "relevant documents that the corpus lacks",
+    "judgements_excluded": "relevant documents that are excluded from their queries",
+}
 Tasks = Iterable[tuple[Collection, str]]
 """Collections, each with the instruction that an encoder puts before its queries."""
 
@@ -91,7 +97,7 @@ def evaluate_beir(config: BeirConfig) -> None:
     config = resolve(config)
     folder, split = config.data.dir, config.split
     # Read before the model is loaded: broken data is refused at once.
-    (collection,) = open_source(folder or f"hub:{config.data.hub}", split).collections()
+    (collection,) = open_source(folder or f"hub:{config.data.hub}", split, config.identical_ids).collections()
     evaluation = open_evaluation(config)
     instruction = "" if config.instruction == "none" else config.instruction
     results = evaluate_tasks(evaluation, [(collection, instruction)], nested=False)
@@ -229,6 +235,8 @@ def evaluate_collection(evaluation: Evaluation, collection: Collection, instruct
     ranked = searcher.rank(task, evaluation.top)
     counts: dict[str, Any] = {"documents": len(collection.documents), "queries": len(judged)}
     counts |= {"queries_without_gold": len(collection.queries) - len(judged), **ranked.counts}
+    odd = {"identical_ids_excluded": collection.identical_ids, **collection.unreachable()}
+    counts |= {name: count for name, count in odd.items() if count}
     # Only now: a kill during the ranking leaves the older result whole.
     resume.mark_unfinished(folder)
     qrels = qrels_of(collection)
@@ -263,6 +271,7 @@ def summary_line(task: str, mean: Mapping[str, float], counts: Mapping[str, Any]
     """
     skipped = counts["queries_without_gold"]
     note = f", {skipped} queries without gold left out" if skipped else ""
+    note += "".join(f", {counts[name]} {said}" for name, said in ODD_COUNTS.items() if name in counts)
     parts = "".join(f", {p} {counts[f'{p}_ndcg_at_10']:.4f}" for p in HYBRID_PARTS if f"{p}_ndcg_at_10" in counts)
     end = ", unchanged since it was computed" if counts.get("unchanged") else ""
     return f"{task}: nDCG@10 {mean['ndcg_at_10']:.4f}{parts} ({counts['queries']} queries{note}){end}"

@@ -20,6 +20,7 @@ from reasonir.core.files import (
 )
 from reasonir.core.run_folder import build_manifest
 from reasonir.data.bright import PLACEHOLDER
+from reasonir.data.rows import add_once, text_id, text_ids
 from reasonir.data.trec import read_qrels, read_run
 from reasonir.eval.benchmarks.config import ScoreConfig
 from reasonir.eval.scores.results import QUERIES_FILE
@@ -77,10 +78,11 @@ def claim_output(output: Path, config: Any) -> Iterator[Path]:
 
 def _read_excluded(path: str) -> dict[str, list[str]]:
     """Read the excluded documents of every query from JSONL rows; BRIGHT writes "N/A" for none."""
-    excluded = {}
+    excluded: dict[str, list[str]] = {}
     for line, row in read_jsonl(path):
-        identifier, ids = row.get("id"), row.get("excluded_ids")
-        if not isinstance(identifier, str) or not isinstance(ids, list):
-            raise UserError(f"{path}:{line}: a row needs a string `id` and a list `excluded_ids`")
-        excluded[identifier] = [i for i in ids if i != PLACEHOLDER]
+        where = f"{path}:{line}"
+        identifier, ids = text_id(row.get("id"), where), text_ids(row.get("excluded_ids"), where)
+        if identifier is None or ids is None:
+            raise UserError(f"{where}: a row needs an `id` and a list `excluded_ids`")
+        add_once(excluded, identifier, [i for i in ids if i != PLACEHOLDER], where, "query")
     return excluded

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import read_jsonl, write_json, write_jsonl, write_text
+from reasonir.core.files import write_json, write_jsonl, write_text
 from reasonir.core.processes import world_size
 from reasonir.core.run_folder import RunFolder
+from reasonir.data.rewritings import read_rewritten_file
 from reasonir.data.trec import Run
 from reasonir.eval.rag.accuracy import hit_rates, judge
 from reasonir.eval.rag.config import (
@@ -148,7 +149,7 @@ def _read_search_texts(file: str, questions: Sequence[Question]) -> dict[str, st
     Raises:
         UserError: a question without one, or an empty one.
     """
-    rows = {str(row.get("id")): (line, row.get("query")) for line, row in read_jsonl(file)}
+    rows = read_rewritten_file(Path(file))
     for question in questions:
         line, text = rows.get(question.id, (0, None))
         if not isinstance(text, str) or not text.strip():

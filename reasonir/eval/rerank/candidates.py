@@ -11,7 +11,7 @@ from reasonir.core.errors import UserError
 from reasonir.core.files import under
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import Collection
-from reasonir.data.open_source import DataSource, Form, RankedData, open_source, ranked_data
+from reasonir.data.open_source import DataSource, Form, RankedData, ranked_data
 from reasonir.data.rewritings import ORIGINAL
 from reasonir.data.trec import Run, read_run
 from reasonir.eval.scores.results import RESULTS_FILE, RUN_FILE, Aspects, aspects_of, qrels_of, read_results
@@ -77,7 +77,7 @@ def read_candidates(
         runs = {"": read_run(run)}
     if known.place is None:
         raise UserError(f"run={run} does not say what it ranks: give data.dir=FOLDER")
-    source = open_source(known.place, known.split)
+    source = known.source()
     if source.form is Form.beir:
         data = replace(known, queries=known.queries or ORIGINAL, split=source.split)
         chosen = _the_beir_task(run, runs, source, data, tasks)

@@ -21,6 +21,7 @@ from reasonir.core.files import MANIFEST_FILE, read_jsonl, under, write_json, wr
 from reasonir.core.stamp import checksums, read_stamp, unchanged
 from reasonir.data.aspects import Aspect
 from reasonir.data.collections import Collection
+from reasonir.data.rows import add_once
 from reasonir.data.trec import Run, read_run, write_run
 from reasonir.retrieval.metrics import RunMetrics, score_run
 
@@ -105,9 +106,15 @@ class TaskResult:
     mean: dict[str, float]
 
     def per_query(self) -> dict[str, dict[str, float]]:
-        """Return every query's metrics."""
-        rows = (row for _, row in read_jsonl(self.folder / QUERIES_FILE))
-        return {row["id"]: {k: v for k, v in row.items() if k != "id"} for row in rows}
+        """Return every query's metrics; a row of another form, or a query with other values, is refused."""
+        file, found = self.folder / QUERIES_FILE, dict[str, dict[str, float]]()
+        for line, row in read_jsonl(file):
+            identifier = row.pop("id", None)
+            # A bool is a number to Python.
+            if not isinstance(identifier, str) or {type(value) for value in row.values()} - {int, float}:
+                raise UserError(f"{file}:{line}: a row needs a string `id`, and numbers; rank and score again")
+            add_once(found, identifier, row, f"{file}:{line}", "query")
+        return found
 
     def run(self) -> dict[str, dict[str, float]]:
         """Return the ranking."""

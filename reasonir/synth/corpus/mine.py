@@ -209,16 +209,17 @@ def _open_collection(collection: Collection, ids_form: bool, prefix: str) -> Min
     def rows() -> Iterator[MiningRow]:
         for query in collection.queries:
             # A row without a positive trains nothing.
-            if not query.gold:
+            gold = [i for i in query.gold if i in texts]
+            if not gold:
                 continue
-            entries = [i if ids_form else texts[i] for i in query.gold]
+            entries = [i if ids_form else texts[i] for i in gold]
             fields: dict[str, Any] = {
                 "id": prefix + query.id,
                 "query": [collection.instruction, query.text],
                 "pos": [["", entry] for entry in entries],
                 "neg": [],
             }
-            positives = tuple(InstructedText("", texts[i]) for i in query.gold)
+            positives = tuple(InstructedText("", texts[i]) for i in gold)
             asked = InstructedText(collection.instruction, query.text)
             yield MiningRow(fields, fields["id"], asked, positives, (), query.excluded_ids)
 

@@ -204,8 +204,9 @@ def report_rows(sources: list[Source], stores: list[TokenStore], published_rows:
 
 def describe_format(store: TokenStore) -> str:
     """Say in which tool's format a source is written, and which of its rows are unusable; "" for our own format."""
+    joined = f", {store.joined:,} pairs with a label under 0.5 are negatives of the row before" if store.joined else ""
     unusable = f", {store.unusable:,} pairs with a label under 0.5 left out" if store.unusable else ""
-    return f"; read as rows of {store.format}{unusable}" if store.format else ""
+    return (f"; read as rows of {store.format}" if store.format else "") + joined + unusable
 
 
 def published_total(sources: list[Source], published_rows: int | None) -> int | None:

@@ -36,8 +36,8 @@ from reasonir.text.digests import text_digest
 # Rows tokenised in one call: enough for the tokenizer's threads, little enough memory.
 ROWS_PER_BATCH = 1_000
 META_FILE = "meta.json"
-# Part of every store's key; a change of the arrays below raises it, so that older stores are not read.
-FORMAT = 4
+# Part of every store's key; a change of the arrays below, or of how rows are read, raises it.
+FORMAT = 5
 ARRAYS = (
     "offsets", "prefix_tokens", "text_hashes", "row_query", "positive_offsets", "positives", "negative_offsets",
     "negatives", "weights", "lines",
@@ -96,6 +96,11 @@ class TokenStore:
     def unusable(self) -> int:
         """Rows of the file that hold no positive; some formats of other tools have such rows."""
         return int(self.meta["unusable"])
+
+    @property
+    def joined(self) -> int:
+        """Rows of the file whose texts are negatives of the row before, because a label says so."""
+        return int(self.meta["joined"])
 
     @property
     def format(self) -> str:
@@ -398,6 +403,7 @@ def _write_arrays(growing: _Growing, folder: Path) -> dict[str, Any]:
         "rows": len(growing.lines),
         "left_out": growing.left_out,
         "unusable": growing.report.unusable,
+        "joined": growing.report.joined,
         "format": growing.report.format,
         "distinct_texts": len(growing.known),
         "tokens": growing.offsets[-1],

@@ -140,13 +140,14 @@ def _sets_of_folder(data: DevData, place: str, template: Template, common_instru
 def _set_of_collection(
     data: DevData, collection: Collection, instruction: str, template: Template, sets: int
 ) -> DevSet:
-    judged = [query for query in collection.queries if any(grade > 0 for grade in query.gold.values())]
+    row_of = {document.id: row for row, document in enumerate(collection.documents)}
+    # A judged document may lie outside the corpus; the loss needs one of each query that does not.
+    judged = [query for query in collection.queries if not query.gold.keys().isdisjoint(row_of)]
     if not judged:
         raise UserError(f"dev.dir: {collection.name} has no query with a relevant document")
     most_queries, most_documents = data.limits(sets)
     queries = [judged[i] for i in _choose(len(judged), most_queries, data.seed)]
-    row_of = {document.id: row for row, document in enumerate(collection.documents)}
-    relevant = (row_of[identifier] for query in queries for identifier in query.gold)
+    relevant = (row_of[identifier] for query in queries for identifier in query.gold if identifier in row_of)
     documents = [collection.documents[i] for i in _choose(len(row_of), most_documents, data.seed, relevant)]
     place_of = {document.id: place for place, document in enumerate(documents)}
     excluded = [[place_of[i] for i in query.excluded_ids if i in place_of] for query in queries]
@@ -155,7 +156,7 @@ def _set_of_collection(
         queries=template.encode([(instruction, query.text) for query in queries], data.query_max_tokens),
         documents=template.encode([("", document.text) for document in documents], data.document_max_tokens),
         document_ids=[document.id for document in documents],
-        gold=[{place_of[i]: grade for i, grade in query.gold.items() if grade > 0} for query in queries],
+        gold=[{place_of[i]: grade for i, grade in query.gold.items() if i in place_of} for query in queries],
         excluded=[np.array(sorted(places), dtype=np.int64) for places in excluded],
         available=(len(judged), len(row_of)),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reasonir.core.files import read_jsonl, write_jsonl
-from reasonir.data.beir import read_beir
+from reasonir.data.beir import IdenticalIds, read_beir
 from reasonir.data.bright import list_bright_tasks, read_bright
 from reasonir.data.collections import merge_lookups, read_documents, read_lookup
 from reasonir.data.rows import Ambiguous
@@ -159,7 +159,7 @@ def test_corpus_refusals(tmp_path: Path) -> None:
     assert "missing.jsonl" in refused(read_documents, str(tmp_path / "missing.jsonl"))
     (tmp_path / "bad.jsonl").write_bytes(b'{"id": "a", "content": "x"}\n{"id": "b", "content": "\xff"}\n')
     assert "bad.jsonl:2" in refused(read_documents, str(tmp_path / "bad.jsonl"))
-    for row in ({"id": "a"}, {"content": "x"}, {"id": 3, "content": "x"}, {"id": "a", "content": None}):
+    for row in ({"id": "a"}, {"content": "x"}, {"id": 3.5, "content": "x"}, {"id": "a", "content": None}):
         (tmp_path / "row.jsonl").write_text(json.dumps(row), encoding="utf-8")
         assert "row.jsonl:1" in refused(read_documents, str(tmp_path / "row.jsonl"))
 
@@ -168,6 +168,93 @@ def test_beir_keeps_grades_and_drops_zero_from_gold(tmp_path: Path) -> None:
     collection = read_beir(str(beir_folder(tmp_path / "b")), "test")
     query = next(query for query in collection.queries if query.id == "0")
     assert dict(query.gold) == {"a": 2}
+
+
+def test_a_mark_at_the_head_and_numbers_for_ids_change_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    (folder / "qrels").mkdir(parents=True)
+    rows = {"corpus": [{"_id": 1, "title": 1984, "text": "x"}], "queries": [{"_id": 7, "text": "q"}]}
+    for name, content in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in content)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8-sig")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n7\t1\t1.0\n", encoding="utf-8-sig")
+    collection = read_beir(str(folder), "test")
+    assert collection.documents[0].text == "1984 x" and collection.documents[0].id == "1"
+    assert [(query.id, dict(query.gold)) for query in collection.queries] == [("7", {"1": 1})]
+    task = bright_task(tmp_path / "one", documents=[{"id": 1, "content": "x"}, {"id": 2, "content": "y"}],
+                       examples=[{"id": 7, "query": "q", "gold_ids": [1], "excluded_ids": [2, "N/A"]}])  # fmt: skip
+    (task / "instruction.txt").write_text("Find it\n", encoding="utf-8-sig")
+    (found,) = read_bright(str(task), ["one"])
+    (query,) = found.queries
+    assert (query.id, list(query.gold), query.excluded_ids, found.instruction) == ("7", ["1"], ("2",), "Find it")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"id": "a", "contents": "x"}, {"docid": "a", "title": None, "text": "x"}, {"id": None, "_id": "a", "text": "x"}],
+    ids=["anserini", "tevatron", "null beside"],
+)
+def test_every_spelling_of_a_document(tmp_path: Path, row: dict) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": "z", "content": "y"}, row])
+    assert read_documents(str(tmp_path / "corpus.jsonl")) == {"z": "y", "a": "x"}
+
+
+def arguana(folder: Path, qrels: str) -> str:
+    """Queries that are documents, under the same ids."""
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"pro": "uniforms make pupils equal", "against": "uniforms do not make pupils equal", "cost": "money"}
+    write_jsonl(folder / "corpus.jsonl", [{"_id": i, "title": "", "text": text} for i, text in texts.items()])
+    write_jsonl(folder / "queries.jsonl", [{"_id": i, "text": texts[i]} for i in ("pro", "cost")])
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", encoding="utf-8")
+    return str(folder)
+
+
+def test_a_query_does_not_find_the_document_with_its_own_id(tmp_path: Path) -> None:
+    folder = arguana(tmp_path / "a", "pro\tagainst\t1\ncost\tagainst\t1\n")
+    for rule, own, count in (
+        ("auto", [("pro",), ("cost",)], 2),
+        ("exclude", [("pro",), ("cost",)], 2),
+        ("keep", [()] * 2, 0),
+    ):
+        found = read_beir(folder, "test", IdenticalIds(rule))
+        assert ([query.excluded_ids for query in found.queries], found.identical_ids) == (own, count)
+    # A query that is judged relevant to the document of its own id: the two are numbered alike by chance.
+    numbered = arguana(tmp_path / "b", "pro\tpro\t1\ncost\tagainst\t1\n")
+    assert read_beir(numbered, "test").identical_ids == 0
+    found = read_beir(numbered, "test", IdenticalIds.exclude)
+    assert found.unreachable() == {"judgements_not_in_corpus": 0, "judgements_excluded": 1}
+
+
+def test_judged_documents_may_be_missing_but_not_all(tmp_path: Path) -> None:
+    found = read_beir(arguana(tmp_path / "a", "pro\tagainst\t1\npro\tghost\t1\ncost\tlost\t0\n"), "test")
+    assert dict(found.queries[0].gold) == {"against": 1, "ghost": 1}
+    assert found.unreachable() == {"judgements_not_in_corpus": 1, "judgements_excluded": 0}
+    assert "'ghost'" in refused(read_beir, arguana(tmp_path / "b", "pro\tghost\t1\n"), "test")
+    (task,) = read_bright(
+        str(bright_task(tmp_path / "c", examples=[{**EXAMPLES[0], "gold_ids": ["ü", "ghost"]}])), ["c"]
+    )
+    assert task.unreachable()["judgements_not_in_corpus"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("queries", [{"_id": "0", "text": "q0"}, {"_id": "0", "text": "other"}], "query id '0' stands twice"),
+        ("queries", [{"_id": "a\tb", "text": "q0"}], "queries.jsonl:1: id 'a\\tb' holds a tab"),
+        ("queries", [{"_id": "0", "text": "q\0"}], "queries.jsonl:1 holds the character U+0000"),
+        ("corpus", [{"_id": "a\r", "text": "x"}], "corpus.jsonl:1: id 'a\\r' holds a tab"),
+        ("corpus", [{"_id": " ", "text": "x"}], "corpus.jsonl:1: a document needs"),
+        ("corpus", [{"_id": True, "text": "x"}], "corpus.jsonl:1: a document needs"),
+        ("corpus", [{"_id": "a", "text": "x", "title": ["t"]}], "corpus.jsonl:1: `title` must be a text"),
+        ("corpus", [{"_id": "a", "text": "x\0y"}], "corpus.jsonl:1 holds the character U+0000"),
+    ],
+)  # fmt: skip
+def test_ids_and_texts_that_would_break_what_is_written(tmp_path: Path, name: str, rows: list, said: str) -> None:
+    folder = beir_folder(tmp_path / "b")
+    (folder / "corpus.jsonl.gz").rename(folder / "corpus_old.jsonl.gz")
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "a", "text": "x"}, {"_id": "b", "text": "y"}])
+    write_jsonl(folder / f"{name}.jsonl", rows)
+    assert said in refused(read_beir, str(folder), "test")
 
 
 def test_beir_refusals(tmp_path: Path) -> None:

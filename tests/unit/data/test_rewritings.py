@@ -48,6 +48,15 @@ def test_a_name_lies_beside_the_data_and_a_path_where_it_says(root: Path, monkey
     assert [query.text for query in one_task.queries] == ["pony a", "pony b"]
 
 
+def test_a_query_rewritten_twice_is_refused(root: Path) -> None:
+    file = root / "data" / "pony" / "mine.jsonl"
+    write_rows(file, [{"id": i, "query": text} for i, text in (("a", "one"), ("b", "x"), ("a", "one"))])
+    assert texts(root, "mine") == ["one", "x"], "the same text twice does no harm"
+    write_rows(file, [{"id": i, "query": text} for i, text in (("a", "one"), ("b", "x"), ("a", "two"))])
+    with pytest.raises(UserError, match=r"mine\.jsonl:3: query id 'a' stands twice with different text"):
+        texts(root, "mine")
+
+
 @pytest.mark.parametrize("queries", ["yours", "./out/yours"])
 def test_what_is_not_there_is_named(root: Path, monkeypatch: pytest.MonkeyPatch, queries: str) -> None:
     monkeypatch.chdir(root)

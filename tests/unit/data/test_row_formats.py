@@ -76,6 +76,65 @@ def test_labelled_pairs_keep_the_positive_ones_and_count_the_others(tmp_path: Pa
     assert [line for line, _ in read_training_rows(source)] == [1, 3], "lines and examples stay side by side"
 
 
+@pytest.mark.parametrize(
+    ("row", "positives", "negatives"),
+    [
+        ({"anchor": "why", "positive": "no", "label": 0}, None, None),
+        ({"anchor": "why", "positive": "no", "score": 0.2}, None, None),
+        ({"query": "why", "positive": "no", "label": False}, None, None),
+        ({"query": "why", "pos": ["no"], "label": "0"}, None, None),
+        ({"query": "why", "positive": ["a", "b", "c"], "labels": [1, 0, 0]}, ["a"], ["b", "c"]),
+        ({"query": "why", "pos": ["a", "b"], "neg": ["n"], "labels": [0.2, 0.7]}, ["b"], ["n", "a"]),
+        ({"anchor": "why", "positive": ["a", "b"], "labels": [1, 0]}, ["a"], ["b"]),
+        ({"query": "why", "pos": ["a"], "neg": ["n", "m"], "labels": [5, 1, 0]}, ["a"], ["n", "m"]),
+        ({"query": "why", "pos": ["a"], "neg": ["n"], "label": 7.5}, ["a"], ["n"]),  # a teacher's margin
+        ({"anchor": "why", "positive": "a", "negative": "n", "label": [2.5]}, ["a"], ["n"]),
+        ({"query": "why", "pos": ["a"], "score": 0.1}, ["a"], []),  # of the row, not of a pair of texts
+        ({"query": "why", "pos": ["a"], "label": None}, ["a"], []),
+    ],
+)
+def test_a_field_that_says_this_is_no_positive_is_obeyed(
+    tmp_path: Path, row: dict, positives: list[str] | None, negatives: list[str] | None
+) -> None:
+    examples, report = read(file_of(tmp_path, {"query": "other", "pos": ["p"]}, row, {"query": "third", "pos": ["p"]}))
+    assert report.unusable == (positives is None)
+    if positives is not None:
+        assert (texts(examples[1].positives), texts(examples[1].negatives)) == (positives, negatives)
+    assert [e.query.text for e in examples] == ["other", *([] if positives is None else ["why"]), "third"]
+
+
+def test_mined_negatives_in_rows_of_their_own_join_the_positive_of_their_query(tmp_path: Path) -> None:
+    pairs = [("why", "a", 1), ("why", "b", 0), ("why", "c", 0), ("how", "d", 0), ("how", "e", 1), ("why", "f", 0)]
+    source = file_of(tmp_path, *({"anchor": q, "positive": d, "label": label} for q, d, label in pairs))
+    examples, report = read(source)
+    found = [(e.query.text, texts(e.positives), texts(e.negatives), e.line) for e in examples]
+    assert found == [("why", ["a"], ["b", "c"], 1), ("how", ["e"], [], 5)]
+    assert (report.joined, report.unusable) == (2, 2), "no row is guessed over another query's"
+
+
+def test_every_row_tells_its_own_format(tmp_path: Path) -> None:
+    rows = [{"query": "own", "pos": ["p"]}, TEVATRON, TRIPLET, FLAG, {**FLAG, "prompt": None}]
+    examples, report = read(file_of(tmp_path, *rows))
+    assert report.format == "Tevatron and sentence-transformers and FlagEmbedding"
+    assert [e.query.text for e in examples] == ["own", "why does ice float", "why", *["why does ice float"] * 2]
+    assert [e.query.instruction for e in examples] == ["", "", "", "Find the reason", ""]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        path.write_text("anchor,positive,positive\na,b,c\n", encoding="utf-8")
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = [pyarrow.array(["a"]), pyarrow.array(["b"]), pyarrow.array(["c"])]
+        pyarrow.parquet.write_table(pyarrow.table(columns, names=["anchor", "positive", "positive"]), path)
+    with pytest.raises(UserError, match="the column 'positive' stands twice"):
+        read(str(path))
+
+
 def test_our_own_rows_are_nobody_elses(tmp_path: Path) -> None:
     own = [
         {"query": ["Find it", "why"], "pos": ["It floats."], "type": "hq"},
@@ -120,7 +179,8 @@ def test_tables_of_columns(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        (TEVATRON, FLAG, r":2: `positive_passages` must be a list of passages.*first row is in the format of Tevatron"),
+        (FLAG, {**TEVATRON, "positive_passages": 3},
+         r":2: `positive_passages` must be a list of passages.*the row is in the format of Tevatron"),
         (TEVATRON, {**TEVATRON, "positive_passages": []}, ":2: the row has no `pos`"),
         (TEVATRON, {**TEVATRON, "negative_passages": [{"docid": "3"}]}, r"`negative_passages`\[0\] needs a string"),
         (FLAG, {**FLAG, "prompt": 3}, ":2: `prompt` must be a text, not int"),
@@ -129,9 +189,14 @@ def test_tables_of_columns(tmp_path: Path, suffix: str) -> None:
         ({"sentence1": "a", "sentence2": "b", "score": 0.9}, {"sentence1": "a", "sentence2": "b", "score": 4.2},
          ":2: the label is 4.2; it must be a number from 0 to 1"),
         ({"sentence1": "a", "sentence2": "b"}, {"sentence1": "a", "sentence2": "b", "label": "yes"}, "label is 'yes'"),
+        (FLAG, {"query": "q", "pos": ["a", "b"], "labels": [1]}, "`labels` has 1 entries for 2 texts of `pos`"),
+        (FLAG, {"query": "q", "pos": ["a"], "neg": ["b"], "labels": [0, 4]}, "calls a text of `pos` no positive"),
+        (FLAG, {"query": "q", "pos": ["a"], "neg": ["b"], "label": 0}, "`label` is 0 beside positives and negatives"),
+        (FLAG, {"query": "q", "pos": ["a"], "label": 3}, "the label is 3; it must be a number from 0 to 1"),
+        (FLAG, {"query": "q", "pos": ["a\0"]}, r"`pos`\[0\] holds the character U\+0000"),
     ],
 )  # fmt: skip
-def test_a_row_that_is_not_as_the_first_is_refused_by_line(tmp_path, first, second, said) -> None:
+def test_a_row_that_does_not_say_what_it_means_is_refused_by_line(tmp_path, first, second, said) -> None:
     source = file_of(tmp_path, first, second)
     with pytest.raises(UserError, match=said) as refused:
         read(source)

@@ -161,6 +161,9 @@ BAD_ROWS = {
     "weight is a bool": ({"query": "q", "pos": ["p"], "weight": True}, "weight"),
     "broken JSON": (b'{"query": "q", "pos": ["p"]', "JSON"),
     "not an object": (b'["q"]', "object"),
+    "a key twice": (b'{"query": "q", "pos": ["p"], "pos": ["r"]}', "the key 'pos' stands twice"),
+    "a key twice within": (b'{"query": "q", "pos": ["p"], "source": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+    "NUL": (b'{"query": "q\\u0000", "pos": ["p"]}', "U+0000"),
     "not UTF-8": (b'{"query": "caf\xe9", "pos": ["p"]}', "0xe9"),
 }
 

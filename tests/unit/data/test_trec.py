@@ -20,6 +20,48 @@ def test_qrels_of_both_formats_agree(tmp_path: Path) -> None:
     assert "e.tsv:1" in refused(read_qrels, str(tmp_path / "e.tsv"))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [b"q1\tQ0\td1\t1\t\t\n", b"q1 0 d1\t1 \r\n", b"  q1\t0 d1  1\n", b"\xef\xbb\xbfq1 0 d1 1\n", b"q1 0 d1 1.0\n",
+     b"q1\td1\t1\n", b"qid\tdocid\trel\nq1\td1\t1\n", b"q1\x0b0\x0cd1 1\n"],
+)  # fmt: skip
+def test_qrels_with_any_white_space(lines: bytes, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_bytes(lines)
+    assert read_qrels(str(tmp_path / "q.txt")) == {"q1": {"d1": 1}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"q1 Q0 d1\t1 2.0 r", b"q1\tQ0\td1\t1\t2.0\tr\t\t", b"\xef\xbb\xbfq1 Q0  d1 1 2.0 r ", b"q1\tQ0\td1\t1 2.0 r"],
+)
+def test_a_run_with_any_white_space(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.trec").write_bytes(line + b"\n")
+    assert read_run(str(tmp_path / "run.trec")) == {"q1": {"d1": 2.0}}
+
+
+def test_what_only_a_header_tells_is_refused_without_one(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("q 1\td\t1\n", encoding="utf-8")
+    assert "q.tsv:1: spaces beside tabs" in refused(read_qrels, str(tmp_path / "q.tsv"))
+    (tmp_path / "half.tsv").write_text("q d 0.5\n", encoding="utf-8")
+    assert "half.tsv:1: grade '0.5'" in refused(read_qrels, str(tmp_path / "half.tsv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"q": {"d": 1.0}, "q": {"e": 1.0}}', "the key 'q' stands twice"),
+        (b'{"q": {"d": 1.0, "d": 2.0}}', "the key 'd' stands twice"),
+        (b"[" * 100_000, "broken JSON"),
+    ],
+    ids=["query", "document", "deep"],
+)
+def test_bad_score_json_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "score.json").write_bytes(content)
+    assert said in refused(read_run, str(tmp_path / "score.json"))
+    (tmp_path / "score.json").write_bytes(b'\xef\xbb\xbf{"q": {"d": 1.0}}')
+    assert read_run(str(tmp_path / "score.json")) == {"q": {"d": 1.0}}
+
+
 def test_qrels_must_not_contradict_themselves(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("q 0 d 1\nq 0 d 1\nq 0 d 0\n", encoding="utf-8")
     assert "q.txt:3" in refused(read_qrels, str(tmp_path / "q.txt"))

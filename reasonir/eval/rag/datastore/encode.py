@@ -3,12 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from reasonir.core.errors import UserError
 from reasonir.core.files import MANIFEST_FILE, read_jsonl, write_text
 from reasonir.core.processes import rank
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import checksums, read_stamp, unchanged
-from reasonir.data.collections import read_documents
+from reasonir.data.collections import read_documents, read_query_texts
 from reasonir.eval.benchmarks.config import MAY_DIFFER
 from reasonir.model.encoder import Encoder
 from reasonir.retrieval.arithmetic import encoding_precision
@@ -85,12 +84,6 @@ def read_texts(source: str, side: Side) -> tuple[list[str], list[str]]:
         documents = read_documents(source)
         ids, texts = list(documents), list(documents.values())
     else:
-        rows = [(line, row) for line, row in read_jsonl(source)]
-        for line, row in rows:
-            if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
-                raise UserError(f"{source}:{line}: a query row needs strings `id` and `query`")
-        ids, texts = [row["id"] for _, row in rows], [row["query"] for _, row in rows]
-    broken = next((i for i in ids if "\n" in i), None)
-    if broken is not None:
-        raise UserError(f"{source}: id {broken!r} holds a line break, which ids.txt cannot")
+        queries = read_query_texts(read_jsonl(source), source)
+        ids, texts = list(queries), list(queries.values())
     return ids, texts

@@ -12,7 +12,7 @@ from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.core.stamp import digest_of
-from reasonir.data.collections import corpus_parts, with_title
+from reasonir.data.collections import corpus_parts, document_fields, with_title
 from reasonir.data.rows import read_rows
 from reasonir.data.text_files import is_text_file
 
@@ -92,14 +92,5 @@ def _contexts(row: Mapping[str, Any], place: str, where: str) -> Iterator[Source
 
 
 def _document(row: Mapping[str, Any], place: str, where: str) -> SourceText:
-    # Our spelling first, then BEIR's.
-    identifier, content = row.get("id", row.get("_id")), row.get("content", row.get("text"))
-    if not isinstance(identifier, str) or not isinstance(content, str):
-        raise UserError(
-            f"{where}: a row needs strings `id` and `content` (BEIR: `_id` and `text`), or search results in `ctxs`"
-        )
-    if "\n" in identifier:
-        raise UserError(f"{where}: id {identifier!r} holds a line break; remove it")
-    # A title that is null counts as none, as in BEIR's files.
-    title = row.get("title")
-    return SourceText(identifier, title if isinstance(title, str) else "", content, place, where)
+    identifier, title, content = document_fields(row, where)
+    return SourceText(identifier, title, content, place, where)

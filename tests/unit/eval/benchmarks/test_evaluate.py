@@ -1,5 +1,6 @@
 """The loop over tasks: read once, checked before anything is written, not computed twice."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,21 @@ def tasks(names: Sequence[str], read: list[str], documents: Sequence[Document] =
     for name in names:
         read.append(name)
         yield Collection(name, list(documents if name != "empty" else []), QUERIES), ""
+
+
+def test_what_of_the_data_moves_a_score_is_said_and_scored_as_trec_eval_does(tmp_path, capsys) -> None:
+    """ArguAna's shape: each query is a document, and one judged document lies outside the corpus."""
+    documents = [Document("p", "uniforms equal pupils"), Document("q", "uniforms never equal pupils"),
+                 Document("r", "cost families"), Document("s", "families save")]  # fmt: skip
+    queries = [Query("p", "uniforms equal pupils", {"q": 1}, ("p",)),
+               Query("r", "cost families", {"s": 1, "elsewhere": 1}, ("r",))]  # fmt: skip
+    made = evaluation(tmp_path)
+    results = evaluate_tasks(made, [(Collection("x", documents, queries, identical_ids=2), "")], nested=True)
+    # The second query has one of two relevant documents: 1 / (1 + 1 / log2 3).
+    assert results["x"]["ndcg_at_10"] == pytest.approx((1 + 1 / (1 + 1 / math.log2(3))) / 2)
+    assert (made.counts["x"]["identical_ids_excluded"], made.counts["x"]["judgements_not_in_corpus"]) == (2, 1)
+    said = capsys.readouterr().out
+    assert "2 with the id of a document, which they do not find, 1 relevant documents that the corpus lacks" in said
 
 
 def test_tasks_are_read_once_and_not_computed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

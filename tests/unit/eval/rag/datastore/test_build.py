@@ -95,9 +95,9 @@ def test_one_id_with_two_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "2"}, r"bad\.jsonl:2: a row needs strings `id` and `content`"),
-        ({"id": 2, "content": "x"}, r"bad\.jsonl:2: a row needs strings"),
-        ({"id": "a\nb", "content": "x"}, r"bad\.jsonl:2: id 'a\\nb' holds a line break"),
+        ({"id": "2"}, r"bad\.jsonl:2: a document needs an `id`"),
+        ({"id": 2.5, "content": "x"}, r"bad\.jsonl:2: a document needs an `id`"),
+        ({"id": "a\nb", "content": "x"}, r"bad\.jsonl:2: id 'a\\nb' holds a tab, line end"),
         ({"ctxs": "x"}, r"bad\.jsonl:2: `ctxs` must be a list, not str"),
         ({"ctxs": [{"retrieval text": "x"}, {"text": "y"}]}, r"bad\.jsonl:2: `ctxs`\[1\] needs a string"),
     ],
