@@ -348,19 +348,37 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def parse_yaml(raw: bytes) -> Any:
+    """Read YAML, or JSON, of others: plain values, without the references by which ten lines stand for millions.
+
+    Raises:
+        ValueError: broken, not UTF-8, nested by the thousand, or with references.
+    """
+    import yaml
+
+    class Plain(yaml.SafeLoader):  # type: ignore[misc]  # types of yaml are not installed
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("references (*name) are not read")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(raw.decode("utf-8"), Plain)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 def read_mapping(file: Path) -> dict[str, Any]:
     """Read a YAML or JSON file that holds a mapping, such as config.yaml or manifest.json; {} where there is none.
 
     Raises:
         UserError: broken, or something other than a mapping.
     """
-    import yaml
-
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(file.read_bytes())
+    except ValueError as error:
         raise UserError(f"{file}: broken: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no mapping")

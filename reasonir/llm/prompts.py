@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reasonir.core.errors import UserError
-from reasonir.core.files import whole_file
+from reasonir.core.files import parse_yaml, whole_file
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.llm.records import Completion, Message
@@ -171,20 +169,10 @@ def load_prompt(
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without references, by which a file of ten lines can stand for a schema of millions of parts."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("a prompt file holds no references (*name)")
-        return super().compose_node(parent, index)
-
-
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        content = yaml.load(raw.decode("utf-8"), _Loader)
-    # ValueError: also bytes that are not UTF-8, and a date that is none.
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        content = parse_yaml(raw)
+    except ValueError as error:
         raise UserError(f"{path}: broken YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a prompt file holds version, turns and retry")

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from reasonir.core.errors import UserError
-from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE
+from reasonir.core.files import CONFIG_FILE, MANIFEST_FILE, parse_yaml
 from reasonir.core.stamp import read_stamp, unchanged
 
 IDS_FILE, EMBEDDINGS_FILE = "ids.txt", "embeddings.npy"
@@ -65,10 +64,10 @@ def open_encoded(folder: Path, side: str) -> EncodedFolder:
         found = read_stamp(manifest)
         if found is None:
             raise ValueError(f"{MANIFEST_FILE} is not as it was written")
-        options = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        options = parse_yaml((folder / CONFIG_FILE).read_bytes())
         rows, checksum = np.load(file, mmap_mode="r"), str(found["sha256"])
         texts, held = int(found["counts"]["texts"]), options["side"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a folder of reasonir-eval encode, or damaged: {error}; encode again") from error
     if held != side:
         raise UserError(f"{folder} holds embeddings of side={held}; name a folder of side={side}")

@@ -20,6 +20,7 @@ from reasonir.core.files import (
     lock_folder,
     only_one,
     read_jsonl,
+    read_mapping,
     remove_all_leftovers,
     under,
     whole_file,
@@ -211,3 +212,16 @@ def test_what_any_killed_builder_left_goes_unless_one_lives(tmp_path):
     assert not left.exists()
     assert (tmp_path / f".b.{platform.node()}.0011.partial").exists(), "its builder lives"
     assert (tmp_path / ".a.otherhost.0022.partial").exists(), "another host's builder may live"
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 5_000, "day: 2020-99-99", f"number: {'9' * 5_000}", "run: !!python/object:os.system x", BOMB]
+)
+def test_a_mapping_of_others_is_read_or_refused_in_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config.yaml: broken: ") as caught:
+        read_mapping(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)

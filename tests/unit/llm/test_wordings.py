@@ -152,7 +152,7 @@ BOMB = "schema:\n  type: object\n  a0: &a0 [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (BOMB, "holds no references"),
+        (BOMB, "references (*name) are not read"),
         ("about: " + "[" * 5_000 + "]" * 5_000 + "\n", "broken YAML"),
         ("about: 2020-99-99\n", "broken YAML"),
         ("schema: {type: object, required: 5}\n", "`required` must be a list"),
