@@ -27,6 +27,8 @@ STOP_WORDS = frozenset(STOP_WORD_LIST.split())
 """Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET, 33 words."""
 
 MAX_TOKEN_CHARACTERS = 255  # StandardAnalyzer.DEFAULT_MAX_TOKEN_LENGTH; a longer token is cut into pieces
+# Read at once by the pattern, which runs out of memory in a match of four million letters.
+STRETCH_CHARACTERS = 256 * MAX_TOKEN_CHARACTERS
 CACHED_CHARACTERS = 48  # runs of text longer than this hardly recur
 CACHE_ENTRIES = 1_000_000  # about 200 MB at worst; then the cache starts anew
 SCORES_AT_ONCE = 1 << 24  # queries x documents of one sparse product: 200 MB where every score is non-zero
@@ -116,23 +118,45 @@ def _analyse_run(run: str) -> tuple[str, ...]:
 def tokenise(text: str) -> list[str]:
     """Return the tokens of Lucene's StandardTokenizer, in order, spelt as in the text."""
     tokens: list[str] = []
-    for found in TOKEN.finditer(text):
-        if found.end() - found.start() > MAX_TOKEN_CHARACTERS:
-            tokens.extend(_cut(text, found.start(), found.end()))
-        elif found[1]:
-            tokens.append(found[1])
+    start = 0
+    while start < len(text):
+        # The pattern's memory grows with a match: it sees a stretch at a time.
+        stretch = min(start + STRETCH_CHARACTERS, len(text))
+        opened, start = start, stretch
+        for found in TOKEN.finditer(text, opened, stretch):
+            # A token near the end of the stretch may go on behind it: what is left of it opens the next one.
+            goes_on = found.end() + MAX_TOKEN_CHARACTERS > stretch < len(text)
+            if goes_on and found.start() > opened:
+                start = found.start()
+                break
+            if found.end() - found.start() > MAX_TOKEN_CHARACTERS:
+                pieces, left = _cut(text, found.start(), found.end(), goes_on)
+                tokens.extend(pieces)
+                if goes_on:
+                    start = left
+                    break
+            elif found[1]:
+                tokens.append(found[1])
     return tokens
 
 
-def _cut(text: str, start: int, end: int) -> list[str]:
-    """Return the tokens of an overlong one as Lucene finds them: the text is read through a window of 255."""
+def _cut(text: str, start: int, end: int, goes_on: bool) -> tuple[list[str], int]:
+    """Return the tokens of an overlong one as Lucene finds them, and where they end.
+
+    Args:
+        text: Whose token.
+        start: Of the token.
+        end: Of the token, as far as it was read.
+        goes_on: The token may be longer: only whole windows are read.
+    """
+    # Lucene reads the text through a window of 255.
     pieces = []
-    while start < end:
+    while start + (MAX_TOKEN_CHARACTERS if goes_on else 0) < end:
         found = TOKEN.match(text, start, min(start + MAX_TOKEN_CHARACTERS, end))
         if found is not None and found[1]:
             pieces.append(found[1])
         start = start + 1 if found is None else found.end()
-    return pieces
+    return pieces, start
 
 
 def stem(word: str) -> str:

@@ -295,3 +295,16 @@ def test_scifact_against_the_slow_computation() -> None:
         ]
         assert len(values) == 809
         assert measure(documents, queries, qrels, variant) == pytest.approx(np.mean(values), abs=0.001)
+
+
+def test_one_word_of_four_million_letters_is_cut_and_read_to_its_end():
+    assert len(tokenise("acgt" * 1_000_000)) == -(-4_000_000 // 255)
+
+
+@pytest.mark.parametrize("separator", [" ", "\u202f", "'", ".", "_", "\u0301"])
+def test_reading_by_stretches_changes_no_token(monkeypatch, separator):
+    text = separator.join(f"word{i}" * (1 + i % 7) for i in range(300)) + "acgt" * 700
+    whole = tokenise(text)
+    for length in (700, 1_000, 3_001):
+        monkeypatch.setattr(lexical, "STRETCH_CHARACTERS", length)
+        assert tokenise(text) == whole
