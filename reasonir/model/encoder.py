@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from reasonir.core.errors import UserError
 from reasonir.core.prefetch import prefetch
-from reasonir.model.folders import load_parts, save_encoder
+from reasonir.model.folders import LONGEST_INPUT, load_parts, save_encoder
 from reasonir.model.packing import PackedTexts, token_budget_chunks
 from reasonir.model.pooling import Pooling, pool
 from reasonir.model.presets import Preset, PresetOptions
-from reasonir.model.templates import Template, TokenizedText
+from reasonir.model.templates import Template, TokenizedText, list_texts
 from reasonir.model.trunk.bidirectional import attention_of, forward_packed
 from reasonir.model.trunk.stored import StoredWeights
 
 # Texts that are tokenised and sorted by length together; bounds the memory that token ids take.
 TEXTS_PER_BLOCK = 16_384
-# Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595).
-LONGEST_INPUT = 32_768
 # What transformers' architectures call a table of learned positions: BERT's, GPT-2's, OPT's.
 POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 # Tokens of one forward pass, by device type; scripts/bench_encode.py measures others.
@@ -153,7 +152,7 @@ class Encoder(torch.nn.Module):
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         instruction: str | Sequence[str] = "",
         max_tokens: int = 2048,
         chunk_tokens: int | None = None,
@@ -163,7 +162,7 @@ class Encoder(torch.nn.Module):
         """Embed texts. They are sorted by length for speed; the result is in input order.
 
         Args:
-            texts: N texts.
+            texts: N texts, or one. [] gives no embedding, "" the one that all empty texts have.
             instruction: One for all texts, or one for each text; "" for documents.
             max_tokens: Limit of a whole input, instruction and special tokens included. A longer text loses its end
                 (counted in `truncated_texts`). Learned position embeddings may lower the limit.
@@ -172,10 +171,22 @@ class Encoder(torch.nn.Module):
             progress: Called with the number of texts of each finished pass.
 
         Returns:
-            float32 (N, D), L2-normalised.
+            float32 (N, D), L2-normalised; (D,) for a single text that is no list.
+
+        Raises:
+            TypeError: Something in the list is no text; the message says where.
+            UserError: There are not as many instructions as texts, or an instruction leaves no room for a text.
         """
-        instructions = [instruction] * len(texts) if isinstance(instruction, str) else list(instruction)
-        pairs = list(zip(instructions, texts, strict=True))
+        if isinstance(texts, str):
+            one = instruction if isinstance(instruction, str) else list(instruction)
+            return self.encode([texts], one, max_tokens, chunk_tokens, precision, progress)[0]
+        texts = list_texts(texts, "texts")
+        listed = list_texts([instruction] * len(texts) if isinstance(instruction, str) else instruction, "instruction")
+        if len(listed) != len(texts):
+            raise UserError(
+                f"instruction: {len(listed)} instructions for {len(texts)} texts; give one, or one for each"
+            )
+        pairs = list(zip(listed, texts, strict=True))
         blocks = (pairs[start : start + TEXTS_PER_BLOCK] for start in range(0, len(pairs), TEXTS_PER_BLOCK))
         output = np.empty((len(texts), self.dimension), dtype=np.float32)
         done = self.truncated_texts = 0

@@ -20,14 +20,19 @@ from reasonir.model.sentence_transformers import (
     MODULES_FILE,
     PRESET_FILE,
     PROMPTS_FILE,
+    TRANSFORMER_FILES,
     card_of,
     choose_preset,
     read_json,
+    transformer_settings,
+    trunk_folder,
 )
 from reasonir.model.templates import Template, TemplateStyle, special_tokens, whole_text_backend
-from reasonir.model.trunk.bidirectional import load_config, load_trunk
+from reasonir.model.trunk.bidirectional import first_line, load_config, load_trunk
 from reasonir.model.trunk.stored import open_trunk
 
+# Tokens. The paper evaluates ReasonIR with this limit (arXiv 2504.20595).
+LONGEST_INPUT = 32_768
 # A folder needs one of these files to have a tokenizer that transformers can load.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 # (sub-folder, class) of modules.json, in the order in which sentence-transformers runs them.
@@ -59,11 +64,12 @@ def load_parts(
     if dtype is None and device == "cpu":
         dtype = torch.float32
     path = _without_tilde(path)
-    config = load_config(path)
+    inside = trunk_folder(path)
+    config = load_config(inside)
     preset = choose_preset(path, config, options)
     tokenizer, form = load_template(path, preset)
-    found = open_trunk(path, config, preset.attention, device) if in_shards else None
-    trunk, stored = found or (load_trunk(path, config, dtype, preset.attention, four_bits).to(device), None)
+    found = open_trunk(inside, config, preset.attention, device) if in_shards else None
+    trunk, stored = found or (load_trunk(inside, config, dtype, preset.attention, four_bits).to(device), None)
     _require_embeddings(path, tokenizer, trunk)
     return {
         "trunk": trunk,
@@ -71,7 +77,7 @@ def load_parts(
         "tokenizer": tokenizer,
         "template": form,
         "fingerprint": fingerprint(path, trunk, preset),
-        "declared_max_tokens": (read_json(path, "sentence_bert_config.json") or {}).get("max_seq_length"),
+        "declared_max_tokens": _declared_max_tokens(path, tokenizer),
         "pooling": preset.pooling,
         "query_instruction": preset.query_instruction,
     }
@@ -81,7 +87,7 @@ def read_template(path: str, options: PresetOptions) -> Template:
     """Return the template of a model folder or hub id without loading a weight."""
     _silence_transformers()
     path = _without_tilde(path)
-    return load_template(path, choose_preset(path, load_config(path), options))[1]
+    return load_template(path, choose_preset(path, load_config(trunk_folder(path)), options))[1]
 
 
 def refuse_misfits(path: str | None, options: PresetOptions) -> None:
@@ -94,7 +100,16 @@ def refuse_misfits(path: str | None, options: PresetOptions) -> None:
     if path is None:
         options.of_new_model()
     elif Path(path := _without_tilde(path)).is_dir():
-        choose_preset(path, load_config(path), options)
+        choose_preset(path, load_config(trunk_folder(path)), options)
+
+
+def _declared_max_tokens(path: str, tokenizer: Any) -> int | None:
+    """Return the longest input that sentence-transformers' files declare; None where they declare none."""
+    declared = transformer_settings(path)["max_seq_length"]
+    # Since sentence-transformers 6 the tokenizer's own file holds the length.
+    if declared is None and read_json(path, MODULES_FILE) is not None and tokenizer.model_max_length < LONGEST_INPUT:
+        return int(tokenizer.model_max_length)
+    return declared
 
 
 def _silence_transformers() -> None:
@@ -111,7 +126,14 @@ def _without_tilde(path: str) -> str:
 
 def load_template(path: str, preset: Preset) -> tuple[Any, Template]:
     """Load the tokenizer of a model folder or hub id, and the preset's template around it."""
-    tokenizer = _load_tokenizer(path)
+    inside = trunk_folder(path)
+    tokenizer = _load_tokenizer(inside)
+    if transformer_settings(path)["do_lower_case"]:
+        _lower_case(tokenizer)
+    # transformers 5 believes tokenizer.json, which may lack the end token that the model was trained with.
+    said = read_json(inside, "tokenizer_config.json")
+    if preset.style is not TemplateStyle.reasonir and isinstance(said, dict) and said.get("add_eos_token") is True:
+        _append_end_token(path, tokenizer)
     return tokenizer, build_template(tokenizer, preset, path)
 
 
@@ -143,7 +165,24 @@ def _load_tokenizer(path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for a broken tokenizer.json
-        raise UserError(f"model.path={path}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model.path={path}: the tokenizer cannot be loaded: {first_line(error)}") from error
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """Make a tokenizer lower texts before its own rules, as sentence-transformers' do_lower_case does."""
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    if not _lowers(backend):
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def _lowers(backend: Any) -> bool:
+    """Return whether a tokenizer's first rule is to lower texts."""
+    rule = json.loads(backend.to_str())["normalizer"] or {}
+    first = (rule.get("normalizers") or [rule])[0]
+    return first.get("type") == "Lowercase" or first.get("lowercase") is True
 
 
 def _require_embeddings(path: str, tokenizer: Any, trunk: Any) -> None:
@@ -197,6 +236,7 @@ def fingerprint(path: str, trunk: Any, preset: Preset) -> str:
 
 def weights_digest(folder: Path) -> str:
     """Return the sha256 over weights and config.json of a model folder; its fingerprint begins with it."""
+    folder = Path(trunk_folder(str(folder)))
     files = [f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin") or f.name == "config.json"]
     # Sorted, because the digest is part of cache keys. The tokenizer is in the template's own fingerprint.
     return digest_of(f"{file.name}:{file_sha256(file)}\n" for file in sorted(files))
@@ -253,7 +293,10 @@ def _write_sentence_transformers(folder: Path, encoder: Any, preset: Preset, max
     }
     _write_json(folder / "1_Pooling" / "config.json", pooling)
     _write_json(folder / "2_Normalize" / "config.json", {})
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    # A class of transformers with rules of its own drops the rule at loading; "lowercase" of BERT's it keeps.
+    first = (json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"] or {}).get("normalizers") or [{}]
+    lowers = first[0].get("type") == "Lowercase"
+    _write_json(folder / TRANSFORMER_FILES[0], {"max_seq_length": max_tokens, "do_lower_case": lowers})
     settings = {
         "prompts": prompts,
         "default_prompt_name": "document" if prompts["document"] else None,

@@ -7,6 +7,7 @@ Invariant: an embedding depends on the preset, the weights, the tokenizer and th
 import dataclasses
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 
 from reasonir.core.errors import UserError
 from reasonir.model.pooling import Pooling
@@ -111,7 +112,11 @@ HUB_IDS = {
     "intfloat/e5-mistral-7b-instruct": "e5_mistral",
     "Qwen/Qwen3-Embedding-*": "qwen3",
     "BAAI/bge-*-en-v1.5": "bge",
-    "intfloat/e5-*": "e5",
+    "intfloat/e5-small": "e5",
+    "intfloat/e5-base": "e5",
+    "intfloat/e5-large": "e5",
+    "intfloat/e5-*-v2": "e5",
+    "intfloat/e5-*-unsupervised": "e5",
     "intfloat/multilingual-e5-small": "e5",
     "intfloat/multilingual-e5-base": "e5",
     "intfloat/multilingual-e5-large": "e5",
@@ -121,5 +126,16 @@ HUB_IDS = {
 def preset_of_hub_id(path: str) -> Preset | None:
     """Return the preset of a hub id, with or without the prefix hub:; None for an unknown one."""
     known = (name for pattern, name in HUB_IDS.items() if fnmatch(path.removeprefix("hub:"), pattern))
+    name = next(known, None)
+    return None if name is None else PRESETS[name]
+
+
+def preset_of_folder(folder: Path) -> Preset | None:
+    """Return the preset of a downloaded model, by its place in the hub's cache or its name; None for an unknown one."""
+    folder = folder.absolute()
+    cached = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    if cached.startswith("models--"):
+        return preset_of_hub_id("/".join(cached.split("--")[1:]))
+    known = (name for pattern, name in HUB_IDS.items() if fnmatch(folder.name, pattern.partition("/")[2]))
     name = next(known, None)
     return None if name is None else PRESETS[name]

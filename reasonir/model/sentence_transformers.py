@@ -6,12 +6,12 @@ sentence-transformers would include it. `presets.py` has the table of presets, `
 """
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reasonir.core.errors import UserError
 from reasonir.model.pooling import Pooling
-from reasonir.model.presets import PRESETS, Preset, PresetOptions, preset_of_hub_id
+from reasonir.model.presets import PRESETS, Preset, PresetOptions, preset_of_folder, preset_of_hub_id
 from reasonir.model.templates import TemplateStyle, instruction_of
 from reasonir.model.trunk.bidirectional import Attention, is_decoder
 
@@ -20,6 +20,33 @@ PRESET_FILE = "reasonir.json"
 CARD_FORMAT = 2
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
+# sentence-transformers reads the first of these that is there.
+TRANSFORMER_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# What these files may say beside max_seq_length and do_lower_case without another embedding.
+HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "tokenizer_name_or_path": (None,),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "processing_kwargs": (None, {}),
+    "unpad_inputs": (None, True, False),
+}
+MODEL_ARGUMENTS = {"torch_dtype", "dtype", "attn_implementation", "add_pooling_layer", "use_safetensors"}
+TOKENIZER_ARGUMENTS = {"model_max_length", "padding_side", "use_fast"}
+HARMLESS_ARGUMENTS = {
+    "model_args": MODEL_ARGUMENTS,
+    "model_kwargs": MODEL_ARGUMENTS,
+    "tokenizer_args": TOKENIZER_ARGUMENTS,
+    "processor_kwargs": TOKENIZER_ARGUMENTS,
+    "config_args": {"use_cache"},
+    "config_kwargs": {"use_cache"},
+}
+TEXT_METHOD = {"method": "forward", "method_output_name": "last_hidden_state"}
 # By sentence-transformers' current names; older folders have pooling_mode_<name>[_token|_tokens]: true.
 POOLING_MODES = {"mean": Pooling.mean, "cls": Pooling.cls, "lasttoken": Pooling.last}
 # In the order in which `SentenceTransformer.encode_document` looks for them.
@@ -51,7 +78,7 @@ def choose_preset(path: str, config: Any, options: PresetOptions) -> Preset:
 
 
 def _own_preset(path: str, config: Any, template: str) -> Preset:
-    modules = read_json(path, MODULES_FILE)
+    modules = _read_modules(path)
     # Before `template` is looked at: no preset makes up for a module that we do not run.
     if modules is not None:
         _check_modules(path, modules)
@@ -59,16 +86,28 @@ def _own_preset(path: str, config: Any, template: str) -> Preset:
         if template not in PRESETS:
             raise UserError(f"template={template}: no such preset; there are auto, {', '.join(PRESETS)}")
         return PRESETS[template]
-    card = read_json(path, PRESET_FILE)
+    card = _read_object(path, PRESET_FILE)
     if card is not None:
-        return _preset_of_card(card)
-    # A folder may be called like a hub id and hold another model.
-    named = None if Path(path).is_dir() else preset_of_hub_id(path)
-    if named is not None:
-        return named
-    if modules is not None:
-        return _preset_of_sentence_transformers(path, config, modules)
-    return PRESETS["reasonir" if is_decoder(config) else "plain"]
+        return _preset_of_card(path, card)
+    read = None if modules is None else _preset_of_sentence_transformers(path, config, modules)
+    return _known_preset(path, read) or read or PRESETS["reasonir" if is_decoder(config) else "plain"]
+
+
+def _known_preset(path: str, read: Preset | None) -> Preset | None:
+    """Return the preset of a known hub id, or of a folder called like a known model unless its files say otherwise.
+
+    Args:
+        path: A model folder or hub id.
+        read: What sentence-transformers' files say; None where there are none.
+    """
+    if not Path(path).is_dir():
+        return preset_of_hub_id(path)
+    known = preset_of_folder(Path(path))
+    # Another model may have the name: it gives itself away by a pooling or by prompts of its own.
+    says_otherwise = (
+        known is not None and read is not None and (read.pooling is not known.pooling or bool(_read_prompts(path)))
+    )
+    return None if says_otherwise else known
 
 
 def read_json(path: str, name: str) -> Any:
@@ -91,8 +130,10 @@ def read_json(path: str, name: str) -> Any:
     if found is None:
         return None
     try:
-        return json.loads(Path(found).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(Path(found).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"model.path={path}: {name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"model.path={path}: {name} is not JSON: {error}") from error
 
 
@@ -109,35 +150,130 @@ def card_of(preset: Preset) -> dict[str, Any]:
     }
 
 
-def _preset_of_card(card: dict[str, Any]) -> Preset:
+def _read_object(path: str, name: str) -> dict[str, Any] | None:
+    """Return a JSON file that holds an object; None where there is no such file."""
+    value = read_json(path, name)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"model.path={path}: {name} must hold a JSON object, it holds {type(value).__name__}")
+    return value
+
+
+def _preset_of_card(path: str, card: dict[str, Any]) -> Preset:
     """Read both formats. The defaults are what format 1 implied: a masked mean of bidirectional states."""
-    return Preset(
-        TemplateStyle(card["template"]),
-        Pooling(card.get("pooling", "mean")),
-        Attention(card.get("attention", "bidirectional")),
-        query_instruction=card.get("query_instruction", ""),
-        document_prompt=card.get("document_prompt", ""),
-        pools_prompt=card.get("pools_prompt", False),
-    )
+    texts = {name: card.get(name, "") for name in ("query_instruction", "document_prompt")}
+    pools_prompt = card.get("pools_prompt", False)
+    try:
+        style = TemplateStyle(card["template"])
+        pooling = Pooling(card.get("pooling", "mean"))
+        attention = Attention(card.get("attention", "bidirectional"))
+    except (KeyError, ValueError) as error:
+        remedy = "give template=NAME without the file, or load the model with the version that wrote it"
+        raise UserError(f"model.path={path}: {PRESET_FILE} is damaged or newer ({error}); {remedy}") from error
+    if not all(isinstance(text, str) for text in texts.values()) or not isinstance(pools_prompt, bool):
+        raise UserError(f"model.path={path}: {PRESET_FILE}: prompts must be texts and pools_prompt true or false")
+    return Preset(style, pooling, attention, pools_prompt=pools_prompt, **texts)
+
+
+def _read_modules(path: str) -> list[dict[str, Any]] | None:
+    modules = read_json(path, MODULES_FILE)
+    if modules is None:
+        return None
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path"), str) for m in modules
+    ):
+        raise UserError(f"model.path={path}: {MODULES_FILE} must be a list of modules, each with a type and a path")
+    for place in (PurePosixPath(module["path"]) for module in modules):
+        if place.is_absolute() or ".." in place.parts:
+            raise UserError(f"model.path={path}: {MODULES_FILE} leads out of the folder: {str(place)!r}")
+    return modules
+
+
+def trunk_folder(path: str) -> str:
+    """Return the folder of transformers' own files: `path`, or what modules.json names (0_Transformer/ before 2021)."""
+    modules = _read_modules(path) if Path(path).is_dir() else None
+    places = (module["path"] for module in modules or () if module["type"].endswith(".Transformer"))
+    place = next(places, "")
+    return str(Path(path) / place) if place else path
 
 
 def _check_modules(path: str, modules: list[dict[str, Any]]) -> None:
-    for module in modules:
-        kind = module["type"].rsplit(".", 1)[-1]
+    """Refuse by name what sentence-transformers would run or do and we do not."""
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    for module, kind in zip(modules, kinds, strict=True):
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise UserError(f"model.path={path}: module {kind} of modules.json is not supported")
+        if not module["type"].startswith("sentence_transformers."):
+            raise UserError(f"model.path={path}: module {module['type']} is code of the folder's own, which is not run")
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise UserError(
+            f"model.path={path}: {MODULES_FILE} runs {', '.join(kinds) or 'nothing'}; only Transformer, Pooling and "
+            "then perhaps Normalize are supported"
+        )
+    if "Normalize" in kinds:
+        for name, value in (_read_object(path, f"{modules[-1]['path']}/config.json") or {}).items():
+            if name in ("module_input_name", "module_output_name") and value not in (None, "sentence_embedding"):
+                raise UserError(f"model.path={path}: {name}={value} of Normalize is not supported")
+    transformer_settings(path)
+    settings = _read_object(path, PROMPTS_FILE) or {}
+    similarity = settings.get("similarity_fn_name") or "cosine"
+    # Vectors of length 1 rank alike by cosine, dot product and Euclidean distance.
+    if similarity != "cosine" and ("Normalize" not in kinds or similarity not in ("dot", "euclidean")):
+        why = f" without the module Normalize in {MODULES_FILE}" if "Normalize" not in kinds else ""
+        raise UserError(
+            f"model.path={path}: similarity_fn_name={similarity} of {PROMPTS_FILE}{why} ranks otherwise than the "
+            "cosine, by which embeddings are compared here"
+        )
+    if settings.get("truncate_dim") is not None:
+        raise UserError(
+            f"model.path={path}: truncate_dim={settings['truncate_dim']} of {PROMPTS_FILE} is not supported; set it to "
+            "null and cut embeddings with dimensions=N of reasonir-eval encode"
+        )
+
+
+def transformer_settings(path: str) -> dict[str, Any]:
+    """Return what sentence-transformers' files say of the transformer: max_seq_length and do_lower_case, if anything.
+
+    Raises:
+        UserError: They ask for something that would change embeddings and is not followed.
+    """
+    folder = trunk_folder(path)
+    found = next((said for name in TRANSFORMER_FILES if (said := _read_object(folder, name))), {})
+    for name, value in found.items():
+        if name in HARMLESS_ARGUMENTS:
+            known = isinstance(value, dict) and value.keys() <= HARMLESS_ARGUMENTS[name] | {"trust_remote_code"}
+        elif name == "modality_config":
+            known = isinstance(value, dict) and value.get("text") == TEXT_METHOD
+        elif name == "max_seq_length":
+            known = value is None or (type(value) is int and value > 0)
+        elif name == "do_lower_case":
+            known = value in (None, True, False)
+        else:
+            known = value in HARMLESS_VALUES.get(name, ())
+        if not known:
+            raise UserError(f"model.path={path}: {name}={value!r} of its sentence-transformers files is not supported")
+    arguments = found.get("processor_kwargs") or found.get("tokenizer_args") or {}
+    return {
+        "max_seq_length": arguments.get("model_max_length") or found.get("max_seq_length"),
+        "do_lower_case": bool(found.get("do_lower_case")),
+    }
+
+
+def _read_prompts(path: str) -> dict[str, str]:
+    """Return the prompts of a sentence-transformers folder by name; empty ones are left out."""
+    prompts = (_read_object(path, PROMPTS_FILE) or {}).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise UserError(f"model.path={path}: prompts of {PROMPTS_FILE} must be texts by name")
+    return {name: text for name, text in prompts.items() if text}
 
 
 def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[str, Any]]) -> Preset:
-    place = next((m["path"] for m in modules if m["type"].endswith("Pooling")), None)
-    settings = {} if place is None else read_json(path, f"{place}/config.json") or {}
+    place = next(m["path"] for m in modules if m["type"].endswith(".Pooling"))
+    settings = _read_object(path, f"{place}/config.json") or {}
     pooling = _pooling(path, settings)
     include_prompt = settings.get("include_prompt")
     if pooling is Pooling.cls and include_prompt is False:
         raise UserError(f"model.path={path}: pooling cls with include_prompt=false is not supported")
-    prompts = {
-        name: text for name, text in ((read_json(path, PROMPTS_FILE) or {}).get("prompts") or {}).items() if text
-    }
+    prompts = _read_prompts(path)
     # The exception of the module's docstring: a model without prompts was not trained with an instruction in its mean.
     if include_prompt is None:
         include_prompt = bool(prompts) or pooling is not Pooling.mean
@@ -160,7 +296,7 @@ def _preset_of_sentence_transformers(path: str, config: Any, modules: list[dict[
 
 def _pooling(path: str, settings: dict[str, Any]) -> Pooling:
     stated = settings.get("pooling_mode")
-    modes = [stated] if isinstance(stated, str) else list(stated or ())
+    modes = [str(mode) for mode in stated] if isinstance(stated, list) else [str(stated)] if stated else []
     if not modes:
         legacy = (name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True)
         modes = [name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name in legacy]
@@ -184,8 +320,9 @@ def _attention(config: Any, pooling: Pooling) -> Attention:
 
 
 def _begin_token(path: str) -> str:
-    token = (read_json(path, "tokenizer_config.json") or {}).get("bos_token") or ""
-    return token["content"] if isinstance(token, dict) else token
+    token = (_read_object(trunk_folder(path), "tokenizer_config.json") or {}).get("bos_token")
+    written = token.get("content") if isinstance(token, dict) else token
+    return written if isinstance(written, str) else ""
 
 
 def _style(prompts: dict[str, str]) -> TemplateStyle:

@@ -22,7 +22,8 @@ from reasonir.core.errors import UserError
 from reasonir.model.folders import load_template
 from reasonir.model.pooling import pool
 from reasonir.model.presets import PresetOptions
-from reasonir.model.sentence_transformers import choose_preset
+from reasonir.model.sentence_transformers import choose_preset, trunk_folder
+from reasonir.model.templates import list_texts
 from reasonir.model.trunk.bidirectional import load_config
 
 # From the token ids of some texts to their states in the last layer: float32 (L, D) for each text, not normalised.
@@ -43,27 +44,29 @@ class ServedEncoder:
             states: Computes hidden states of the same model; from `engine_states` or `server_states`.
             template: As in `Encoder.from_pretrained`.
         """
-        config = load_config(path)
+        config = load_config(trunk_folder(path))
         preset = choose_preset(path, config, PresetOptions(template))
         _, self.template = load_template(path, preset)
         self.pooling = preset.pooling
         self.dimension = int(config.hidden_size)
         self._states = states
 
-    def encode(self, texts: Sequence[str], instruction: str = "", max_tokens: int = 2048) -> np.ndarray:
+    def encode(self, texts: str | Sequence[str], instruction: str = "", max_tokens: int = 2048) -> np.ndarray:
         """Embed texts as `Encoder.encode` does.
 
         Args:
-            texts: N texts.
+            texts: N texts, or one.
             instruction: Stands before every text; "" for documents.
             max_tokens: Limit of a whole input, instruction and special tokens included.
 
         Returns:
-            float32 (N, D) in input order, rows of length 1.
+            float32 (N, D) in input order, rows of length 1; (D,) for a single text that is no list.
         """
-        output = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for start in range(0, len(texts), TEXTS_PER_REQUEST):
-            pairs = [(instruction, text) for text in texts[start : start + TEXTS_PER_REQUEST]]
+        listed = list_texts([texts] if isinstance(texts, str) else texts, "texts")
+        list_texts([instruction], "instruction")
+        output = np.empty((len(listed), self.dimension), dtype=np.float32)
+        for start in range(0, len(listed), TEXTS_PER_REQUEST):
+            pairs = [(instruction, text) for text in listed[start : start + TEXTS_PER_REQUEST]]
             tokenized = self.template.encode(pairs, max_tokens)
             states = self._states([text.ids.tolist() for text in tokenized])
             lengths = [len(text.ids) for text in tokenized]
@@ -76,7 +79,7 @@ class ServedEncoder:
                 torch.tensor([text.prefix_tokens for text in tokenized]),
                 self.pooling,
             ).numpy()
-        return output
+        return output[0] if isinstance(texts, str) else output
 
 
 def engine_states(engine: Any) -> TokenStates:

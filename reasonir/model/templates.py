@@ -1,6 +1,7 @@
 """Turns instruction and text into the encoder's token ids: one place for training, evaluation and export.
 
-Invariant: mean pooling leaves out the first `prefix_tokens` tokens of a text, and truncation never cuts them.
+Invariants: every text has a token, an empty one too. Mean pooling leaves out the first `prefix_tokens` tokens of a
+text, and truncation never cuts them.
 
 Styles:
     reasonir    BOS + "<|user|>\\n" + instruction + "\\n<|embed|>\\n" + text, or BOS + "<|embed|>\\n" + text. The tags
@@ -15,7 +16,8 @@ Styles:
     qwen3       As e5_mistral, without the space after "Query:". arXiv 2506.05176.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -44,6 +46,9 @@ _AROUND_INSTRUCTION = {
 }
 
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
     """One text ready for the encoder.
@@ -54,6 +59,28 @@ class TokenizedText:
     ids: np.ndarray
     prefix_tokens: int
     truncated: bool
+
+
+def list_texts(texts: Iterable[str], name: str) -> list[str]:
+    """Return texts as a list.
+
+    Args:
+        texts: From a caller; tables with gaps give NaN and None.
+        name: Of the argument, for messages.
+
+    Raises:
+        TypeError: Something is no text; the message says where.
+        UserError: A text is none that UTF-8 can write.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name}: give a list of texts, not {type(texts).__name__}")
+    listed = list(texts)
+    for place, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{place}] is {text!r:.40}, a {type(text).__name__}; give texts only")
+        if not text.isascii() and LONE_SURROGATE.search(text):
+            raise UserError(f"{name}[{place}] holds half a surrogate pair, which no tokenizer reads; take it out")
+    return listed
 
 
 def prompt(style: TemplateStyle, instruction: str) -> str:
@@ -106,8 +133,16 @@ class Template:
             self._tail = special_tokens(self._backend)[1] if end_token else []
         else:
             self._head, self._tail = special_tokens(self._backend)
+        # Of a text without any token: zeros would have no direction, and the neighbour's state is not its own.
+        ids = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id, 0)
+        self._blank = next(i for i in ids if i is not None)
         # The fingerprint is part of cache keys. "1" is the version of this file's rules: raise it when they change.
         description = f"{self._backend.to_str()}|{style}|{self._head}|{self._tail}|1"
+        # The rule of prefixes changed for this style alone, the rule of empty texts where nothing surrounds them.
+        if style is TemplateStyle.reasonir and not pools_prompt:
+            description += "|2"
+        if not self._head and not self._tail and not self.prompt(""):
+            description += f"|{self._blank}"
         # Only where they are set, so that caches from before there were these two stay valid.
         if document_prompt or pools_prompt:
             description += f"|{document_prompt!r}|{pools_prompt}"
@@ -129,15 +164,33 @@ class Template:
         prompts = [self.prompt(instruction) for instruction, _ in pairs]
         strings = [before + text for before, (_, text) in zip(prompts, pairs, strict=True)]
         encodings = self._backend.encode_batch(strings, add_special_tokens=False)
+        alone = self._lengths_alone(set(prompts))
         return [
-            self._assemble(encoding, len(before), len(string), max_tokens)
+            self._assemble(
+                encoding.ids,
+                # A token that crosses from the tag into the text counts as the tag's where there are as many tokens.
+                min(alone[before], len(encoding.ids))
+                if alone
+                else _first_token_from(encoding, len(before), len(string)),
+                max_tokens,
+            )
             for encoding, before, string in zip(encodings, prompts, strings, strict=True)
         ]
 
-    def _assemble(self, encoding: Any, prompt_chars: int, chars: int, max_tokens: int) -> TokenizedText:
-        ids: list[int] = encoding.ids
-        prompt_tokens = _first_token_from(encoding, prompt_chars, chars) if prompt_chars else 0
-        prefix = len(self._head) + prompt_tokens if prompt_chars and not self.pools_prompt else 0
+    def _lengths_alone(self, prompts: set[str]) -> dict[str, int]:
+        """Return the tokens of each prompt by itself, of a style whose prompts end in a line end; of others {}.
+
+        So many tokens are left out by the release, GritLM and sentence-transformers. A prompt that ends in a space is
+        another matter: a byte-level tokenizer makes the space part of the text's first word.
+        """
+        if self.style is not TemplateStyle.reasonir:
+            return {}
+        ordered = sorted(prompts)
+        encodings = self._backend.encode_batch(ordered, add_special_tokens=False)
+        return {prompt: len(encoding.ids) for prompt, encoding in zip(ordered, encodings, strict=True)}
+
+    def _assemble(self, ids: list[int], prompt_tokens: int, max_tokens: int) -> TokenizedText:
+        prefix = len(self._head) + prompt_tokens if prompt_tokens and not self.pools_prompt else 0
         room = max_tokens - len(self._head) - len(self._tail)
         # An empty document consists of its tag alone, which may fill the room.
         if prompt_tokens >= room and (prompt_tokens > room or len(ids) > prompt_tokens):
@@ -146,12 +199,14 @@ class Template:
                 "leave none for the text; shorten the instruction or raise the limit (query_max_tokens, "
                 "document_max_tokens, max_tokens)"
             )
-        kept = [*self._head, *ids[:room], *self._tail]
+        kept = [*self._head, *ids[:room], *self._tail] or [self._blank]
         return TokenizedText(np.asarray(kept, dtype=np.int32), prefix, len(ids) > room)
 
 
 def _first_token_from(encoding: Any, start: int, end: int) -> int:
-    """Return the index of the first token that holds a character at or after `start`."""
+    """Return the index of the first token that holds a character at or after `start`; 0 without a prompt."""
+    if start == 0:
+        return 0
     # A character may belong to no token, such as one that the tokenizer's normalisation drops.
     for position in range(start, end):
         token = encoding.char_to_token(position)

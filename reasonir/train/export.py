@@ -10,7 +10,7 @@ from reasonir.core.processes import world_size
 from reasonir.model.adapters import merge_adapters, save_adapters
 from reasonir.model.encoder import Encoder
 from reasonir.model.folders import save_encoder
-from reasonir.model.sentence_transformers import read_json
+from reasonir.model.sentence_transformers import read_json, trunk_folder
 from reasonir.train.card import TrainingFacts, kept_measurements, push, write_card
 from reasonir.train.checkpoint import TrainingState, load_weights_of
 from reasonir.train.config import DevKeep, ExportDtype, TrainConfig
@@ -92,7 +92,7 @@ def _export_dtype(choice: ExportDtype, base_path: str | None) -> torch.dtype:
     """Return the dtype of the finished model's weights; auto is the base model's own, float32 for a new model."""
     if choice is not ExportDtype.auto:
         return torch.bfloat16 if choice is ExportDtype.bf16 else torch.float32
-    config = {} if base_path is None else read_json(base_path, "config.json") or {}
+    config = {} if base_path is None else read_json(trunk_folder(base_path), "config.json") or {}
     # A multimodal model names the dtype with its text tower, older files under another key.
     stated = [part.get(key) for part in (config, config.get("text_config") or {}) for key in ("dtype", "torch_dtype")]
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16}

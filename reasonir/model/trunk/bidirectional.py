@@ -9,6 +9,8 @@ refused with an error that names the model and its attention.
 Letters: B texts of a packed stream, T its tokens, D channels of a hidden state.
 """
 
+import re
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from reasonir.model.trunk.attention import PACKED_ATTENTION, Segments, register
 from reasonir.model.trunk.fused import fuse
 from reasonir.model.trunk.linear import padded_length, speed_up
 
+DIGITS = re.compile(r"\d+")
 PROBE_TOKENS = (11, 7, 11)
 """Lengths of the leak probe's texts: the middle one is padded in a batch, and has a packed neighbour on each side."""
 
@@ -56,8 +59,8 @@ def load_config(path: str) -> Any:
         raise UserError(f"model.path={path}: no such model folder (config.json is missing)")
     try:
         config = AutoConfig.from_pretrained(path.removeprefix("hub:"), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path={path}: cannot be read as a model: {_first_line(error)}") from error
+    except Exception as error:  # each architecture fails in its own way on a value that it did not expect
+        raise UserError(f"model.path={path}: cannot be read as a model: {first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False) and not encoder_alone(config):
         raise UserError(f"model.path={path}: {config.model_type} is an encoder-decoder; use a decoder or an encoder")
     return config
@@ -90,7 +93,8 @@ def _looks_local(path: str) -> bool:
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says; its class where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -122,15 +126,28 @@ def load_trunk(path: str, config: Any, dtype: torch.dtype | None, attention: Att
         except KeyError:  # an architecture with a list of attentions of its own, such as Falcon
             model, report = read(**four)
     except Exception as error:  # damaged files raise different exceptions in every library that reads them
-        raise UserError(f"model.path={path}: weights cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model.path={path}: weights cannot be loaded: {first_line(error)}") from error
     # transformers would only warn of missing weights and leave them random. Pooling never uses the pooler's.
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:
         raise UserError(f"model.path={path}: {len(missing)} weights are missing, such as {missing[0]}")
+    # transformers would leave out the last layers, and only warn of it too.
+    if beyond := weights_beyond(model, report["unexpected_keys"]):
+        raise UserError(
+            f"model.path={path}: {len(beyond)} weights have no place in the model that config.json describes, such as "
+            f"{beyond[0]}; it counts too few layers"
+        )
     trunk = getattr(model, "language_model", model)
     # The commit is the name of a hub model in cache keys.
     trunk.config._commit_hash = getattr(config, "_commit_hash", None)
     return prepare_trunk(trunk, path, attention)
+
+
+def weights_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Return the weights of layers that config.json does not count, from those that found no place in a model."""
+    known = {DIGITS.sub("#", name) for name, _ in model.named_parameters()}
+    prefix = f"{model.base_model_prefix}."
+    return sorted(key for key in unexpected if DIGITS.sub("#", key.removeprefix(prefix)) in known)
 
 
 def _four_bit_options() -> dict[str, Any]:
@@ -268,9 +285,11 @@ def probe_leakage(
         packed, packed_after = _together(model, texts), _together(model, changed)
         padded, padded_after = _reference_states(model, texts), _reference_states(model, changed)
     except Exception as error:  # each architecture fails in its own way on input that it does not know
-        raise UserError(f"{where}: cannot run {kinds[0]}: {_first_line(error)}") from error
+        raise UserError(f"{where}: cannot run {kinds[0]}: {first_line(error)}") from error
     finally:
         model.train(trained)
+    if not all(bool(torch.isfinite(state).all()) for state in packed):
+        raise UserError(f"{where}: hidden states are not finite; the weights are damaged, or too large for their dtype")
     # Tolerances are relative to the largest state. bfloat16 has 8 bits, and the two attentions sum in different orders.
     scale = max(float(state.float().abs().max()) for state in packed)
     low = packed[0].dtype != torch.float32 or torch.is_autocast_enabled(packed[0].device.type)

@@ -19,6 +19,7 @@ from reasonir.model.trunk.bidirectional import (
     encoder_alone,
     install_modules,
     probe_leakage,
+    weights_beyond,
 )
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -92,6 +93,7 @@ def find_stored(path: str, trunk: Any) -> StoredWeights | None:
         if all(prefix + name in keys for name in parameters):
             stored = StoredWeights({name: (keys[prefix + name], prefix + name) for name in parameters})
             fits = all(p.ndim and stored.shape(name) == list(p.shape) for name, p in parameters.items())
+            fits = fits and not weights_beyond(trunk, keys.keys() - {prefix + name for name in parameters})
             return stored if fits else None
     return None
 
@@ -149,7 +151,7 @@ def open_trunk(
         _probe_in_parts(trunk, stored, path, attention, torch.device(device))
     except (SafetensorError, OSError) as error:
         raise UserError(f"model.path={path}: weights cannot be loaded: {error}") from error
-    except (UserError, KeyError):  # it cannot be packed: `load_trunk` pads it, or says why it refuses
+    except Exception:  # it cannot be packed: `load_trunk` pads it, or says in one line why it refuses
         return None
     return trunk, stored
 

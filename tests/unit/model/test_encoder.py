@@ -77,8 +77,34 @@ def test_encoding_leaves_the_training_mode_as_it_was(tiny):
     assert tiny.trunk.training
 
 
-def test_nothing_to_encode_gives_an_empty_array(tiny):
-    assert tiny.encode([]).shape == (0, tiny.dimension)
+def test_nothing_one_text_an_empty_text_and_a_bare_text(tiny):
+    assert tiny.encode([]).shape == tiny.encode([], []).shape == (0, tiny.dimension)
+    assert tiny.encode(["Water."]).shape == tiny.encode([""]).shape == (1, tiny.dimension)
+    bare = tiny.encode("Water.", INSTRUCTION)
+    assert bare.shape == (tiny.dimension,)
+    assert np.array_equal(bare, tiny.encode(["Water."], INSTRUCTION)[0])
+    assert np.array_equal(bare, tiny.encode("Water.", [INSTRUCTION]))
+    assert np.abs(tiny.encode(np.array(["Water.", "Ice."])) - tiny.encode(("Water.", "Ice."))).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "instruction", "said"),
+    [
+        (["a text", float("nan")], "", r"texts\[1\] is nan, a float"),
+        ([None], "", r"texts\[0\] is None, a NoneType"),
+        ([b"bytes"], "", r"texts\[0\] is b'bytes', a bytes"),
+        (b"bytes", "", "texts: give a list of texts, not bytes"),
+        (None, "", "texts: give a list of texts, not NoneType"),
+        (["a"], None, "instruction: give a list of texts, not NoneType"),
+        (["a"], [None], r"instruction\[0\] is None"),
+        (["a", "b"], ["i"], "1 instructions for 2 texts"),
+        ("a", ["i", "j"], "2 instructions for 1 texts"),
+        (["half \ud800 a pair"], "", r"texts\[0\] holds half a surrogate pair"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_place(tiny, texts, instruction, said):
+    with pytest.raises((TypeError, UserError), match=said):
+        tiny.encode(texts, instruction)
 
 
 def test_the_same_texts_and_seed_build_the_same_model():

@@ -119,9 +119,13 @@ def test_names_of_presets_are_those_of_the_option_and_known_hub_ids_have_one() -
         choose_preset("x/y", AutoConfig.for_model("bert"), PresetOptions("bert"))
 
 
+def module(kind: str, path: str) -> dict[str, str]:
+    return {"path": path, "type": f"sentence_transformers.models.{kind}"}
+
+
 def test_folders_that_cannot_be_embedded_the_same_way_are_refused_by_name(tmp_path: Path) -> None:
     config = AutoConfig.for_model("bert")
-    modules = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    modules = [module("Transformer", ""), module("Pooling", "1_Pooling")]
     (tmp_path / "1_Pooling").mkdir()
 
     def refused(said: str, *, pooling: dict, prompts: dict | None = None, more: tuple = ()) -> None:
@@ -134,7 +138,7 @@ def test_folders_that_cannot_be_embedded_the_same_way_are_refused_by_name(tmp_pa
     refused("pooling max is not supported; there are mean, cls, lasttoken", pooling={"pooling_mode_max_tokens": True})
     refused(r"pooling mean \+ cls", pooling={"pooling_mode": ["mean", "cls"]})
     refused("include_prompt=false", pooling={"pooling_mode_cls_token": True, "include_prompt": False})
-    refused("module Dense", pooling={"pooling_mode": "cls"}, more=({"path": "2_Dense", "type": "a.Dense"},))
+    refused("module Dense", pooling={"pooling_mode": "cls"}, more=(module("Dense", "2_Dense"),))
     refused("fits no text form; choose one by template=", pooling={"pooling_mode": "cls"}, prompts={"query": "ask:"})
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(UserError, match=r"modules\.json is not JSON"):
@@ -150,7 +154,7 @@ def test_a_hub_id_without_a_known_name_is_read_by_its_files(tmp_path: Path, monk
     (snapshot / "1_Pooling").mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(commit)
-    modules = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    modules = [module("Transformer", ""), module("Pooling", "1_Pooling")]
     (snapshot / "modules.json").write_text(json.dumps(modules))
     (snapshot / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
     preset = choose_preset("hub:someone/small", AutoConfig.for_model("bert"), PresetOptions())

@@ -120,3 +120,8 @@ def test_merges_that_cross_from_the_tag_into_the_text_happen_as_in_one_string():
     assert joint != apart, "no merge crosses here, the test shows nothing"
     assert encoded.ids.tolist() == [gpt2.bos_token_id, *joint]
     assert encode(gpt2, "", "Hello world").ids.tolist()[-2:] == [15496, 995]
+    # The release, GritLM and sentence-transformers leave out as many tokens as the prompt by itself has.
+    before = len(gpt2("<|embed|>\n", add_special_tokens=False)["input_ids"])
+    assert encoded.prefix_tokens == 1 + before
+    assert gpt2.decode(encoded.ids[encoded.prefix_tokens :]) == "\nHello world"
+    assert encode(gpt2, "", "\n").prefix_tokens == len(encode(gpt2, "", "\n").ids)
