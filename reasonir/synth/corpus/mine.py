@@ -24,12 +24,12 @@ from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import checksums, digest_of
 from reasonir.data.collections import Collection, read_documents
 from reasonir.data.open_source import Form, open_source
-from reasonir.data.training_rows import InstructedText, read_rows_and_examples
+from reasonir.data.training_rows import InstructedText
 from reasonir.retrieval.bm25 import BM25Index
 from reasonir.retrieval.ranking import DenseSearch
 from reasonir.retrieval.top_k import exact_top_k
 from reasonir.synth.config import DATA_FILE, MAY_DIFFER, MineConfig, Miner, PositiveForm
-from reasonir.synth.recipes.inputs import positives_are_ids
+from reasonir.synth.recipes.inputs import positives_are_ids, read_rows_about
 from reasonir.text.near_duplicates import overlap, shingles
 from reasonir.text.words import one_spelling
 
@@ -185,19 +185,20 @@ def _open_queries(folder: str, split: str, tasks: list[str] | None, ids_form: bo
 def _open_rows(rows_file: str, corpus: str, ids_form: bool) -> MiningTask:
     """Return a corpus with the training rows of a file, whose positives are texts, or all are ids of the corpus."""
     documents = read_documents(corpus)
+    # Asked at once: a file that is missing is said before anything is written.
     rows_hold_ids = positives_are_ids(rows_file, documents)
     if ids_form and not rows_hold_ids:
         raise UserError(f"form=id: the positives of {rows_file} are no ids of {corpus}; use form=text")
 
     def rows() -> Iterator[MiningRow]:
-        for fields, example in read_rows_and_examples(rows_file, documents if rows_hold_ids else None):
+        for fields, example in read_rows_about(rows_file, documents):
             yield MiningRow(
                 fields=fields,
                 id=example.id,
                 query=example.query,
                 positives=example.positives,
                 negatives=tuple(negative.text for negative in example.negatives),
-                excluded=tuple(fields.get("excluded_ids") or ()),
+                excluded=tuple(map(str, fields.get("excluded_ids") or ())),
             )
 
     return MiningTask(list(documents), list(documents.values()), rows)

@@ -15,9 +15,9 @@ from reasonir.core.files import write_jsonl
 from reasonir.core.run_folder import RunFolder
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_documents
-from reasonir.data.training_rows import TrainingExample, read_rows_and_examples
+from reasonir.data.training_rows import TrainingExample
 from reasonir.synth.config import MAY_DIFFER, SplitConfig
-from reasonir.synth.recipes.inputs import positives_are_ids
+from reasonir.synth.recipes.inputs import read_rows_about
 
 TRAIN_FILE, TASK_FOLDER = "train.jsonl", "heldout"
 
@@ -80,7 +80,7 @@ def _divide(
     """Return the rows to train on as they stand in the file, and the held-out ones as training would read them."""
     train: list[dict[str, Any]] = []
     heldout: list[TrainingExample] = []
-    for row, example in read_rows_and_examples(source, documents if positives_are_ids(source, documents) else None):
+    for row, example in read_rows_about(source, documents):
         sides = {positive.text in held for positive in example.positives}
         if len(sides) == 2:  # in training the row would show a held-out document, in the task it would have no answer
             counts["both"] += 1

@@ -15,7 +15,12 @@ from reasonir.core.errors import UserError
 from reasonir.core.stamp import digest_of
 from reasonir.data.collections import read_lookup, stream_documents
 from reasonir.data.rows import Lookup, read_rows
-from reasonir.data.training_rows import InstructedText, read_rows_and_examples, read_training_rows
+from reasonir.data.training_rows import (
+    InstructedText,
+    TrainingExample,
+    read_rows_and_examples,
+    read_training_rows,
+)
 from reasonir.text.digests import DigestTable
 
 
@@ -91,12 +96,33 @@ def read_queries(path: str) -> Iterator[Item]:
 
 
 def positives_are_ids(path: str, documents: Lookup) -> bool:
-    """Return whether the first row of a file names its positives by ids of a corpus; all rows must have one form."""
-    _, first = next(read_training_rows(path))
+    """Return whether the first row of a file names its positives by ids of a corpus."""
+    _, first = next(read_training_rows(path), (0, {}))
     entries = first.get("pos", first.get("positive")) or [""]
-    entry = entries if isinstance(entries, str) else entries[0]
-    name = entry if isinstance(entry, str) else entry[-1] if isinstance(entry, (list, tuple)) and entry else None
-    return isinstance(name, str) and name in documents
+    entry = entries[0] if isinstance(entries, list) else entries
+    name = entry[-1] if isinstance(entry, (list, tuple)) and entry else entry
+    return str(name) in documents
+
+
+def read_rows_about(path: str, documents: Lookup) -> Iterator[tuple[dict[str, Any], TrainingExample]]:
+    """Yield rows with all their fields and as training reads them; their positives are all texts, or all ids.
+
+    Args:
+        path: A file of training rows.
+        documents: The corpus.
+
+    Raises:
+        UserError: as training refuses a row, or an id where the first row has texts, which would be taken for a text.
+    """
+    are_ids = positives_are_ids(path, documents)
+    for row, example in read_rows_and_examples(path, documents if are_ids else None):
+        named = None if are_ids else next((p.text for p in example.positives if p.text in documents), None)
+        if named is not None:
+            raise UserError(
+                f"{path}:{example.line}: `pos` names document id {named!r}, but the first row holds texts; give all "
+                "rows one form"
+            )
+        yield row, example
 
 
 def count_lines(path: str) -> int:

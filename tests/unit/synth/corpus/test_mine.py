@@ -46,6 +46,17 @@ def mined(folder: Path, **changes: Any) -> list[dict[str, Any]]:
     return [row for _, row in read_jsonl(folder / "data.jsonl")]
 
 
+def test_of_a_benchmark_only_the_documents_that_are_there_are_positives(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    write_jsonl(folder / "corpus.jsonl", [{"_id": f"d{n}", "text": f"boat {n} word{n}"} for n in range(9)])
+    write_jsonl(folder / "queries.jsonl", [{"_id": i, "text": "boat"} for i in "ab"])
+    qrels = "query-id\tcorpus-id\tscore\na\td1\t1\na\tghost\t1\nb\tghost\t1\n"
+    (folder / "qrels" / "train.tsv").write_text(qrels, encoding="utf-8")
+    (row,) = mined(tmp_path / "out", queries=str(folder))
+    assert (row["id"], row["pos"]) == ("a", [["", "boat 1 word1"]])
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Six documents a topic that share its word, told apart by their own."""

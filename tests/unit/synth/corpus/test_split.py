@@ -53,6 +53,12 @@ def test_every_row_goes_to_the_side_of_its_document(corpus, tmp_path):
     }  # fmt: skip
 
 
+def test_an_id_among_rows_of_texts_is_refused(corpus, tmp_path):
+    """Its row would be trained on with the id for a text, and would escape the hold-out."""
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: `pos` names document id 'd1', but the first row holds texts"):
+        split(tmp_path, [row(0), row(1, pos=["d1"])])
+
+
 def test_rows_of_another_recipe_over_the_corpus_split_alike(corpus, tmp_path):
     some = [row(number, query=f"plainly {number}") for number in (*range(3, 20), 5)]
     _, first = split(tmp_path, [row(number) for number in range(20)])

@@ -23,6 +23,14 @@ def test_a_beir_folder_takes_its_dev_split_and_the_instruction_of_training(tiny,
     assert "find it" not in words(tiny, opened(tiny, tmp_path, dir=str(beir_folder), instruction="none")[0], 0)
 
 
+def test_a_relevant_document_that_the_corpus_lacks_is_left_out(tiny, tmp_path, beir_folder):
+    with (beir_folder / "qrels" / "dev.tsv").open("a", encoding="utf-8") as stream:
+        query = (beir_folder / "qrels" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")[0]
+        stream.write(f"{query}\tghost\t1\n")
+    (dev,) = opened(tiny, tmp_path, dir=str(beir_folder))
+    assert dev.gold == [{0: 2, 1: 1}, {2: 1}]
+
+
 def test_a_bright_folder_is_a_set_a_task_with_exclusions_and_its_own_instructions(tiny, tmp_path, bright_folder):
     sets = {dev.name: dev for dev in opened(tiny, tmp_path, dir=str(bright_folder))}
     assert set(sets) == {"physics", "kitchen"}
