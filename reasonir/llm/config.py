@@ -143,7 +143,9 @@ class GeneratorConfig:
                 raise UserError(f"generator.base_url{problem}")
         # The value is not repeated: it may be the key, which belongs into no log.
         if not _names_a_variable(self.api_key_env):
-            raise UserError("generator.api_key_env is the name of an environment variable, not the key itself")
+            raise UserError(
+                "generator.api_key_env is the name of an environment variable that is set, not the key itself"
+            )
 
     def addresses(self) -> list[str | None]:
         """Return the addresses of the servers; None is OpenAI's."""

@@ -168,9 +168,11 @@ class Frame:
         """Take the wordings of a prompt, whose tags, headings and numbers no value may write."""
         tags = sorted({tag for wording in wordings for own in wording.own for tag in re.findall(r"</(\w+)>", own)})
         marks = sorted({mark for wording in wordings for mark in wording.marks})
-        opened = rf"<(?=\s*/?\s*(?:{'|'.join(tags)})\b)|" if tags else ""
+        # Each blank is looked at once from a mark: texts of blanks alone are the slowest that there are.
+        opened = rf"<(?=\s*(?:/\s*)?(?:{'|'.join(tags)})\b)|" if tags else ""
         self._tags = re.compile(opened + TURN_MARKS, re.IGNORECASE)
-        self._lines = re.compile(rf"^(?=\s*(?:{'|'.join(marks)}))", re.IGNORECASE | re.MULTILINE) if marks else None
+        begins = rf"(?:^|(?<=[\r\u2028\u2029]))(?=[ \t\xa0\u3000]*(?:{'|'.join(marks)}))"
+        self._lines = re.compile(begins, re.IGNORECASE | re.MULTILINE) if marks else None
 
     def keep(self, value: Any) -> Any:
         """Return a value that cannot be taken for a part of the prompt; most stay as they are.

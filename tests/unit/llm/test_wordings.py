@@ -96,6 +96,20 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
         assert open_prompt(name).frame.keep(text) == text
 
 
+def test_a_line_end_of_any_kind_begins_a_line() -> None:
+    for end in ("\n", "\r\n", "\r", "\u2028", "\u2029", "\n\n\n \t"):
+        kept = open_prompt("rag_boxed").frame.keep(f"x{end}[2] y{end}Question: z")
+        assert kept.count("> ") == 2, repr(end)
+
+
+@pytest.mark.parametrize("text", ["<" + " " * 200_000, "\n" * 200_000, "\r" * 200_000, "<" * 200_000, "< / " * 60_000])
+def test_texts_of_blanks_take_no_longer_than_others(text: str) -> None:
+    begun = time.perf_counter()
+    for name in ("hq", "rag_boxed"):
+        assert open_prompt(name).frame.keep(text) == text
+    assert time.perf_counter() - begun < 3
+
+
 ESCAPE = "{% for c in document.__class__.__mro__[1].__subclasses__() %}{{ c.__init__.__globals__ }}{% endfor %}"
 NESTED = "{% for a in document %}{% for b in document %}{% endfor %}{% endfor %}"
 
