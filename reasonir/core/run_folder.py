@@ -147,7 +147,7 @@ class RunFolder:
             self._note_inputs(noted, begun)
 
     def _note_inputs(self, inputs: list[str | Path], begun: bool) -> None:
-        refusal = f"{', '.join(map(str, inputs))} changed since {self.path} was begun; name a new output_dir"
+        refusal = f"{', '.join(map(str, inputs))}: the input changed since {self.path} was begun; name a new output_dir"
         check_same_inputs(self.path / INPUTS_FILE, inputs, begun=begun, refusal=refusal)
 
     @property

@@ -34,6 +34,7 @@ from reasonir.train.data.hold_out import hold_out
 from reasonir.train.data.sources import (
     Source,
     list_sources,
+    local_places,
     mixing_weights,
     open_sources,
     read_all_documents,
@@ -122,6 +123,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     batches.require_weight(range(state.step, schedule.total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
+        # Measurements on other dev queries must not decide which step is the best one.
+        run.start(local_places([config.dev.dir] if config.dev.dir else []), begun=state.dev is not None)
         _write_first_files(run, encoder if config.model.path is None else None, max(config.lengths))
     # 4 what trains
     if config.model.dtype is not WeightFormat.fp32:
@@ -187,8 +190,7 @@ def _reads_shards(engine: EngineName, frozen: WeightFormat, *, dora: bool) -> bo
 
 
 def _write_first_files(run: RunFolder, new_model: Encoder | None, max_tokens: int) -> None:
-    """Write the options and a new model, and remove what a killed run left half-written."""
-    run.start()
+    """Write a new model, and remove what a killed run left half-written."""
     remove_partial(run.path / "checkpoints")
     place = run.path / INITIAL_MODEL
     if new_model is not None and not place.exists():

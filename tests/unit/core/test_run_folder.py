@@ -90,7 +90,7 @@ def test_a_changed_input_or_output_is_refused_where_work_goes_on(tmp_path):
         RunFolder(folder, Options(output_dir=folder), resume=True).start([corpus], begun=True)
     (run.path / "data.jsonl").write_text("row")
     corpus.write_text("b")
-    with pytest.raises(UserError, match=r"corpus\.jsonl changed since"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl: the input changed since"):
         RunFolder(folder, Options(output_dir=folder), resume=True).start([corpus], begun=True)
     assert run.finished
 
