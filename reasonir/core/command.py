@@ -80,8 +80,9 @@ def run_command(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             _leave_the_others(141)  # 128 + SIGPIPE: `| head` has read enough
-        stopped = isinstance(error, RunStopped | OSError)
-        if debug or not (stopped or _is_user_mistake(error)):
+        mistake = _is_user_mistake(error)  # asked first: Hydra's missing option of a group is an OSError to Python
+        stopped = isinstance(error, RunStopped | OSError) and not mistake
+        if debug or not (stopped or mistake):
             # Alone, the interpreter prints the traceback and runs every exit handler.
             if not _among_ranks():
                 raise
@@ -319,7 +320,7 @@ def _one_line(error: Exception, schema: type) -> str:
     """
     if isinstance(error, (UserError, RunStopped)):
         return " ".join(str(error).split())
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not _is_user_mistake(error):
         return describe_os_error(error)
     # Hydra's parser speaks of its own tokens. Not the value: it may be a password.
     if isinstance(override := getattr(error, "override", None), str):
