@@ -27,6 +27,7 @@ from reasonir.model.encoder import Encoder
 from reasonir.model.folders import refuse_misfits
 from reasonir.model.presets import PresetOptions
 from reasonir.model.trunk.bidirectional import attention_of, padded_because, probe_leakage
+from reasonir.model.trunk.compiled import compile_layers
 from reasonir.model.trunk.precision import repeatable_kernels
 from reasonir.train.checkpoint import CheckpointWriter, TrainingState, load_optimizer
 from reasonir.train.config import DropBy, GatherPrecision, TrainConfig
@@ -167,7 +168,7 @@ def _start_engine(config: TrainConfig, ranks: Ranks, work: Work) -> tuple[Engine
         limits = config.lengths
         tried = (config.chunk_tokens, max(limits), config.graph_memory_gib, config.gradient_checkpointing)
         with refuse_out_of_memory(explain_out_of_memory(*tried)):
-            _probe_on_device(work.encoder, engine, work.state.precision)
+            _prove_and_compile(work.encoder, engine, work.state.precision, wanted=config.compile)
             _try_largest_texts(ranks, engine, step, largest_batch(*limits, config.chunk_tokens, ranks.world))
         if config.graph_memory_gib is None and not engine.lockstep:
             _fill_free_memory(ranks, step)
@@ -195,6 +196,22 @@ def _print_start(ranks: Ranks, work: Work, engine: str) -> None:
         print(f"texts are padded: {reason}")
     if work.state.step:
         print(f"continuing after step {work.state.step}")
+
+
+def _prove_and_compile(encoder: Encoder, engine: Engine, precision: str, *, wanted: bool) -> None:
+    """Probe the model where it trains, then compile its layers if that is wanted.
+
+    Args:
+        encoder: In the engine's hands.
+        engine: That computes.
+        precision: "fp32" or "bf16".
+        wanted: Whether layers are compiled.
+    """
+    _probe_on_device(encoder, engine, precision)
+    if wanted:
+        count = compile_layers(encoder.trunk, precision)
+        if engine.ranks.leads:
+            print(f"compiling {count} layers: the first passes take long")
 
 
 def _probe_on_device(encoder: Encoder, engine: Engine, precision: str) -> None:

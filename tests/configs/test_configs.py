@@ -309,6 +309,7 @@ TRAIN_REFUSALS = [
         "optimizer=adamw_8bit needs the bitsandbytes package: pip install 'reasonir[adamw-8bit]'",
     ),
     (["optimizer=adamw_8bit", "parallel=fsdp2"], "parallel=fsdp2 cannot shard optimizer=adamw_8bit"),
+    (["compile=true", "parallel=zero3"], "parallel=zero3 cannot run compiled"),
     (["optimizer=sgd"], "expected one of [adamw, adamw_8bit]"),
     (["planned_gpu=b300"], "expected one of [h100, a100_80, a100_40, rtx4090, t4]"),
     (["planned_gpu=t4", "planned_memory_gib=20"], "planned_memory_gib and planned_gpu exclude each other"),
