@@ -149,8 +149,7 @@ def load_prompt(
     if schema is not None:
         _check_schema(path, schema, top=True)
     asked = ["text"] if schema is None else schema.get("required", [])
-    missing = [field for field in answer.split() if field not in asked]
-    if missing:
+    if missing := [field for field in answer.split() if field not in asked]:
         raise UserError(f"{path}: `schema` must require the field `{missing[0]}`")
     turns = tuple(_turns(path, content["turns"], variables))
     retries = _retries(path, content.get("retry", ""))

@@ -122,7 +122,15 @@ def read_wording(place: str, text: Any, variables: Collection[str]) -> Wording:
 
 
 def read_number(place: str, text: Any, variables: Collection[str]) -> Wording:
-    """Return a number of a schema that depends on variables; arguments and errors as those of `read_wording`."""
+    """Return a number of a schema that depends on variables.
+
+    Args:
+        place: Named in errors.
+        text: The number as a template.
+        variables: Their names.
+    Raises:
+        UserError: As `read_wording`, or what it renders to is no number.
+    """
     wording = read_wording(place, text, variables)
     wording.number(_samples(variables))
     return wording

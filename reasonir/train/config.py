@@ -555,9 +555,18 @@ class TrainConfig:
         return sizes
 
     @property
+    def asked_precision(self) -> str:
+        """What `precision` asks for; weights that are not kept in float32 compute in bfloat16."""
+        return self.precision.value if self.model.dtype is WeightFormat.fp32 else "bf16"
+
+    @property
     def rates_depend_on_length(self) -> bool:
         """Whether the rate of a step depends on how many there are in all."""
         return self.schedule is not ScheduleName.constant or self.warmup_ratio is not None
+
+    def total_steps(self, steps_per_epoch: float) -> int:
+        """Steps of the run."""
+        return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch))
 
     def rates(self, total_steps: int) -> dict[str, Any]:
         """Arguments of `train.optim.Schedule` for a run of so many steps."""

@@ -95,9 +95,8 @@ def train(config: TrainConfig) -> None:
         dev.announce(work.total_steps)
         if state.step < work.total_steps and not dev.ends(state.dev):
             folder = Path(config.output_dir)
-            metrics = None
-            if ranks.leads:
-                metrics = MetricsLog(folder, config, first_step=state.step, tracking=config.tracking.value)
+            metrics = MetricsLog(folder, config, first_step=state.step,
+                                 tracking=config.tracking.value) if ranks.leads else None  # fmt: skip
             state = _run_steps(
                 ranks,
                 work,

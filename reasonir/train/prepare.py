@@ -3,7 +3,6 @@
 Invariant: nothing here depends on which rank runs it; only rank 0 writes.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,18 +107,14 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
     split = hold_out(stores, config.dev.share, config.dev.max_queries, config.seed)
     batches = MixedBatches(split.training, mixing_weights(sources), config.global_batch_queries,
                            config.negatives_per_query, config.seed, batch_sizes=config.batch_sizes)  # fmt: skip
-    require_rows(batches.sizes, batches.rows)
     dev = DevData(**config.dev.data, **limits, seed=config.seed, documents=tuple(config.data.documents or ()))
     dev_sets = open_sets(dev, sources, stores, split.held_out, encoder.template, batches.common_query_instruction,
                          config.data.cache_dir)  # fmt: skip
+    require_rows(batches.sizes, batches.rows)
     # 2 position
-    if config.resume and ranks.leads:
-        set_damaged_aside(folder / "checkpoints")
-    reader = open_newest(folder / "checkpoints", batches.fingerprint) if config.resume else None
-    asked = config.precision.value if config.model.dtype is WeightFormat.fp32 else "bf16"
-    state, reason = _position(reader, asked, encoder, batches.fingerprint)
-    total_steps = config.max_steps or max(1, math.ceil(config.epochs * batches.steps_per_epoch))
-    schedule = _schedule(config.rates, total_steps, state)
+    reader = _newest_checkpoint(folder / "checkpoints", batches.fingerprint, ranks) if config.resume else None
+    state, reason = _position(reader, config.asked_precision, encoder, batches.fingerprint)
+    schedule = _schedule(config.rates, config.total_steps(batches.steps_per_epoch), state)
     batches.require_weight(range(state.step, schedule.total_steps))
     # 3 files, after everything that may be refused
     if run is not None:
@@ -141,6 +136,13 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Work:
         differences_from_published=report_rows(sources, stores, config.data.published_rows) + split.lines,
         dev_sets=dev_sets, precision_reason=reason, resumed_from=reader,
     )  # fmt: skip
+
+
+def _newest_checkpoint(folder: Path, fingerprint: str, ranks: Ranks) -> CheckpointReader | None:
+    """Open the newest whole checkpoint; the first rank sets damaged ones aside."""
+    if ranks.leads:
+        set_damaged_aside(folder)
+    return open_newest(folder, fingerprint)
 
 
 def require_rows(batch_queries: Sequence[int], rows: int) -> None:
