@@ -242,7 +242,7 @@ def test_bad_input_is_one_line(folders: list[Path], tmp_path: Path, capsys: pyte
         shutil.copytree(b, tmp_path / "broken")
         break_score(tmp_path / "broken", value)
         line = refuse([f"results=[{a},{tmp_path / 'broken'}]", out], capsys)
-        assert "physics/per_query.jsonl:1: a row needs a string `id`, and numbers" in line
+        assert "ndcg_at_10 is" in line or "physics/per_query.jsonl:1: a row needs a string `id`, and numbers" in line
         shutil.rmtree(tmp_path / "broken")
     file = b / "physics" / "per_query.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))

@@ -94,13 +94,17 @@ def rerank_run(config: RerankConfig) -> None:
     cost, described = describe_cost(size, total), describe_prompts(different)
     outputs = results_checksums(folder.path, [candidates.folder(folder.path) for candidates in tasks])
     folder.finish(inputs=inputs, counts=counts, cost=cost, **room, prompts=described, outputs=outputs)
-    # So that rerank_only/ is a folder of results in its own right.
-    alone = folder.path / ALONE
-    shutil.copy(folder.path / CONFIG_FILE, alone / CONFIG_FILE)
-    outputs = results_checksums(alone, [candidates.folder(alone) for candidates in tasks])
-    write_stamp(alone / MANIFEST_FILE, **{**(read_stamp(folder.path / MANIFEST_FILE) or {}), "outputs": outputs})
+    _finish_alone(folder.path, tasks)
     print_counts(total, cost["flops"])
     print(f"results: {folder.path} (interpolated), {folder.path / ALONE}")
+
+
+def _finish_alone(path: Path, tasks: Sequence[Candidates]) -> None:
+    """Make rerank_only/ a folder of results in its own right."""
+    alone = path / ALONE
+    shutil.copy(path / CONFIG_FILE, alone / CONFIG_FILE)
+    outputs = results_checksums(alone, [candidates.folder(alone) for candidates in tasks])
+    write_stamp(alone / MANIFEST_FILE, **{**(read_stamp(path / MANIFEST_FILE) or {}), "outputs": outputs})
 
 
 def read_run_and_resolve(config: RerankConfig) -> tuple[list[Candidates], RerankConfig]:
