@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasonir.core.errors import RunStopped
+from reasonir.core.errors import RunStopped, UserError
 from reasonir.core.progress import Progress
-from reasonir.core.run_folder import RunFolder
+from reasonir.core.run_folder import INPUTS_FILE, RunFolder
 from reasonir.core.stamp import checksums
 from reasonir.llm import open_generator
 from reasonir.llm.conversations import hold_conversations
@@ -51,6 +51,15 @@ WINDOW_PER_REQUEST = 32
 SAMPLES, SAMPLE_CHARACTERS = 3, 160
 
 
+def _mendable(items: Iterator[Item], inputs: Path) -> Iterator[Item]:
+    """Yield the items; a line that is refused will be mended, so the file's checksum is forgotten for the next run."""
+    try:
+        yield from items
+    except UserError:
+        inputs.unlink(missing_ok=True)
+        raise
+
+
 def write_rows(config: WritingConfig) -> None:
     """Run a recipe from its input to its report."""
     # 1 the input and the prompts are checked before a folder is made
@@ -75,7 +84,7 @@ def write_rows(config: WritingConfig) -> None:
             closing(Output(folder.path, seen)) as output,
             closing(Progress(config.recipe, total, "items")) as progress,
         ):
-            rest = output.recover(items)
+            rest = _mendable(output.recover(items), folder.path / INPUTS_FILE)
             if output.items:
                 print(f"{config.recipe}: {output.items} items were done before; going on", file=sys.stderr)
             early_stop = EarlyStop(config.give_up_after, output)

@@ -291,7 +291,7 @@ BROKEN = [
     ("a/pony/per_query.jsonl", 2 * '{"id": "0", "ndcg_at_10": 0.5}\n', "per_query.jsonl:2: query '0' stands twice"),
     ("a/pony/per_query.jsonl", '{"id": "0", "ndcg_at_10": 0.987}\n', "its mean ndcg_at_10 is 0.987000, but"),
     ("a/config.yaml", "data: [", "config.yaml: broken"),
-    ("a/manifest.json", "[]", "manifest.json: holds no mapping"),
+    ("a/manifest.json", "[]", "is damaged; run the command of"),
     ("a/scaling.json", '{"points": [{"name": "x"}]}', "no point with mean_tokens and ndcg_at_10"),
     ("page/report.html/x", "", "is a folder; name a file in it"),
     ("page", "", "is a file; name a folder"),
