@@ -205,8 +205,7 @@ def retry_after_seconds(headers: Any) -> float:
             seconds = float(value or 0)
     except (ValueError, TypeError, OverflowError):
         return 0.0
-    # min first: of NaN and a number, both return their first argument.
-    return max(0.0, min(LONGEST_WAIT_SECONDS, seconds))
+    return min(seconds, LONGEST_WAIT_SECONDS) if seconds > 0 else 0.0  # NaN is not above 0
 
 
 def words_of(error: openai.APIStatusError) -> str:
