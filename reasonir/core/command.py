@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reasonir.core.errors import RunStopped, UserError, describe_os_error, printable
+from reasonir.core.errors import CREDENTIALS, RunStopped, UserError, describe_os_error, printable
 from reasonir.core.fields import Kind, check_range, open_mappings, typed_options
 from reasonir.core.help import element_schemas, find_configs, flatten, help_page, nobody_reads, option_rows, show_page
 from reasonir.core.processes import rank, world_size
@@ -267,12 +267,17 @@ def validate_tree(config: Any, prefix: str = "") -> None:
         config.validate()
 
 
+def holds_password(text: str) -> bool:
+    """Return whether a text is an address with a user or a password in it; a sentence may speak of such an address."""
+    return re.match(r"[\w+.-]+://", text) is not None and CREDENTIALS.search(text) is not None
+
+
 def refuse_passwords(name: str, value: Any) -> None:
     """Refuse an address with a user or a password in it: options are written into config.yaml and the manifest."""
     if isinstance(value, dict | list):
         for entry in value.values() if isinstance(value, dict) else value:
             refuse_passwords(name, entry)
-    elif isinstance(value, str) and re.match(r"[\w+.-]+://[^/?#\s]*@", value):
+    elif isinstance(value, str) and holds_password(value):
         raise UserError(f"{name} holds a password, which would be written down; give the address without it")
 
 

@@ -38,8 +38,8 @@ class RunStopped(RuntimeError):
     """A run that must end although the user typed nothing wrong; commands print it as one line and exit 1."""
 
 
-# The user, or user and password, of an address.
-CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+# The user, or user and password, of an address. A password may hold an @, so all of it up to the last one is meant.
+CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*(?=@)")
 
 
 def printable(text: str) -> str:

@@ -51,6 +51,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Compute a product or a remainder of numbers, as jinja2 asks for it.
+
+        Args:
+            context: Of the rendering.
+            operator: One of `intercepted_binops`.
+            left: Number before it.
+            right: Number behind it.
+        Raises:
+            SecurityError: One of them is no number.
+        """
         if not all(isinstance(side, int | float) for side in (left, right)):
             raise SecurityError(f"{operator} takes numbers only")
         return super().call_binop(context, operator, left, right)

@@ -75,9 +75,17 @@ def _eight_bit_adamw() -> Any:
 
     class EightBitAdamW(AdamW8bit):
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            """Return bitsandbytes' settings of a weight, with the bits of its moments.
+
+            Args:
+                gindex: Number of the weight's group.
+                pindex: Its number within the group.
+                group: The group.
+            """
             return {**super().get_config(gindex, pindex, group), "optim_bits": group.get("optim_bits", 32)}
 
         def make_moments(self, weight: torch.Tensor) -> None:
+            """Make the moments of a weight before its first step, for those of a checkpoint to be put into."""
             for g, group in enumerate(self.param_groups):
                 for i, p in enumerate(group["params"]):
                     if p is weight:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from reasonir.eval import cli as eval_cli
 from reasonir.synth import cli as synth_cli
 from reasonir.train import cli as train_cli
 from tests.kit.dev_runs import measured_training
+from tests.kit.full_disk import little_room
 from tests.kit.servers import ScriptedServer
 from tests.kit.texts import SENTENCES, tiny_training, write_rows
 
@@ -186,17 +186,6 @@ def test_a_second_process_is_refused(
 
 
 # --- disks ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def little_room(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes: the system refuses the write, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["bright", "encode", "datastore", "filter", "mine", "split"])

@@ -198,10 +198,10 @@ def open_token_store(
 def _facts(folder: Path) -> dict[str, Any] | None:
     """Return the facts of a complete store; None where there is none, or a damaged one.
 
-    Reading the files takes about a second a gigabyte. Stores of older versions tell their sizes alone.
+    Reading the files takes about a second a gigabyte.
     """
     meta = read_stamp(folder / META_FILE)
-    return meta if meta is not None and unchanged(folder, meta.get("files") or meta["bytes"]) else None
+    return meta if meta is not None and unchanged(folder, meta["files"]) else None
 
 
 def _content_hash(path: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from reasonir.core.command import _one_line, _spelled_for_hydra, refuse_passwords, run_command
+from reasonir.core.command import _one_line, _spelled_for_hydra, holds_password, refuse_passwords, run_command
 from reasonir.core.errors import UserError, printable
 from reasonir.core.fields import Kind, typed_options
 
@@ -114,12 +114,14 @@ def test_an_address_with_a_password_is_refused(value: Any) -> None:
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["hub:owner/name", "a@b", "http://host/@x", "Write to me@home: http://x.y/", None, 3])
-def test_other_values_hold_no_password(value: Any) -> None:
-    refuse_passwords("data.dir", value)
+@pytest.mark.parametrize("text", ["hub:owner/name", "a@b", "http://host/@x", "Write to me@home: http://x.y/", ""])
+def test_other_texts_hold_no_password(text: str) -> None:
+    assert not holds_password(text)
+    refuse_passwords("data.dir", [text, None, 3])
 
 
 def test_a_message_holds_no_password_and_no_escape_sequence() -> None:
+    assert printable("s3://u:can@ary@h") == "s3://...@h"
     said = printable("http://u:canary@h/x?a@b refuses: \x1b[2J\x9bü\x00 mail a@b")
     assert said == "http://...@h/x?a@b refuses: ?[2J?ü? mail a@b"
 

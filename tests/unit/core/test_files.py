@@ -4,10 +4,9 @@ import errno
 import gzip
 import os
 import platform
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -30,6 +29,7 @@ from reasonir.core.files import (
     write_jsonl,
     write_text,
 )
+from tests.kit.full_disk import little_room
 
 
 class Broken(Exception):
@@ -107,17 +107,6 @@ def test_a_name_is_no_path(tmp_path, name):
 @pytest.mark.parametrize("name", ["biology", "größer", "a b", "..hidden", "v1.1", "x=y"])
 def test_a_plain_name_lies_in_its_folder(tmp_path, name):
     assert under(tmp_path, name, "tasks").parent == tmp_path
-
-
-@contextmanager
-def little_room(size):
-    """Let no file of this process grow beyond so many bytes: the system refuses the write, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def save_numbers(path):

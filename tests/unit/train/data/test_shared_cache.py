@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import platform
 import threading
@@ -143,16 +142,6 @@ def test_a_flipped_byte_is_tokenised_again(
     else:
         assert file.name == "meta.json"
     assert again.tokens_flat.tobytes() == tokens
-
-
-def test_a_store_of_an_older_version_is_read(rows: str, tmp_path: Path) -> None:
-    store = open_store(rows, tmp_path / "cache")
-    folder = tmp_path / "cache" / "tokens" / store.key
-    facts = json.loads((folder / "meta.json").read_text())
-    sizes = {name: (folder / name).stat().st_size for name in facts.pop("files")}
-    del facts["checksum"]
-    (folder / "meta.json").write_text(json.dumps(facts | {"bytes": sizes}))
-    open_store(rows, tmp_path / "cache", on_progress=lambda _: pytest.fail("tokenised again"))
 
 
 def test_what_a_killed_builder_of_another_file_left_goes(rows: str, tmp_path: Path) -> None:
