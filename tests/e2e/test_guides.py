@@ -39,6 +39,7 @@ REPLACED: list[tuple[str, str]] = [
     (r"^generator=vllm$", "generator=openai"),
     (r"^model\.path=FOLDER$", "model.path=MODEL"),  # FOLDER is a BEIR folder
     (r"^data\.cache_dir=/shared/reasonir$", "data.cache_dir=token_cache"),
+    (r"^(data\.sources\.vl\.global_batch_queries)=32$", r"\1=4"),  # there are 8 rows
     (r"^output_dir=run$", "output_dir=run/COUNT"),  # train.md: four ways to train one model
 ]
 """What replaces an option. SERVER is a server in this process, COUNT the number of the command."""
